@@ -1,0 +1,116 @@
+//! The calls that reached a worker and have not started: a FIFO from which their owners may take them back.
+//!
+//! Invariants
+//! 1. A call is in the queue or running, never both; a recalled call was never started.
+//! 2. Calls of one caller leave in the order they came in.
+
+use ray_proto::msg::Call;
+use ray_proto::{ObjectId, ProcId};
+use std::collections::{BTreeMap, VecDeque};
+
+#[derive(Debug)]
+pub struct Queued {
+    pub from: ProcId,
+    pub call: Box<Call>,
+}
+
+/// A call that runs: what its owner still keeps for it.
+#[derive(Debug)]
+pub struct Running {
+    pub covered: Vec<ObjectId>,
+    pub num_returns: u32,
+}
+
+#[derive(Debug, Default)]
+pub struct Exec {
+    queue: VecDeque<Queued>,
+    running: BTreeMap<(ProcId, u64), Running>,
+    /// Threads of the process that wait inside a running call.
+    blocked: u32,
+}
+
+impl Exec {
+    /// Queue a call. One that arrives while the running call blocks is given straight back, unless it is an actor's.
+    pub fn push(&mut self, from: ProcId, call: Box<Call>) -> Option<Queued> {
+        let queued = Queued { from, call };
+        if self.blocked > 0 && queued.call.actor_seq.is_none() {
+            return Some(queued);
+        }
+        self.queue.push_back(queued);
+        None
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Start the next call.
+    pub fn pop(&mut self) -> Option<Queued> {
+        let queued = self.queue.pop_front()?;
+        let call = &queued.call;
+        let running = Running { covered: covered_refs(call), num_returns: call.num_returns };
+        self.running.insert((queued.from, call.task), running);
+        Some(queued)
+    }
+
+    pub fn finish(&mut self, from: ProcId, task: u64) -> Option<Running> {
+        self.running.remove(&(from, task))
+    }
+
+    /// Take back those of `tasks` that have not started.
+    pub fn recall(&mut self, from: ProcId, tasks: &[u64]) -> Vec<Queued> {
+        let wanted = |q: &Queued| q.from == from && tasks.contains(&q.call.task);
+        self.drain_where(wanted)
+    }
+
+    /// A running call blocks. The first to do so hands back everything behind it that is not an actor's.
+    pub fn block(&mut self) -> Option<Vec<Queued>> {
+        self.blocked += 1;
+        (self.blocked == 1).then(|| self.drain_where(|q| q.call.actor_seq.is_none()))
+    }
+
+    /// True when no call blocks any more.
+    pub fn unblock(&mut self) -> bool {
+        self.blocked -= 1;
+        self.blocked == 0
+    }
+
+    /// The callers of what runs now.
+    pub fn callers(&self) -> impl Iterator<Item = ProcId> + '_ {
+        self.running.keys().map(|(from, _)| *from)
+    }
+
+    pub fn forget_caller(&mut self, caller: ProcId) -> Vec<Queued> {
+        self.drain_where(|q| q.from == caller)
+    }
+
+    /// The process starts nothing more: everything unstarted.
+    pub fn drain(&mut self) -> Vec<Queued> {
+        self.drain_where(|_| true)
+    }
+
+    fn drain_where(&mut self, wanted: impl Fn(&Queued) -> bool) -> Vec<Queued> {
+        let (taken, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.queue).into_iter().partition(wanted);
+        self.queue = kept.into();
+        taken
+    }
+}
+
+/// Every reference that the caller keeps alive while the call runs, one entry per mention.
+pub fn covered_refs(call: &Call) -> Vec<ObjectId> {
+    let args = &call.args;
+    let mut ids = Vec::with_capacity(args.nested.len() + args.deps.len());
+    if !args.body_id.is_nil() {
+        ids.push(args.body_id);
+    }
+    ids.extend(args.nested.iter().copied());
+    for (id, payload) in &args.deps {
+        ids.push(*id);
+        ids.extend(payload.refs.iter().copied());
+    }
+    ids
+}

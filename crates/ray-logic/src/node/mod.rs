@@ -1,0 +1,171 @@
+//! The node: the one writer for its free resources, its workers, its actors and its shared-memory extents.
+//!
+//! Invariants (checked by `check_invariants`)
+//! 1. What leases and actors hold, minus the CPUs of those that block, plus what is available, is the node's total.
+//! 2. A worker serves at most one lease or one actor at a time; an actor has at most one living incarnation.
+//! 3. When nothing is starting, no request that fits is left waiting.
+//!
+//! Files: `procs` processes, links and watches; `sched` leases; `actors`; `store` extents.
+
+mod actors;
+mod procs;
+mod sched;
+mod store;
+
+use crate::Time;
+use ray_proto::msg::{Evidence, FromNode, ToNode};
+use ray_proto::{ActorId, ExtentId, LeaseId, ProcId, Resources};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum NodeCommand {
+    Send { to: ProcId, message: FromNode },
+    Fork { proc_id: ProcId, env: String },
+    /// SIGKILL to the process and its group; `reason` becomes evidence.
+    Kill { proc_id: ProcId, reason: String },
+    /// Make a socketpair and send each end in a `FromNode::Link`.
+    Link { a: ProcId, b: ProcId },
+    /// Make a memfd; answer with `ExtentGrant`, or `StoreFull` when the system refuses.
+    NewExtent { to: ProcId, token: u64, extent: ExtentId, size: u64 },
+    OpenExtent { to: ProcId, token: u64, extent: ExtentId, size: u64 },
+    CloseExtent { extent: ExtentId },
+    /// The driver is done: end everything.
+    Shutdown,
+}
+
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    pub total: Resources,
+    pub store_bytes: u64,
+    /// The job's environment: workers kept warm have it.
+    pub job_env: String,
+    pub warm_workers: u32,
+    /// Idle workers above the number of CPUs end after this.
+    pub idle_worker: Time,
+    pub infeasible_is_error: bool,
+}
+
+pub struct Node {
+    config: NodeConfig,
+    driver: ProcId,
+    next_proc: u64,
+    next_lease: u64,
+    next_extent: u64,
+    next_order: u64,
+    procs: BTreeMap<ProcId, procs::Proc>,
+    /// How the dead died, for watchers that come late. Bounded.
+    graves: BTreeMap<ProcId, Evidence>,
+    available: Resources,
+    gpus: sched::Gpus,
+    wants: BTreeMap<(ProcId, ray_proto::ClassId), sched::Want>,
+    /// Requests in the order they are served: round robin over owners and classes.
+    order: BTreeMap<u64, (ProcId, ray_proto::ClassId)>,
+    leases: BTreeMap<LeaseId, sched::Lease>,
+    actors: BTreeMap<ActorId, actors::Actor>,
+    to_place: VecDeque<ActorId>,
+    names: BTreeMap<(String, String), (ActorId, ray_proto::Blob)>,
+    extents: BTreeMap<ExtentId, store::Extent>,
+    store_used: u64,
+    links: BTreeSet<(ProcId, ProcId)>,
+    out: Vec<NodeCommand>,
+}
+
+impl Node {
+    pub fn new(config: NodeConfig) -> Self {
+        let gpus = sched::Gpus::new(config.total.get("GPU"));
+        let available = config.total.clone();
+        Node {
+            config,
+            driver: ProcId::NODE,
+            next_proc: 1,
+            next_lease: 1,
+            next_extent: 1,
+            next_order: 1,
+            procs: BTreeMap::new(),
+            graves: BTreeMap::new(),
+            available,
+            gpus,
+            wants: BTreeMap::new(),
+            order: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            actors: BTreeMap::new(),
+            to_place: VecDeque::new(),
+            names: BTreeMap::new(),
+            extents: BTreeMap::new(),
+            store_used: 0,
+            links: BTreeSet::new(),
+            out: Vec::new(),
+        }
+    }
+
+    pub fn take_commands(&mut self, into: &mut Vec<NodeCommand>) {
+        into.append(&mut self.out);
+    }
+
+    fn send(&mut self, to: ProcId, message: FromNode) {
+        if self.procs.get(&to).is_some_and(|proc| proc.is_connected()) {
+            self.out.push(NodeCommand::Send { to, message });
+        }
+    }
+
+    pub fn on_message(&mut self, now: Time, from: ProcId, message: ToNode) {
+        match message {
+            ToNode::Hello { pid, .. } => self.connected(now, from, pid),
+            ToNode::DefineClass { class, shape, env } => self.class_defined(from, class, shape, env),
+            ToNode::LeaseWant { class, granted, want } => self.leases_wanted(now, from, class, granted, want),
+            ToNode::LeaseReturn { lease, leaving } => self.lease_returned(now, from, lease, leaving),
+            ToNode::Blocked {} => self.worker_blocked(now, from, true),
+            ToNode::Unblocked {} => self.worker_blocked(now, from, false),
+            ToNode::ActorCreate { actor, spec } => self.actor_create(now, from, actor, spec),
+            ToNode::ActorSubscribe { actor } => self.actor_subscribe(from, actor),
+            ToNode::ActorKill { actor, no_restart } => self.actor_kill(now, actor, no_restart),
+            ToNode::ActorOutOfScope { actor } => self.actor_out_of_scope(now, actor),
+            ToNode::ActorUp { actor } => self.actor_up(from, actor),
+            ToNode::ActorFailed { actor, error } => self.actor_failed(now, from, actor, error),
+            ToNode::ActorLeaving { actor, reason } => self.actor_leaving(actor, reason),
+            ToNode::NameTake { token, name, namespace, actor, payload } => self.name_take(from, token, (namespace, name), (actor, payload)),
+            ToNode::NameFind { token, name, namespace } => self.name_find(from, token, (namespace, name)),
+            ToNode::NameList { token, all, namespace } => self.name_list(from, token, all, &namespace),
+            ToNode::ExtentWant { token, size } => self.extent_wanted(from, token, size),
+            ToNode::ExtentOpen { token, extent } => self.extent_open(from, token, extent),
+            ToNode::ExtentDrop { extent } => self.extent_dropped(from, extent),
+            ToNode::Published { range, owner } => self.range_published(from, range, owner),
+            ToNode::FreeRange { range } => self.range_freed(range),
+            ToNode::Watch { proc_id } => self.watch(from, proc_id),
+            ToNode::Connect { proc_id } => self.connect(from, proc_id),
+            ToNode::Relay { to, message } => self.send(to, FromNode::Relayed { from, message }),
+            ToNode::ResourcesQuery { token } => {
+                let (total, available) = (self.config.total.clone(), self.available.clone());
+                self.send(from, FromNode::ResourcesAre { token, total, available });
+            }
+            ToNode::IdleExitReply { may_exit } => self.idle_exit_answered(now, from, may_exit),
+            ToNode::Shutdown {} if from == self.driver => self.out.push(NodeCommand::Shutdown),
+            ToNode::Shutdown {} | ToNode::Boot { .. } => {}
+        }
+    }
+
+    /// Time passed. Returns when to call again.
+    pub fn tick(&mut self, now: Time) -> Option<Time> {
+        self.reap_idle(now)
+    }
+
+    /// What keeps the node from being idle, one line each; for leak checks and for "why does it not end".
+    pub fn leftovers(&self) -> Vec<String> {
+        let mut lines: Vec<String> = self.leases.iter().map(|(id, lease)| format!("{id:?}: {lease:?}")).collect();
+        lines.extend(self.order.values().map(|key| format!("wanted by {key:?}: {:?}", self.wants[key])));
+        lines.extend(self.actors.iter().filter(|(_, actor)| !actor.is_dead()).map(|(id, actor)| format!("actor {id:?}: {actor:?}")));
+        lines.extend(self.extents.iter().filter(|(_, e)| e.is_busy()).map(|(id, extent)| format!("{id:?}: {extent:?}")));
+        if self.available != self.config.total {
+            lines.push(format!("available {} of {}", self.available, self.config.total));
+        }
+        lines
+    }
+
+    pub fn total(&self) -> &Resources {
+        &self.config.total
+    }
+
+    pub fn available(&self) -> &Resources {
+        &self.available
+    }
+}

@@ -1,0 +1,230 @@
+//! Processes of the node: connections, watches, direct links, the warm pool, deaths.
+
+use super::{Node, NodeCommand};
+use crate::Time;
+use ray_proto::msg::{Evidence, FromNode};
+use ray_proto::{ActorId, LeaseId, ProcId, UNIT};
+use std::collections::BTreeSet;
+
+/// Graves kept for late watchers.
+const GRAVES: usize = 4096;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Role {
+    Driver,
+    Starting,
+    Idle { since: Time, asked: bool },
+    Leased(LeaseId),
+    Actor(ActorId),
+    /// Told to go; its exit is awaited.
+    Leaving,
+}
+
+#[derive(Debug)]
+pub(super) struct Proc {
+    pub role: Role,
+    pub pid: u32,
+    pub env: String,
+    pub blocked: bool,
+    pub watchers: BTreeSet<ProcId>,
+}
+
+impl Proc {
+    pub(super) fn is_connected(&self) -> bool {
+        self.role != Role::Starting
+    }
+}
+
+impl Node {
+    /// The driver is there: it has the first id, and the warm workers start.
+    pub fn driver_connected(&mut self, job: u16, pid: u32) -> ProcId {
+        let id = self.new_proc(job, Role::Driver, pid, String::new());
+        self.driver = id;
+        for _ in 0..self.config.warm_workers {
+            let env = self.config.job_env.clone();
+            self.fork(env);
+        }
+        id
+    }
+
+    fn new_proc(&mut self, job: u16, role: Role, pid: u32, env: String) -> ProcId {
+        let id = ProcId::new(job, self.next_proc);
+        self.next_proc += 1;
+        self.procs.insert(id, Proc { role, pid, env, blocked: false, watchers: BTreeSet::new() });
+        id
+    }
+
+    pub(super) fn fork(&mut self, env: String) {
+        let job = self.driver.job() as u16;
+        let proc_id = self.new_proc(job, Role::Starting, 0, env.clone());
+        self.out.push(NodeCommand::Fork { proc_id, env });
+    }
+
+    pub(super) fn connected(&mut self, now: Time, from: ProcId, pid: u32) {
+        let Some(proc) = self.procs.get_mut(&from) else { return };
+        proc.pid = pid;
+        if proc.role == Role::Starting {
+            proc.role = Role::Idle { since: now, asked: false };
+            self.schedule(now);
+        }
+    }
+
+    pub(super) fn starting(&self, env: &str) -> usize {
+        self.procs.values().filter(|p| p.role == Role::Starting && p.env == env).count()
+    }
+
+    /// The idle worker that rested least: its caches are warmest. Nobody leases itself.
+    pub(super) fn idle_worker(&self, env: &str, asker: ProcId) -> Option<ProcId> {
+        let idle = |(id, p): (&ProcId, &Proc)| match p.role {
+            Role::Idle { since, asked: false } if p.env == env && *id != asker => Some((since, *id)),
+            _ => None,
+        };
+        self.procs.iter().filter_map(idle).max().map(|(_, id)| id)
+    }
+
+    pub(super) fn watch(&mut self, from: ProcId, proc_id: ProcId) {
+        if let Some(proc) = self.procs.get_mut(&proc_id) {
+            proc.watchers.insert(from);
+            return;
+        }
+        let unknown = Evidence {
+            pid: 0,
+            signal: 0,
+            exit_code: 0,
+            ended_by_us: "it is not a process of this session, or it ended too long ago to tell how".into(),
+            oom_kill: false,
+            peak_rss_kib: 0,
+            stderr_tail: String::new(),
+            last_started: None,
+        };
+        let evidence = self.graves.get(&proc_id).cloned().unwrap_or(unknown);
+        self.send(from, FromNode::ProcDied { proc_id, evidence });
+    }
+
+    pub(super) fn connect(&mut self, a: ProcId, b: ProcId) {
+        let alive = |id: &ProcId| self.procs.get(id).is_some_and(Proc::is_connected);
+        let key = (a.min(b), a.max(b));
+        if a != b && alive(&a) && alive(&b) && self.links.insert(key) {
+            self.watch(a, b);
+            self.watch(b, a);
+            self.out.push(NodeCommand::Link { a, b });
+        }
+    }
+
+    /// The shell could not make the link: the two go on through us.
+    pub fn link_failed(&mut self, a: ProcId, b: ProcId) {
+        self.links.remove(&(a.min(b), a.max(b)));
+    }
+
+    /// A fork was asked for and did not come about.
+    pub fn fork_failed(&mut self, now: Time, proc_id: ProcId, why: &str) {
+        self.procs.remove(&proc_id);
+        self.send(self.driver, FromNode::Notice { text: format!("a worker process could not be started: {why}") });
+        self.schedule(now);
+    }
+
+    /// A process is gone and everything it had sent was handled.
+    pub fn proc_exited(&mut self, now: Time, proc_id: ProcId, evidence: Evidence) {
+        let Some(proc) = self.procs.remove(&proc_id) else { return };
+        if proc.role == Role::Driver {
+            return self.out.push(NodeCommand::Shutdown);
+        }
+        if self.graves.len() >= GRAVES {
+            self.graves.pop_first();
+        }
+        self.graves.insert(proc_id, evidence.clone());
+        self.links.retain(|(a, b)| *a != proc_id && *b != proc_id);
+        for watcher in proc.watchers {
+            self.send(watcher, FromNode::ProcDied { proc_id, evidence: evidence.clone() });
+        }
+        match proc.role {
+            Role::Leased(lease) => self.end_lease(lease, proc.blocked),
+            Role::Actor(actor) => self.actor_process_died(actor, proc.blocked, &evidence),
+            _ => {}
+        }
+        self.forget_owner(now, proc_id);
+        self.creator_died(proc_id);
+        self.schedule(now);
+    }
+
+    /// What a dead owner had asked for: its requests, the workers that run for it, its actors.
+    fn forget_owner(&mut self, now: Time, owner: ProcId) {
+        self.wants.retain(|(who, _), _| *who != owner);
+        self.order.retain(|_, (who, _)| *who != owner);
+        let workers: Vec<ProcId> = self.leases.values().filter(|l| l.owner == owner).map(|l| l.worker).collect();
+        for worker in workers {
+            self.kill(worker, "the process whose call it ran has died");
+        }
+        self.owner_of_actors_died(now, owner);
+    }
+
+    pub(super) fn kill(&mut self, proc_id: ProcId, reason: &str) {
+        self.out.push(NodeCommand::Kill { proc_id, reason: reason.to_owned() });
+    }
+
+    pub(super) fn become_idle(&mut self, now: Time, worker: ProcId) {
+        if let Some(proc) = self.procs.get_mut(&worker) {
+            proc.role = Role::Idle { since: now, asked: false };
+            proc.blocked = false;
+        }
+    }
+
+    fn idle_ceiling(&self) -> usize {
+        ((self.config.total.get("CPU") / UNIT) as usize).max(self.config.warm_workers as usize).max(1)
+    }
+
+    /// Ask workers that idled too long, above the ceiling, whether they may go.
+    pub(super) fn reap_idle(&mut self, now: Time) -> Option<Time> {
+        let mut idle: Vec<(Time, ProcId)> = Vec::new();
+        for (id, proc) in &self.procs {
+            if let Role::Idle { since, asked: false } = proc.role {
+                idle.push((since, *id));
+            }
+        }
+        let surplus = idle.len().saturating_sub(self.idle_ceiling());
+        idle.sort_unstable();
+        let mut next = None;
+        for (since, id) in idle.into_iter().take(surplus) {
+            let due = since + self.config.idle_worker;
+            if now < due {
+                next = Some(due);
+                break;
+            }
+            self.procs.get_mut(&id).expect("listed").role = Role::Idle { since, asked: true };
+            self.send(id, FromNode::MayYouExit {});
+        }
+        next
+    }
+
+    pub(super) fn idle_exit_answered(&mut self, now: Time, from: ProcId, may_exit: bool) {
+        let Some(proc) = self.procs.get_mut(&from) else { return };
+        if !matches!(proc.role, Role::Idle { asked: true, .. }) {
+            return;
+        }
+        match may_exit {
+            true => {
+                proc.role = Role::Leaving;
+                self.send(from, FromNode::Exit { reason: "idle".into() });
+            }
+            false => {
+                proc.role = Role::Idle { since: now, asked: false };
+                self.schedule(now);
+            }
+        }
+    }
+
+    /// The process that holds a worker's lease, if any.
+    pub fn lease_owner(&self, worker: ProcId) -> Option<ProcId> {
+        match self.procs.get(&worker)?.role {
+            Role::Leased(lease) => self.leases.get(&lease).map(|l| l.owner),
+            Role::Actor(actor) => Some(actor.owner),
+            _ => None,
+        }
+    }
+
+    /// Workers that run something: (process, pid).
+    pub fn busy_workers(&self) -> Vec<(ProcId, u32)> {
+        let busy = |p: &Proc| matches!(p.role, Role::Leased(_) | Role::Actor(_));
+        self.procs.iter().filter(|(_, p)| busy(p)).map(|(id, p)| (*id, p.pid)).collect()
+    }
+}

@@ -1,0 +1,250 @@
+//! Leases: who gets a worker next. Requests are level-triggered ("m more, having had n"), served round robin over owners and classes.
+
+use super::procs::Role;
+use super::Node;
+use crate::Time;
+use ray_proto::msg::FromNode;
+use ray_proto::{ClassId, LeaseId, ProcId, Resources, UNIT};
+
+#[derive(Debug)]
+pub(super) struct Want {
+    shape: Resources,
+    env: String,
+    /// Leases given so far.
+    granted: u64,
+    want: u32,
+    order: u64,
+    told_infeasible: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub owner: ProcId,
+    pub worker: ProcId,
+    pub shape: Resources,
+    pub gpus: Vec<(u32, i64)>,
+}
+
+/// Logical GPUs, so that fractions share one device and whole ones are whole.
+#[derive(Debug)]
+pub(super) struct Gpus(Vec<i64>);
+
+impl Gpus {
+    pub(super) fn new(amount: i64) -> Self {
+        Gpus(vec![UNIT; (amount / UNIT) as usize])
+    }
+
+    /// Devices for `amount`, or None when it is available in pieces only.
+    pub(super) fn assign(&mut self, amount: i64) -> Option<Vec<(u32, i64)>> {
+        if amount == 0 {
+            return Some(vec![]);
+        }
+        let taken: Vec<(u32, i64)> = if amount < UNIT {
+            let fits = |(_, free): &(usize, &i64)| **free >= amount;
+            let (device, _) = self.0.iter().enumerate().filter(fits).min_by_key(|(_, free)| **free)?;
+            vec![(device as u32, amount)]
+        } else {
+            let count = (amount / UNIT) as usize;
+            let whole: Vec<_> = self.0.iter().enumerate().filter(|(_, free)| **free == UNIT).map(|(i, _)| (i as u32, UNIT)).take(count).collect();
+            (whole.len() == count).then_some(whole)?
+        };
+        taken.iter().for_each(|(device, part)| self.0[*device as usize] -= part);
+        Some(taken)
+    }
+
+    pub(super) fn release(&mut self, taken: &[(u32, i64)]) {
+        taken.iter().for_each(|(device, part)| self.0[*device as usize] += part);
+    }
+}
+
+impl Node {
+    pub(super) fn class_defined(&mut self, owner: ProcId, class: ClassId, shape: Resources, env: String) {
+        self.wants.insert((owner, class), Want { shape, env, granted: 0, want: 0, order: 0, told_infeasible: false });
+    }
+
+    pub(super) fn leases_wanted(&mut self, now: Time, owner: ProcId, class: ClassId, seen: u64, want: u32) {
+        let Some(record) = self.wants.get_mut(&(owner, class)) else { return };
+        // Grants the owner had not seen when it wrote answer part of its wish.
+        record.want = want.saturating_sub((record.granted - seen) as u32);
+        if record.want > 0 && !record.shape.fits_in(&self.config.total) && !record.told_infeasible {
+            record.told_infeasible = true;
+            let text = explain_infeasible(&record.shape, &self.config.total);
+            let fatal = self.config.infeasible_is_error;
+            self.send(owner, FromNode::Infeasible { class, text, fatal });
+        }
+        self.queue_want(owner, class);
+        self.schedule(now);
+    }
+
+    /// To the end of the line, if it wants anything.
+    fn queue_want(&mut self, owner: ProcId, class: ClassId) {
+        let order = self.next_order;
+        let Some(record) = self.wants.get_mut(&(owner, class)) else { return };
+        self.order.remove(&record.order);
+        record.order = 0;
+        if record.want > 0 {
+            self.next_order += 1;
+            record.order = order;
+            self.order.insert(order, (owner, class));
+        }
+    }
+
+    /// Grant what fits, in order; fork workers for what would fit if there were any.
+    pub(super) fn schedule(&mut self, now: Time) {
+        self.place_actors(now);
+        let mut room = self.available.clone();
+        self.reserve_for_actors(&mut room);
+        let mut missing: std::collections::BTreeMap<String, usize> = self.actors_without_worker();
+        for (_, (owner, class)) in self.order.clone() {
+            loop {
+                let want = &self.wants[&(owner, class)];
+                if want.want == 0 || !want.shape.fits_in(&room) {
+                    break;
+                }
+                let (shape, env) = (want.shape.clone(), want.env.clone());
+                if missing.get(&env).copied().unwrap_or(0) == 0 && self.idle_worker(&env, owner).is_some() {
+                    if !self.grant(owner, class) {
+                        break;
+                    }
+                    room.subtract(&shape);
+                    continue;
+                }
+                // Count every further lease that fits: each needs a worker of its own.
+                let mut left = want.want as usize;
+                while left > 0 && shape.fits_in(&room) && missing.get(&env).copied().unwrap_or(0) < MAX_STARTING {
+                    room.subtract(&shape);
+                    *missing.entry(env.clone()).or_insert(0) += 1;
+                    left -= 1;
+                }
+                break;
+            }
+        }
+        for (env, count) in missing {
+            for _ in self.starting(&env)..count {
+                self.fork(env.clone());
+            }
+        }
+    }
+
+    fn grant(&mut self, owner: ProcId, class: ClassId) -> bool {
+        let record = &self.wants[&(owner, class)];
+        let (shape, env) = (record.shape.clone(), record.env.clone());
+        let Some(worker) = self.idle_worker(&env, owner) else { return false };
+        let Some(gpus) = self.gpus.assign(shape.get("GPU")) else { return false };
+        self.available.subtract(&shape);
+        let lease = LeaseId(self.next_lease);
+        self.next_lease += 1;
+        let gpu_ids = gpus.iter().map(|(device, _)| *device).collect();
+        self.leases.insert(lease, Lease { owner, worker, shape, gpus });
+        let proc = self.procs.get_mut(&worker).expect("an idle worker");
+        proc.role = Role::Leased(lease);
+        let pid = proc.pid;
+        let record = self.wants.get_mut(&(owner, class)).expect("looked up above");
+        record.want -= 1;
+        record.granted += 1;
+        self.connect(owner, worker);
+        self.send(owner, FromNode::LeaseGrant { class, lease, worker, pid, gpu_ids });
+        self.queue_want(owner, class);
+        true
+    }
+
+    pub(super) fn lease_returned(&mut self, now: Time, from: ProcId, lease: LeaseId, leaving: bool) {
+        let Some(record) = self.leases.get(&lease) else { return };
+        if record.owner != from {
+            return;
+        }
+        let worker = record.worker;
+        let blocked = self.procs.get(&worker).is_some_and(|p| p.blocked);
+        self.end_lease(lease, blocked);
+        match leaving {
+            false => self.become_idle(now, worker),
+            true => {
+                if let Some(proc) = self.procs.get_mut(&worker) {
+                    proc.role = Role::Leaving;
+                    proc.blocked = false;
+                }
+            }
+        }
+        self.schedule(now);
+    }
+
+    pub(super) fn end_lease(&mut self, lease: LeaseId, blocked: bool) {
+        let Some(record) = self.leases.remove(&lease) else { return };
+        self.give_back(&record.shape, blocked);
+        self.gpus.release(&record.gpus);
+    }
+
+    /// Resources return; the CPUs of a blocked holder are back already.
+    pub(super) fn give_back(&mut self, held: &Resources, blocked: bool) {
+        self.available.add(held);
+        if blocked {
+            self.available.subtract(&held.cpu_only());
+        }
+    }
+
+    /// A worker's running call waits (or goes on): its CPUs may be used meanwhile. On its return the node may be oversubscribed for a while.
+    pub(super) fn worker_blocked(&mut self, now: Time, worker: ProcId, blocked: bool) {
+        let Some(proc) = self.procs.get_mut(&worker) else { return };
+        let held = match proc.role {
+            Role::Leased(lease) => self.leases[&lease].shape.cpu_only(),
+            Role::Actor(actor) => self.actors[&actor].held().cpu_only(),
+            _ => return,
+        };
+        if std::mem::replace(&mut proc.blocked, blocked) == blocked {
+            return;
+        }
+        match blocked {
+            true => {
+                self.available.add(&held);
+                self.schedule(now);
+            }
+            false => self.available.subtract(&held),
+        }
+    }
+
+    pub fn check_invariants(&self) {
+        let mut sum = self.available.clone();
+        for (id, proc) in &self.procs {
+            let held = match proc.role {
+                Role::Leased(lease) => {
+                    assert_eq!(self.leases[&lease].worker, *id, "{lease:?} and its worker agree");
+                    self.leases[&lease].shape.clone()
+                }
+                Role::Actor(actor) => self.actors[&actor].held().clone(),
+                _ => continue,
+            };
+            sum.add(&held);
+            if proc.blocked {
+                sum.subtract(&held.cpu_only());
+            }
+        }
+        for (name, amount) in &sum.0 {
+            assert_eq!(*amount, self.config.total.get(name), "{name}: held plus available is the total");
+        }
+        for lease in self.leases.values() {
+            assert!(self.procs.contains_key(&lease.worker), "a lease of a dead worker");
+        }
+        self.check_actors();
+        self.check_store();
+    }
+}
+
+/// Workers started at once per environment: the template forks them one after another anyway.
+const MAX_STARTING: usize = 64;
+
+/// What was asked, what there is, and the closest fix.
+pub(super) fn explain_infeasible(shape: &Resources, total: &Resources) -> String {
+    let lacking = |(name, need): (&String, &i64)| {
+        let have = total.get(name);
+        (*need > have).then(|| format!("{name}: asked {}, the whole node has {}", *need as f64 / UNIT as f64, have as f64 / UNIT as f64))
+    };
+    let lacks: Vec<String> = shape.0.iter().filter_map(lacking).collect();
+    let names: Vec<&String> = shape.0.iter().filter(|(n, v)| **v > total.get(n)).map(|(n, _)| n).collect();
+    let hint = match names.first().map(|n| n.as_str()) {
+        Some("CPU") => "ask for fewer CPUs, or start with ray.init(num_cpus=...)",
+        Some("GPU") => "ask for fewer GPUs, or start with ray.init(num_gpus=...)",
+        Some("memory") => "ask for less memory (the number is in bytes)",
+        _ => "check the name for a typo, or declare it with ray.init(resources={...})",
+    };
+    format!("a request for {{{shape}}} can never be satisfied here and stays pending ({}).\nhint: {hint}", lacks.join("; "))
+}

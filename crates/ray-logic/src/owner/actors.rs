@@ -1,0 +1,251 @@
+//! Calls to actors: one client per actor and process. The node tells where the actor lives; calls go straight there, in order.
+
+use super::objects::{hex, Object, State};
+use super::tasks::{CallArgs, CallKind, Place, Template};
+use super::{Command, Owner};
+use ray_proto::ids::ACTOR_INDEX;
+use ray_proto::msg::{ActorSpec, ActorState, Args, Peer, ToNode};
+use ray_proto::value::system_error;
+use ray_proto::{ActorId, Blob, ObjectId, ProcId, Resources, Value};
+use std::collections::{BTreeMap, VecDeque};
+
+#[derive(Debug)]
+enum Whereabouts {
+    /// Not started yet, or between two lives.
+    Away,
+    At(ProcId),
+    Dead(Value),
+}
+
+#[derive(Debug)]
+pub(super) struct ActorClient {
+    place: Whereabouts,
+    /// Calls not sent, in order; the first may wait for its arguments.
+    queue: VecDeque<u64>,
+    /// Calls sent to this incarnation, by position.
+    in_flight: BTreeMap<u64, u64>,
+    next_seq: u64,
+}
+
+impl ActorClient {
+    fn new() -> Self {
+        ActorClient { place: Whereabouts::Away, queue: VecDeque::new(), in_flight: BTreeMap::new(), next_seq: 0 }
+    }
+
+    pub(super) fn pending(&self) -> usize {
+        self.queue.len() + self.in_flight.len()
+    }
+}
+
+/// What a creator says about a new actor, arguments aside.
+#[derive(Clone, Debug)]
+pub struct ActorOptions {
+    pub class_name: String,
+    pub payload: Blob,
+    pub held: Resources,
+    pub to_place: Resources,
+    pub env: String,
+    pub max_restarts: i32,
+    pub name: String,
+    pub namespace: String,
+    pub detached: bool,
+}
+
+impl Owner {
+    /// The id of an actor that is going to be created, before its arguments are pickled (its name is taken with it).
+    pub fn new_actor_id(&mut self) -> ActorId {
+        let call = self.next_call();
+        ObjectId::new(self.me, call, ACTOR_INDEX)
+    }
+
+    /// Create an actor. Its handle object gets one local reference.
+    pub fn create_actor(&mut self, actor: ActorId, options: ActorOptions, args: CallArgs) {
+        let mut handle = Object::new(State::Handle);
+        // A detached actor outlives every handle: its creator's count never reaches zero.
+        handle.local = 1 + u32::from(options.detached);
+        self.objects.insert(actor, handle);
+        self.actors.insert(actor, ActorClient::new());
+        let template = self.template(Template {
+            id: Default::default(),
+            kind: CallKind::Create,
+            name: format!("{}.__init__", options.class_name),
+            payload: options.payload.clone(),
+            num_returns: 0,
+            max_retries: 0,
+            retry_raised: false,
+            max_calls: 0,
+        });
+        let ActorOptions { class_name, payload, held, to_place, env, max_restarts, name, namespace, detached } = options;
+        let empty = Args { body: Value::inline(&[]), body_id: ObjectId::NIL, deps: vec![], nested: vec![] };
+        let spec = ActorSpec { class_name, payload, args: empty, held, to_place, env, max_restarts, name, namespace, detached };
+        self.creating.insert(actor.call(), (actor, Box::new(spec)));
+        self.accept(actor.call(), &template, args);
+        if self.tasks[&actor.call()].unresolved == 0 {
+            self.send_creation(actor.call());
+        }
+    }
+
+    /// The constructor's arguments are resolved: over to the node.
+    pub(super) fn send_creation(&mut self, call: u64) {
+        let Some((actor, spec)) = self.creating.get(&call) else { return };
+        let actor = *actor;
+        let mut spec = spec.clone();
+        if let Some(cause) = self.failed_dependency(call) {
+            let name = spec.class_name.clone();
+            let message = format!("the actor {name} was not created: an argument of its constructor is the result of a failed call.");
+            let cause_hex = match &cause {
+                Value::Inline(bytes) => hex(bytes),
+                Value::Shm(_) => String::new(),
+            };
+            let error = system_error("actor_init_failed", &[("actor_id", &hex(&actor.actor_bytes())), ("class_name", &name), ("message", &message), ("cause", &cause_hex)]);
+            return self.actor_changed(actor, ActorState::Dead { cause: error });
+        }
+        spec.args = self.args_of(&self.tasks[&call]);
+        self.out.push(Command::Node(ToNode::ActorCreate { actor, spec }));
+    }
+
+    pub(super) fn actor(&mut self, actor: ActorId) -> &mut ActorClient {
+        let out = &mut self.out;
+        self.actors.entry(actor).or_insert_with(|| {
+            out.push(Command::Node(ToNode::ActorSubscribe { actor }));
+            ActorClient::new()
+        })
+    }
+
+    pub(super) fn queue_actor_call(&mut self, actor: ActorId, call: u64) {
+        self.tasks.get_mut(&call).expect("accepted").place = Place::Actor;
+        self.actor(actor).queue.push_back(call);
+        self.pump_actor(actor);
+    }
+
+    /// A call that failed and may be retried goes before everything not yet sent.
+    pub(super) fn requeue_actor_call(&mut self, actor: ActorId, call: u64) {
+        self.tasks.get_mut(&call).expect("accepted").place = Place::Actor;
+        self.actor(actor).queue.push_front(call);
+        self.pump_actor(actor);
+    }
+
+    /// Send what can be sent, in order.
+    pub(super) fn pump_actor(&mut self, actor: ActorId) {
+        loop {
+            let Some(client) = self.actors.get(&actor) else { return };
+            let Some(&call) = client.queue.front() else { return };
+            let (at, dead) = match &client.place {
+                Whereabouts::Away => return,
+                Whereabouts::At(proc_id) => (*proc_id, None),
+                Whereabouts::Dead(cause) => (ProcId::NODE, Some(cause.clone())),
+            };
+            if dead.is_none() && self.tasks[&call].unresolved > 0 {
+                return;
+            }
+            self.actor(actor).queue.pop_front();
+            if let Some(error) = dead.or_else(|| self.failed_dependency(call)) {
+                self.fail(call, error);
+                continue;
+            }
+            self.send_actor_call(actor, at, call);
+        }
+    }
+
+    fn send_actor_call(&mut self, actor: ActorId, at: ProcId, call: u64) {
+        self.send_template(at, call);
+        let client = self.actor(actor);
+        let seq = client.next_seq;
+        client.next_seq += 1;
+        let urgent = client.in_flight.is_empty();
+        client.in_flight.insert(seq, call);
+        let message = self.call_message(call, Some((actor, seq)), vec![]);
+        self.send(at, Peer::Call { call: message }, urgent);
+    }
+
+    /// A reply of an actor. Returns whether the call was in flight.
+    pub(super) fn actor_replied(&mut self, call: u64) -> bool {
+        let CallKind::Method { actor, .. } = self.tasks[&call].template.kind else { return false };
+        let Some(client) = self.actors.get_mut(&actor) else { return false };
+        let Some(seq) = client.in_flight.iter().find(|(_, other)| **other == call).map(|(seq, _)| *seq) else { return false };
+        client.in_flight.remove(&seq);
+        true
+    }
+
+    pub(super) fn actor_changed(&mut self, actor: ActorId, state: ActorState) {
+        let over = match &state {
+            ActorState::Alive { .. } => !self.creating.get(&actor.call()).is_some_and(|(_, spec)| spec.max_restarts != 0),
+            ActorState::Dead { .. } => true,
+            _ => false,
+        };
+        if over && actor.owner == self.me {
+            self.end_creation(actor);
+        }
+        if !self.actors.contains_key(&actor) {
+            return;
+        }
+        match state {
+            ActorState::Pending {} => {}
+            ActorState::Alive { proc_id, .. } => self.actor_alive(actor, proc_id),
+            ActorState::Restarting { cause } => {
+                self.actor(actor).place = Whereabouts::Away;
+                self.fail_in_flight(actor, &cause, true);
+            }
+            ActorState::Dead { cause } => self.actor_dead(actor, cause),
+        }
+    }
+
+    fn actor_alive(&mut self, actor: ActorId, proc_id: ProcId) {
+        let client = self.actor(actor);
+        client.place = Whereabouts::At(proc_id);
+        client.next_seq = 0;
+        if proc_id != self.me {
+            self.peer(proc_id);
+            self.out.push(Command::Node(ToNode::Connect { proc_id }));
+        }
+        self.pump_actor(actor);
+    }
+
+    /// Our last count on an actor we created is gone. A creation that was not sent yet never will be.
+    pub(super) fn actor_out_of_scope(&mut self, actor: ActorId) {
+        self.actors.remove(&actor);
+        let unsent = self.tasks.get(&actor.call()).is_some_and(|task| task.unresolved > 0);
+        if unsent {
+            self.end_creation(actor);
+        } else {
+            self.out.push(Command::Node(ToNode::ActorOutOfScope { actor }));
+        }
+    }
+
+    /// The constructor's arguments are not needed any more.
+    fn end_creation(&mut self, actor: ActorId) {
+        if self.creating.remove(&actor.call()).is_some() {
+            self.finish(actor.call(), vec![]);
+        }
+    }
+
+    fn actor_dead(&mut self, actor: ActorId, cause: Value) {
+        self.actor(actor).place = Whereabouts::Dead(cause.clone());
+        self.fail_in_flight(actor, &cause, false);
+        self.pump_actor(actor);
+    }
+
+    /// The incarnation is gone. Calls with retries left go back to the head of the queue in their order if there will be another one.
+    fn fail_in_flight(&mut self, actor: ActorId, cause: &Value, restarts: bool) {
+        let calls: Vec<u64> = std::mem::take(&mut self.actor(actor).in_flight).into_values().collect();
+        for &call in calls.iter().rev() {
+            let task = self.tasks.get_mut(&call).expect("in flight");
+            if restarts && task.retries_left != 0 {
+                task.attempt += 1;
+                task.retries_left -= i32::from(task.retries_left > 0);
+                self.actor(actor).queue.push_front(call);
+            }
+        }
+        for call in calls {
+            let requeued = self.actors.get(&actor).is_some_and(|client| client.queue.contains(&call));
+            if !requeued {
+                self.fail(call, cause.clone());
+            }
+        }
+    }
+
+    /// The state of a call's actor as this process knows it, for error texts and `ray why`.
+    pub fn actor_is_dead(&self, actor: ActorId) -> bool {
+        matches!(self.actors.get(&actor).map(|client| &client.place), Some(Whereabouts::Dead(_)))
+    }
+}

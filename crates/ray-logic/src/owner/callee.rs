@@ -1,0 +1,92 @@
+//! Our side of calls that others made to us: covers while a call runs, registrations when it ends.
+
+use super::refs::Then;
+use super::Owner;
+use crate::exec::{covered_refs, Queued};
+use ray_proto::msg::{Call, Outcome, Peer, Reply, ToNode};
+use ray_proto::{ObjectId, Payload, ProcId};
+use std::collections::BTreeMap;
+
+impl Owner {
+    /// A call arrived. While it is here its caller keeps every reference in it.
+    pub fn accept_call(&mut self, from: ProcId, call: &Call) {
+        self.peer(from);
+        self.cover(&covered_refs(call));
+    }
+
+    /// The same for a constructor's arguments, which the creator keeps.
+    pub fn cover(&mut self, refs: &[ObjectId]) {
+        for id in refs {
+            self.object(*id).covers += 1;
+        }
+    }
+
+    /// Unstarted calls leave us again.
+    pub fn give_back(&mut self, calls: Vec<Queued>, blocked: bool, answer: ProcId) {
+        let mut tasks: BTreeMap<ProcId, Vec<u64>> = BTreeMap::new();
+        if answer != ProcId::NODE {
+            tasks.entry(answer).or_default();
+        }
+        for queued in calls {
+            let mut unregistered = self.uncover(&covered_refs(&queued.call));
+            // What an earlier call left behind here was covered by this one. The caller counts us before it reads that the call came back: same link.
+            if let Some(ids) = unregistered.remove(&queued.from) {
+                self.borrow_then(BTreeMap::from([(queued.from, ids)]), Then::Nothing);
+            }
+            let listed = tasks.entry(queued.from).or_default();
+            match unregistered.is_empty() {
+                true => listed.push(queued.call.task),
+                false => self.borrow_then(unregistered, Then::Returned { to: queued.from, task: queued.call.task }),
+            }
+        }
+        for (to, tasks) in tasks {
+            self.send(to, Peer::Returned { tasks, blocked }, true);
+        }
+    }
+
+    /// Drop covers; references that outlive them and are not registered yet are returned by owner, already counted as granted.
+    fn uncover(&mut self, refs: &[ObjectId]) -> BTreeMap<ProcId, Vec<ObjectId>> {
+        let mut unregistered: BTreeMap<ProcId, Vec<ObjectId>> = BTreeMap::new();
+        for &id in refs {
+            let (me, registered) = (self.me, self.is_registered(id));
+            let Some(object) = self.objects.get_mut(&id) else { continue };
+            object.covers -= 1;
+            let outlives = object.covers == 0 && !registered && (object.local > 0 || object.holds > 0);
+            if outlives && id.owner != me {
+                object.granted += 1;
+                unregistered.entry(id.owner).or_default().push(id);
+            }
+            self.free_if_unused(id);
+        }
+        unregistered
+    }
+
+    /// A call ended. The reply leaves now, or once every reference that we keep is registered with its owner.
+    pub fn finish_call(&mut self, to: ProcId, task: u64, covered: &[ObjectId], outcome: Outcome, results: Vec<Payload>, leaving: bool) {
+        for payload in &results {
+            self.grant_refs(to, &payload.refs);
+        }
+        let third_party: Vec<ObjectId> = results.iter().flat_map(|p| &p.refs).filter(|id| id.owner != self.me && id.owner != to).copied().collect();
+        if !third_party.is_empty() && !self.peer(to).dead {
+            third_party.iter().for_each(|id| self.hold(*id));
+            self.reply_holds.insert((to, task), third_party);
+        }
+        let mut unregistered = self.uncover(covered);
+        let retained = unregistered.remove(&to).unwrap_or_default();
+        if unregistered.is_empty() {
+            let reply = Box::new(Reply { task, outcome, results, retained, leaving });
+            return self.send(to, Peer::Reply { reply }, false);
+        }
+        let inside = results.iter().flat_map(|p| &p.refs).filter(|id| id.owner == to);
+        let held: Vec<ObjectId> = inside.chain(&retained).copied().collect();
+        held.iter().for_each(|id| self.hold(*id));
+        let reply = Box::new(Reply { task, outcome, results, retained, leaving });
+        self.borrow_then(unregistered, Then::Reply { to, reply, held });
+    }
+
+    /// A constructor ended well: register what the actor keeps of its arguments, then tell the node.
+    pub fn finish_creation(&mut self, covered: &[ObjectId], message: ToNode) {
+        let unregistered = self.uncover(covered);
+        self.borrow_then(unregistered, Then::Node(message));
+    }
+}

@@ -1,0 +1,353 @@
+//! Leases: asking the node for workers and pushing calls to them.
+//!
+//! A class asks level-triggered ("with n granted so far, m more"), pushes to the least loaded lease, at most its fair share deep, so that
+//! calls behind a long one stay few, and takes unstarted calls back when another worker is free (`rebalance`).
+
+use super::tasks::Place;
+use super::{Command, Owner};
+use crate::evidence::describe;
+use crate::Time;
+use ray_proto::msg::{Evidence, Peer, ToNode};
+use ray_proto::{ClassId, LeaseId, ProcId};
+use std::collections::VecDeque;
+
+#[derive(Debug)]
+pub(super) struct Class {
+    queue: VecDeque<u64>,
+    leases: Vec<LeaseId>,
+    in_flight: usize,
+    granted: u64,
+    wanted: u32,
+    /// How many of these the node can run at once at best.
+    slots: u32,
+}
+
+impl Class {
+    pub(super) fn new(slots: u32) -> Self {
+        Class { queue: VecDeque::new(), leases: Vec::new(), in_flight: 0, granted: 0, wanted: 0, slots }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Lease {
+    class: ClassId,
+    worker: ProcId,
+    pid: u32,
+    gpu_ids: Vec<u32>,
+    in_flight: VecDeque<u64>,
+    /// When the call at the head became the head.
+    head_since: Time,
+    idle_since: Time,
+    /// The running call waits for something: push nothing behind it.
+    blocked: bool,
+    /// Unstarted calls were asked back; the answer is on its way.
+    recalling: bool,
+    /// The node wants it back.
+    reclaimed: bool,
+}
+
+impl Lease {
+    pub(super) fn worker(&self) -> ProcId {
+        self.worker
+    }
+}
+
+impl Owner {
+    pub(super) fn enqueue(&mut self, now: Time, class: ClassId, call: u64, first: bool) {
+        let task = self.tasks.get_mut(&call).expect("an accepted call");
+        task.place = Place::Queued;
+        let queue = &mut self.classes[class.0 as usize].queue;
+        if first {
+            queue.push_front(call);
+        } else {
+            queue.push_back(call);
+        }
+        self.pump(now, class);
+    }
+
+    /// Like `enqueue`, from an event that carries no time: idle since now is what the lease had.
+    pub(super) fn enqueue_resolved(&mut self, class: ClassId, call: u64) {
+        let latest = self.leases.values().map(|lease| lease.idle_since.max(lease.head_since)).max().unwrap_or(0);
+        self.enqueue(latest, class, call, false);
+    }
+
+    fn class(&mut self, class: ClassId) -> &mut Class {
+        &mut self.classes[class.0 as usize]
+    }
+
+    /// Push what can be pushed, ask for what is missing.
+    fn pump(&mut self, now: Time, class: ClassId) {
+        while !self.class(class).queue.is_empty() {
+            let Some(lease) = self.best_lease(class) else { break };
+            let call = self.class(class).queue.pop_front().expect("not empty");
+            self.push(now, lease, call);
+        }
+        self.update_want(class);
+    }
+
+    /// The least loaded lease that may take one more call.
+    fn best_lease(&self, class: ClassId) -> Option<LeaseId> {
+        let record = &self.classes[class.0 as usize];
+        let load = |id: &LeaseId| self.leases[id].in_flight.len();
+        let open = |id: &&LeaseId| {
+            let lease = &self.leases[*id];
+            !(lease.blocked || lease.recalling || lease.reclaimed)
+        };
+        let best = record.leases.iter().filter(open).min_by_key(|id| load(id))?;
+        let workers = record.leases.len().max(record.slots as usize).max(1);
+        let share = (record.queue.len() + record.in_flight).div_ceil(workers).clamp(1, self.limits.pipeline_depth);
+        (load(best) < share).then_some(*best)
+    }
+
+    fn push(&mut self, now: Time, lease_id: LeaseId, call: u64) {
+        let lease = &self.leases[&lease_id];
+        let (worker, urgent, gpu_ids) = (lease.worker, lease.in_flight.is_empty(), lease.gpu_ids.clone());
+        self.send_template(worker, call);
+        let message = self.call_message(call, None, gpu_ids);
+        self.send(worker, Peer::Call { call: message }, urgent);
+        let lease = self.leases.get_mut(&lease_id).expect("looked up above");
+        if urgent {
+            lease.head_since = now;
+        }
+        lease.in_flight.push_back(call);
+        let class = lease.class;
+        self.class(class).in_flight += 1;
+        self.tasks.get_mut(&call).expect("a queued call").place = Place::Lease(lease_id);
+    }
+
+    pub(super) fn send_template(&mut self, to: ProcId, call: u64) {
+        let template = self.tasks[&call].template.clone();
+        if self.peer(to).templates.insert(template.id.0) {
+            let message = Peer::Template { template: template.id, name: template.name.clone(), payload: template.payload.clone(), max_calls: template.max_calls };
+            self.send(to, message, false);
+        }
+    }
+
+    /// Tell the node how many more leases would be used; nothing is sent when the number stands.
+    fn update_want(&mut self, class: ClassId) {
+        let record = &self.classes[class.0 as usize];
+        let behind: usize = record.leases.iter().map(|id| &self.leases[id]).filter(|l| !l.blocked).map(|l| l.in_flight.len().saturating_sub(1)).sum();
+        let idle = record.leases.iter().any(|id| self.leases[id].in_flight.is_empty());
+        let unblocked = record.leases.iter().filter(|id| !self.leases[id].blocked).count() as u32;
+        let waiting = (record.queue.len() + behind) as u32;
+        let room = record.slots.saturating_sub(unblocked).max(u32::from(!record.queue.is_empty()));
+        let want = if idle { 0 } else { waiting.min(room) };
+        if want != record.wanted {
+            let granted = record.granted;
+            self.class(class).wanted = want;
+            self.out.push(Command::Node(ToNode::LeaseWant { class, granted, want }));
+        }
+    }
+
+    pub(super) fn lease_granted(&mut self, now: Time, class: ClassId, id: LeaseId, worker: ProcId, pid: u32, gpu_ids: Vec<u32>) {
+        let dead = self.peer(worker).dead;
+        let record = self.class(class);
+        record.granted += 1;
+        record.wanted = record.wanted.saturating_sub(1);
+        if dead {
+            return self.out.push(Command::Node(ToNode::LeaseReturn { lease: id, leaving: true }));
+        }
+        record.leases.push(id);
+        let lease = Lease { class, worker, pid, gpu_ids, in_flight: VecDeque::new(), head_since: now, idle_since: now, blocked: false, recalling: false, reclaimed: false };
+        self.leases.insert(id, lease);
+        self.leased_workers.insert(worker, id);
+        self.pump(now, class);
+        self.rebalance(now, class);
+    }
+
+    pub(super) fn lease_reclaimed(&mut self, now: Time, id: LeaseId) {
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        lease.reclaimed = true;
+        if lease.in_flight.is_empty() {
+            return self.return_lease(id, false);
+        }
+        let (class, tail) = (lease.class, lease.in_flight.len() - 1);
+        self.recall(id, tail);
+        self.pump(now, class);
+    }
+
+    fn return_lease(&mut self, id: LeaseId, leaving: bool) {
+        let Some(lease) = self.leases.remove(&id) else { return };
+        self.class(lease.class).leases.retain(|other| *other != id);
+        self.leased_workers.remove(&lease.worker);
+        self.out.push(Command::Node(ToNode::LeaseReturn { lease: id, leaving }));
+    }
+
+    /// A reply of a leased worker. Returns whether the call was in flight there.
+    pub(super) fn lease_replied(&mut self, now: Time, from: ProcId, call: u64, leaving: bool) -> bool {
+        let Some(id) = self.leased_workers.get(&from).copied() else { return false };
+        let lease = self.leases.get_mut(&id).expect("indexed");
+        let Some(at) = lease.in_flight.iter().position(|other| *other == call) else { return false };
+        lease.in_flight.remove(at);
+        lease.blocked = false;
+        lease.head_since = now;
+        lease.idle_since = now;
+        let class = lease.class;
+        self.class(class).in_flight -= 1;
+        self.tasks.get_mut(&call).expect("in flight").place = Place::Waiting;
+        if leaving {
+            self.requeue_in_flight(id);
+            self.return_lease(id, true);
+            self.pump(now, class);
+        }
+        true
+    }
+
+    /// After a reply: give the worker its next call, or look for one elsewhere.
+    pub(super) fn pump_all_after_reply(&mut self, now: Time, from: ProcId) {
+        let Some(id) = self.leased_workers.get(&from).copied() else { return };
+        let class = self.leases[&id].class;
+        self.pump(now, class);
+        let lease = &self.leases[&id];
+        if !lease.in_flight.is_empty() {
+            return;
+        }
+        match lease.reclaimed {
+            true => self.return_lease(id, false),
+            false => self.rebalance(now, class),
+        }
+    }
+
+    /// A worker is idle while calls wait behind a long one elsewhere: take half of them back.
+    fn rebalance(&mut self, now: Time, class: ClassId) {
+        let record = &self.classes[class.0 as usize];
+        let has_idle = record.leases.iter().any(|id| self.leases[id].in_flight.is_empty() && !self.leases[id].reclaimed);
+        if !has_idle {
+            return;
+        }
+        let patience = self.limits.head_patience;
+        let stuck = |id: &&LeaseId| {
+            let lease = &self.leases[*id];
+            lease.in_flight.len() > 1 && !lease.recalling && now >= lease.head_since + patience
+        };
+        let victims: Vec<LeaseId> = record.leases.iter().filter(stuck).copied().collect();
+        for id in victims {
+            let tail = self.leases[&id].in_flight.len() - 1;
+            self.recall(id, tail);
+        }
+    }
+
+    /// Ask for the last `count` calls of a lease back.
+    fn recall(&mut self, id: LeaseId, count: usize) {
+        let lease = self.leases.get_mut(&id).expect("a lease");
+        if count == 0 || lease.recalling {
+            return;
+        }
+        lease.recalling = true;
+        let tasks = lease.in_flight.iter().rev().take(count).rev().copied().collect();
+        let worker = lease.worker;
+        self.send(worker, Peer::Recall { tasks }, true);
+    }
+
+    /// Unstarted calls came back, asked for or because their worker blocks.
+    pub(super) fn returned(&mut self, now: Time, from: ProcId, tasks: &[u64], blocked: bool) {
+        let Some(id) = self.leased_workers.get(&from).copied() else { return };
+        let lease = self.leases.get_mut(&id).expect("indexed");
+        match blocked {
+            true => lease.blocked = true,
+            false => lease.recalling = false,
+        }
+        let class = lease.class;
+        let before = lease.in_flight.len();
+        lease.in_flight.retain(|call| !tasks.contains(call));
+        let removed = before - lease.in_flight.len();
+        self.class(class).in_flight -= removed;
+        for call in tasks.iter().rev() {
+            let Some(task) = self.tasks.get_mut(call) else { continue };
+            if task.place == Place::Lease(id) {
+                task.place = Place::Queued;
+                self.class(class).queue.push_front(*call);
+            }
+        }
+        self.pump(now, class);
+    }
+
+    fn requeue_in_flight(&mut self, id: LeaseId) {
+        let lease = self.leases.get_mut(&id).expect("a lease");
+        let (class, calls) = (lease.class, std::mem::take(&mut lease.in_flight));
+        self.class(class).in_flight -= calls.len();
+        for call in calls.into_iter().rev() {
+            self.tasks.get_mut(&call).expect("in flight").place = Place::Queued;
+            self.class(class).queue.push_front(call);
+        }
+    }
+
+    /// The worker is dead: calls it had started are attempts that failed, the others go back to the queue free of charge.
+    pub(super) fn lease_worker_died(&mut self, now: Time, worker: ProcId, evidence: &Evidence) {
+        let Some(id) = self.leased_workers.get(&worker).copied() else { return };
+        let lease = &self.leases[&id];
+        let class = lease.class;
+        let mine = evidence.last_started.filter(|(caller, _)| *caller == self.me).map(|(_, call)| call);
+        let started = mine.and_then(|call| lease.in_flight.iter().position(|other| *other == call)).map_or(0, |at| at + 1);
+        let victims: Vec<u64> = lease.in_flight.iter().take(started).copied().collect();
+        self.requeue_in_flight(id);
+        self.return_lease(id, true);
+        self.class(class).queue.retain(|call| !victims.contains(call));
+        for call in victims.into_iter().rev() {
+            let task = &self.tasks[&call];
+            if task.retries_left != 0 {
+                self.retry(now, call);
+            } else {
+                let text = format!("task {} failed for good after attempt {}: {}", task.template.name, task.attempt + 1, describe(evidence));
+                let error = self.call_error(call, if evidence.oom_kill { "out_of_memory" } else { "worker_crashed" }, &text);
+                self.fail(call, error);
+            }
+        }
+        self.pump(now, class);
+    }
+
+    pub(super) fn class_infeasible(&mut self, class: ClassId, text: String, fatal: bool) {
+        if !fatal {
+            return self.out.push(Command::Notice(text));
+        }
+        let calls = std::mem::take(&mut self.class(class).queue);
+        for call in calls {
+            let error = self.call_error(call, "unschedulable", &text);
+            self.fail(call, error);
+        }
+        self.update_want(class);
+    }
+
+    /// Time passed. Returns when to call again, if anything waits for time.
+    pub fn tick(&mut self, now: Time) -> Option<Time> {
+        let expired = |l: &Lease| l.in_flight.is_empty() && now >= l.idle_since + self.limits.idle_lease;
+        let idle: Vec<LeaseId> = self.leases.iter().filter(|(_, l)| expired(l)).map(|(id, _)| *id).collect();
+        idle.into_iter().for_each(|id| self.return_lease(id, false));
+        for class in 0..self.classes.len() {
+            self.rebalance(now, ClassId(class as u32));
+        }
+        self.next_deadline(now)
+    }
+
+    /// Leases without work go back now, not when their time is up.
+    pub fn return_idle_leases(&mut self) {
+        let idle: Vec<LeaseId> = self.leases.iter().filter(|(_, l)| l.in_flight.is_empty()).map(|(id, _)| *id).collect();
+        idle.into_iter().for_each(|id| self.return_lease(id, false));
+    }
+
+    fn next_deadline(&self, now: Time) -> Option<Time> {
+        let idle = self.leases.values().filter(|l| l.in_flight.is_empty()).map(|l| l.idle_since + self.limits.idle_lease);
+        let has_idle = |class: ClassId| self.classes[class.0 as usize].leases.iter().any(|id| self.leases[id].in_flight.is_empty());
+        let stuck = self.leases.values().filter(|l| l.in_flight.len() > 1 && !l.recalling && has_idle(l.class)).map(|l| (l.head_since + self.limits.head_patience).max(now + 1));
+        idle.chain(stuck).min()
+    }
+
+    pub(super) fn check_leases(&self) {
+        for (id, lease) in &self.leases {
+            assert_eq!(self.leased_workers.get(&lease.worker), Some(id), "{id:?} is indexed (pid {})", lease.pid);
+            for call in &lease.in_flight {
+                assert_eq!(self.tasks.get(call).map(|task| task.place), Some(Place::Lease(*id)), "call {call} is in flight on {id:?}");
+            }
+        }
+        for class in &self.classes {
+            let in_flight: usize = class.leases.iter().map(|id| self.leases[id].in_flight.len()).sum();
+            assert_eq!(in_flight, class.in_flight, "in-flight count of a class");
+            for call in &class.queue {
+                assert_eq!(self.tasks.get(call).map(|task| task.place), Some(Place::Queued), "call {call} is queued");
+            }
+            let runnable = class.leases.iter().all(|id| !self.leases[id].in_flight.is_empty() || self.leases[id].reclaimed);
+            assert!(class.queue.is_empty() || runnable, "calls are queued while a lease is idle");
+            assert!(class.queue.is_empty() || class.wanted > 0 || !class.leases.is_empty(), "calls are queued, and nobody was asked for a worker");
+        }
+    }
+}

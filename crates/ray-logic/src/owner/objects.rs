@@ -1,0 +1,314 @@
+//! The object table and its counts. See mod.rs for the invariants, docs/design/001 for the protocol.
+
+use super::{Command, Owner, WaitId};
+use ray_proto::msg::Peer;
+use ray_proto::value::system_error;
+use ray_proto::{ObjectId, Payload, ProcId, Value};
+use std::collections::BTreeMap;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum State {
+    Pending,
+    Ready(Value),
+    /// The object of an actor's handle: it has counts and no value.
+    Handle,
+}
+
+/// One entry. Kept small: a queued no-op should cost a few hundred bytes in all.
+#[derive(Debug)]
+pub struct Object {
+    /// Python handles and zero-copy views in this process.
+    pub local: u32,
+    /// Submitted calls and containers in this process that mention it.
+    pub holds: u32,
+    /// Running calls of others that mention it: their caller keeps it for us.
+    pub covers: u32,
+    /// Borrowed only: grants of the owner not yet released.
+    pub granted: u32,
+    pub state: State,
+    more: Option<Box<More>>,
+}
+
+/// What few entries need.
+#[derive(Debug, Default)]
+pub(super) struct More {
+    pub borrowers: BTreeMap<ProcId, u32>,
+    /// References inside the value; each counts as one hold.
+    pub refs: Vec<ObjectId>,
+    pub waits: Vec<WaitId>,
+    /// Calls of ours that take it as an argument.
+    pub dependents: Vec<u64>,
+    /// Processes that asked for the value.
+    pub fetchers: Vec<ProcId>,
+    pub fetch_sent: bool,
+}
+
+impl Object {
+    pub(super) fn new(state: State) -> Self {
+        Object { local: 0, holds: 0, covers: 0, granted: 0, state, more: None }
+    }
+
+    pub(super) fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_with(Box::default)
+    }
+
+    pub(super) fn take_more(&mut self) -> Option<Box<More>> {
+        self.more.take()
+    }
+
+    pub fn is_ready(&self) -> bool {
+        !matches!(self.state, State::Pending)
+    }
+
+    pub fn refs(&self) -> &[ObjectId] {
+        self.more.as_ref().map_or(&[], |more| &more.refs)
+    }
+
+    pub fn borrowers(&self) -> impl Iterator<Item = (ProcId, u32)> + '_ {
+        self.more.iter().flat_map(|more| more.borrowers.iter().map(|(p, n)| (*p, *n)))
+    }
+
+    fn is_unused(&self) -> bool {
+        self.local == 0 && self.holds == 0 && self.covers == 0 && self.more.as_ref().is_none_or(|more| more.borrowers.is_empty())
+    }
+}
+
+impl Owner {
+    /// A new owned object with one local reference. The references inside it are counted as held by it.
+    pub fn put(&mut self, payload: Payload) -> ObjectId {
+        let call = self.next_call();
+        let id = ObjectId::new(self.me, call, 0);
+        let mut object = Object::new(State::Ready(payload.value));
+        object.local = 1;
+        self.objects.insert(id, object);
+        for inner in &payload.refs {
+            self.hold(*inner);
+        }
+        if !payload.refs.is_empty() {
+            self.object(id).more().refs = payload.refs;
+        }
+        id
+    }
+
+    pub fn get(&self, id: ObjectId) -> Option<&Object> {
+        self.objects.get(&id)
+    }
+
+    /// The value of a ready object.
+    pub fn value(&self, id: ObjectId) -> Option<&Value> {
+        match self.objects.get(&id).map(|object| &object.state) {
+            Some(State::Ready(value)) => Some(value),
+            _ => None,
+        }
+    }
+
+    pub fn is_ready(&self, id: ObjectId) -> bool {
+        self.objects.get(&id).is_some_and(Object::is_ready)
+    }
+
+    /// The entry of an id; a borrowed one is created on first mention.
+    pub(super) fn object(&mut self, id: ObjectId) -> &mut Object {
+        if !self.objects.contains_key(&id) {
+            let state = self.first_state(id);
+            self.objects.insert(id, Object::new(state));
+        }
+        self.objects.get_mut(&id).expect("inserted above")
+    }
+
+    fn first_state(&mut self, id: ObjectId) -> State {
+        if id.owner == self.me {
+            // Ours, yet not in the table: it was freed, or somebody made the id up.
+            return State::Ready(lost(id, "its owner, this process, has already freed it or never made it"));
+        }
+        let peer = self.peer(id.owner);
+        peer.owned_by_them += 1;
+        match (id.is_actor(), peer.dead) {
+            (true, _) => State::Handle,
+            (false, true) => State::Ready(owner_died(id, "the owner had died before the reference arrived")),
+            (false, false) => State::Pending,
+        }
+    }
+
+    /// A Python handle or a view appeared.
+    pub fn add_local(&mut self, id: ObjectId) {
+        self.object(id).local += 1;
+    }
+
+    /// A Python handle or a view is gone.
+    pub fn release_local(&mut self, id: ObjectId) {
+        if let Some(object) = self.objects.get_mut(&id) {
+            debug_assert!(object.local > 0, "local count of {id:?}");
+            object.local = object.local.saturating_sub(1);
+            self.free_if_unused(id);
+        }
+    }
+
+    pub(super) fn hold(&mut self, id: ObjectId) {
+        self.object(id).holds += 1;
+    }
+
+    pub(super) fn unhold(&mut self, id: ObjectId) {
+        if let Some(object) = self.objects.get_mut(&id) {
+            debug_assert!(object.holds > 0, "holds of {id:?}");
+            object.holds = object.holds.saturating_sub(1);
+            self.free_if_unused(id);
+        }
+    }
+
+    /// Remove the entry when nothing counts it, then whatever only it held. A work list, since containers may nest deeply.
+    pub(super) fn free_if_unused(&mut self, id: ObjectId) {
+        let mut list = vec![id];
+        while let Some(id) = list.pop() {
+            if !self.objects.get(&id).is_some_and(Object::is_unused) {
+                continue;
+            }
+            let mut object = self.objects.remove(&id).expect("looked up above");
+            let inner = object.take_more().map(|more| more.refs).unwrap_or_default();
+            if id.owner == self.me {
+                self.free_owned(id, object.state);
+            } else {
+                self.free_borrowed(id, object.granted);
+            }
+            for id in inner {
+                if let Some(object) = self.objects.get_mut(&id) {
+                    object.holds = object.holds.saturating_sub(1);
+                    list.push(id);
+                }
+            }
+        }
+    }
+
+    fn free_owned(&mut self, id: ObjectId, state: State) {
+        match state {
+            State::Ready(Value::Shm(range)) => self.out.push(Command::Free(range)),
+            State::Handle => self.actor_out_of_scope(id),
+            _ => {}
+        }
+    }
+
+    fn free_borrowed(&mut self, id: ObjectId, granted: u32) {
+        if let Some(peer) = self.peers.get_mut(&id.owner) {
+            peer.owned_by_them -= 1;
+        }
+        if granted > 0 {
+            self.releases.entry(id.owner).or_default().push((id, granted));
+        }
+        if id.is_actor() {
+            self.actors.remove(&id);
+        }
+    }
+
+    /// The value of a pending object is here: wake who waits, answer who asked, start what depends.
+    pub(super) fn set_ready(&mut self, id: ObjectId, payload: Payload) {
+        let Some(object) = self.objects.get_mut(&id) else { return self.discard(payload) };
+        if object.is_ready() {
+            return self.discard(payload);
+        }
+        object.state = State::Ready(payload.value);
+        if object.more.is_none() && payload.refs.is_empty() {
+            return;
+        }
+        let more = object.more();
+        more.refs = payload.refs;
+        let (waits, dependents, fetchers) = (std::mem::take(&mut more.waits), std::mem::take(&mut more.dependents), std::mem::take(&mut more.fetchers));
+        waits.into_iter().for_each(|wait| self.wait_progress(wait));
+        fetchers.into_iter().for_each(|to| self.answer_fetch(to, id));
+        dependents.into_iter().for_each(|task| self.dependency_ready(task, id));
+    }
+
+    /// A value nobody refers to any more: give back what it holds.
+    pub(super) fn discard(&mut self, payload: Payload) {
+        if let Value::Shm(range) = payload.value {
+            self.out.push(Command::Free(range));
+        }
+        payload.refs.into_iter().for_each(|id| self.unhold(id));
+    }
+
+    /// Ask the owner for the value of a borrowed object, once.
+    pub(super) fn fetch(&mut self, id: ObjectId) {
+        if id.owner == self.me || self.is_ready(id) {
+            return;
+        }
+        if !std::mem::replace(&mut self.object(id).more().fetch_sent, true) {
+            self.fetches.entry(id.owner).or_default().push(id);
+        }
+    }
+
+    pub(super) fn fetch_asked(&mut self, from: ProcId, ids: &[ObjectId]) {
+        for &id in ids {
+            match self.objects.get_mut(&id) {
+                Some(object) if !object.is_ready() => object.more().fetchers.push(from),
+                Some(_) => self.answer_fetch(from, id),
+                None => {
+                    let payload = Payload { value: lost(id, "its owner has freed it: no counted reference was left"), refs: vec![] };
+                    self.send(from, Peer::Fetched { id, payload }, true);
+                }
+            }
+        }
+    }
+
+    fn answer_fetch(&mut self, to: ProcId, id: ObjectId) {
+        let Some(object) = self.objects.get(&id) else { return };
+        let State::Ready(value) = &object.state else { return };
+        let payload = Payload { value: value.clone(), refs: object.refs().to_vec() };
+        self.grant_refs(to, &payload.refs);
+        self.send(to, Peer::Fetched { id, payload }, true);
+    }
+
+    pub(super) fn owner_died(&mut self, owner: ProcId, evidence: &ray_proto::msg::Evidence) {
+        if self.peer(owner).owned_by_them == 0 {
+            return;
+        }
+        let is_hit = |(id, object): (&ObjectId, &Object)| {
+            let lost = matches!(object.state, State::Pending | State::Ready(Value::Shm(_)));
+            (id.owner == owner && lost).then_some(*id)
+        };
+        let mut hit: Vec<ObjectId> = self.objects.iter().filter_map(is_hit).collect();
+        hit.sort_unstable();
+        let how = crate::evidence::describe(evidence);
+        for id in hit {
+            let value = owner_died(id, &format!("the process that owned it is gone: {how}"));
+            let object = self.object(id);
+            let was_ready = object.is_ready();
+            object.state = State::Pending;
+            if was_ready {
+                object.state = State::Ready(value);
+            } else {
+                self.set_ready(id, Payload { value, refs: vec![] });
+            }
+        }
+    }
+
+    /// Panics when a count is off; called by the simulator and by tests after each step.
+    pub fn check_invariants(&self) {
+        let mut holds: BTreeMap<ObjectId, u32> = BTreeMap::new();
+        let mut mention = |id: ObjectId| *holds.entry(id).or_insert(0) += 1;
+        self.objects.values().flat_map(|object| object.refs()).for_each(|id| mention(*id));
+        self.tasks.values().flat_map(|task| task.held_refs()).for_each(&mut mention);
+        self.reply_holds.values().flatten().for_each(|id| mention(*id));
+        self.pending_borrows.values().flat_map(|pending| pending.held()).for_each(|id| mention(*id));
+        for (id, object) in &self.objects {
+            assert!(!object.is_unused(), "{id:?} is in the table with no count");
+            assert_eq!(object.holds, holds.get(id).copied().unwrap_or(0), "holds of {id:?} ({:?})", object.state);
+            assert!(id.owner != self.me || object.granted == 0, "{id:?} is ours and borrowed");
+        }
+        for id in holds.keys() {
+            assert!(self.objects.contains_key(id), "{id:?} is held and not in the table");
+        }
+        self.check_leases();
+    }
+}
+
+fn lost(id: ObjectId, why: &str) -> Value {
+    let hex = hex(&id.bytes());
+    system_error("object_lost", &[("object_id", &hex), ("message", &format!("object {hex} is lost: {why}."))])
+}
+
+fn owner_died(id: ObjectId, why: &str) -> Value {
+    let hex = hex(&id.bytes());
+    system_error("owner_died", &[("object_id", &hex), ("message", &format!("object {hex} can't be read: {why}"))])
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

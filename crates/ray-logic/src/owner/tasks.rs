@@ -1,0 +1,292 @@
+//! Calls we made: from submission through their arguments to exactly one end.
+
+use super::objects::{hex, Object, State};
+use super::refs::Then;
+use super::{Command, Owner};
+use crate::Time;
+use ray_proto::msg::{Args, Call, Outcome, Reply};
+use ray_proto::value::system_error;
+use ray_proto::{ActorId, Blob, ClassId, LeaseId, ObjectId, Payload, ProcId, Resources, TemplateId, Value};
+use std::sync::Arc;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallKind {
+    Task { class: ClassId },
+    /// `max_pending` < 0: unbounded.
+    Method { actor: ActorId, max_pending: i64 },
+    /// The construction of an actor; it has no returns.
+    Create,
+}
+
+/// Everything constant about a call site.
+#[derive(Debug, PartialEq)]
+pub struct Template {
+    pub id: TemplateId,
+    pub kind: CallKind,
+    pub name: String,
+    pub payload: Blob,
+    pub num_returns: u32,
+    /// -1: for ever.
+    pub max_retries: i32,
+    /// Whether an exception that the worker calls retryable counts as a failure to retry.
+    pub retry_raised: bool,
+    pub max_calls: u32,
+}
+
+/// Arguments as the shell hands them over: pickled, with the references they mention.
+#[derive(Debug)]
+pub struct CallArgs {
+    pub body: Value,
+    /// The object that holds `body` when that is in shared memory, else nil.
+    pub body_id: ObjectId,
+    pub deps: Vec<ObjectId>,
+    pub nested: Vec<ObjectId>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum SubmitError {
+    TooManyPending { limit: i64 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Waiting,
+    Queued,
+    Lease(LeaseId),
+    /// In its actor client's queue or in flight there.
+    Actor,
+}
+
+#[derive(Debug)]
+pub(super) struct TaskRefs {
+    pub body_id: ObjectId,
+    pub deps: Vec<ObjectId>,
+    pub nested: Vec<ObjectId>,
+}
+
+#[derive(Debug)]
+pub(super) struct Task {
+    pub template: Arc<Template>,
+    pub body: Value,
+    pub refs: Option<Box<TaskRefs>>,
+    pub unresolved: u32,
+    pub retries_left: i32,
+    pub attempt: u32,
+    pub place: Place,
+}
+
+impl Task {
+    /// Every object this call holds, one entry per hold.
+    pub(super) fn held_refs(&self) -> impl Iterator<Item = ObjectId> + '_ {
+        let actor = match self.template.kind {
+            CallKind::Method { actor, .. } => Some(actor),
+            _ => None,
+        };
+        let refs = self.refs.iter().flat_map(|refs| {
+            let body = (!refs.body_id.is_nil()).then_some(refs.body_id);
+            body.into_iter().chain(refs.deps.iter().copied()).chain(refs.nested.iter().copied())
+        });
+        actor.into_iter().chain(refs)
+    }
+}
+
+impl Owner {
+    /// Register a call site. `id` is set here.
+    pub fn template(&mut self, mut template: Template) -> Arc<Template> {
+        template.id = TemplateId(self.templates.len() as u32);
+        let template = Arc::new(template);
+        self.templates.push(template.clone());
+        template
+    }
+
+    /// The scheduling class of a shape and an environment.
+    pub fn class_for(&mut self, shape: &Resources, env: &str) -> ClassId {
+        if let Some(class) = self.class_ids.get(&(shape.clone(), env.to_owned())) {
+            return *class;
+        }
+        let class = ClassId(self.classes.len() as u32);
+        let slots = shape.slots_in(&self.node_total, 1024).max(1);
+        self.classes.push(super::leases::Class::new(slots));
+        self.class_ids.insert((shape.clone(), env.to_owned()), class);
+        self.out.push(Command::Node(ray_proto::msg::ToNode::DefineClass { class, shape: shape.clone(), env: env.to_owned() }));
+        class
+    }
+
+    /// Accept a call. Its returns are `ObjectId::new(me, counter, 1..=num_returns)`, each with one local reference.
+    pub fn submit(&mut self, now: Time, template: &Arc<Template>, args: CallArgs) -> Result<u64, SubmitError> {
+        if let CallKind::Method { actor, max_pending } = template.kind {
+            let pending = self.actor(actor).pending();
+            if max_pending >= 0 && pending as i64 >= max_pending {
+                return Err(SubmitError::TooManyPending { limit: max_pending });
+            }
+        }
+        let call = self.next_call();
+        for index in 1..=u64::from(template.num_returns) {
+            let mut object = Object::new(State::Pending);
+            object.local = 1;
+            self.objects.insert(ObjectId::new(self.me, call, index), object);
+        }
+        self.accept(call, template, args);
+        self.arrange(now, call);
+        Ok(call)
+    }
+
+    /// Take the holds of a call and note what it still waits for.
+    pub(super) fn accept(&mut self, call: u64, template: &Arc<Template>, args: CallArgs) {
+        let has_refs = !(args.deps.is_empty() && args.nested.is_empty() && args.body_id.is_nil());
+        let mut unresolved = 0;
+        for &id in &args.deps {
+            if !self.is_ready(id) {
+                unresolved += 1;
+                self.object(id).more().dependents.push(call);
+                self.fetch(id);
+            }
+        }
+        let refs = has_refs.then(|| Box::new(TaskRefs { body_id: args.body_id, deps: args.deps, nested: args.nested }));
+        let task = Task { template: template.clone(), body: args.body, refs, unresolved, retries_left: template.max_retries, attempt: 0, place: Place::Waiting };
+        let held: Vec<ObjectId> = task.held_refs().collect();
+        held.into_iter().for_each(|id| self.hold(id));
+        self.tasks.insert(call, task);
+    }
+
+    /// Put an accepted call where it belongs now.
+    fn arrange(&mut self, now: Time, call: u64) {
+        let task = &self.tasks[&call];
+        let resolved = task.unresolved == 0;
+        match task.template.kind {
+            CallKind::Method { actor, .. } => self.queue_actor_call(actor, call),
+            _ if !resolved => {}
+            CallKind::Task { class } => match self.failed_dependency(call) {
+                Some(error) => self.fail(call, error),
+                None => self.enqueue(now, class, call, false),
+            },
+            CallKind::Create => self.send_creation(call),
+        }
+    }
+
+    pub(super) fn dependency_ready(&mut self, call: u64, _id: ObjectId) {
+        let Some(task) = self.tasks.get_mut(&call) else { return };
+        task.unresolved -= 1;
+        if task.unresolved > 0 {
+            return;
+        }
+        match task.template.kind {
+            CallKind::Method { actor, .. } => self.pump_actor(actor),
+            CallKind::Create => self.send_creation(call),
+            CallKind::Task { class } => match self.failed_dependency(call) {
+                Some(error) => self.fail(call, error),
+                None => self.enqueue_resolved(class, call),
+            },
+        }
+    }
+
+    /// The error among its resolved arguments, if any: the call fails with it without running.
+    pub(super) fn failed_dependency(&self, call: u64) -> Option<Value> {
+        let refs = self.tasks[&call].refs.as_ref()?;
+        refs.deps.iter().filter_map(|id| self.value(*id)).find(|value| value.is_error()).cloned()
+    }
+
+    /// The call as it goes on the wire.
+    pub(super) fn call_message(&self, call: u64, actor_seq: Option<(ActorId, u64)>, gpu_ids: Vec<u32>) -> Box<Call> {
+        let task = &self.tasks[&call];
+        let args = self.args_of(task);
+        let template = &task.template;
+        Box::new(Call { task: call, template: template.id, attempt: task.attempt, num_returns: template.num_returns, actor_seq, gpu_ids, args })
+    }
+
+    pub(super) fn args_of(&self, task: &Task) -> Args {
+        let Some(refs) = &task.refs else {
+            return Args { body: task.body.clone(), body_id: ObjectId::NIL, deps: vec![], nested: vec![] };
+        };
+        let resolved = |id: &ObjectId| {
+            let object = &self.objects[id];
+            let State::Ready(value) = &object.state else { unreachable!("{id:?} is resolved") };
+            (*id, Payload { value: value.clone(), refs: object.refs().to_vec() })
+        };
+        Args { body: task.body.clone(), body_id: refs.body_id, deps: refs.deps.iter().map(resolved).collect(), nested: refs.nested.clone() }
+    }
+
+    pub(super) fn replied(&mut self, now: Time, from: ProcId, reply: Reply) {
+        let call = reply.task;
+        let third_party = reply.results.iter().flat_map(|p| &p.refs).any(|id| id.owner != self.me && id.owner != from);
+        let mut unregistered = std::collections::BTreeMap::new();
+        for payload in &reply.results {
+            for (owner, ids) in self.adopt_refs(from, &payload.refs) {
+                unregistered.entry(owner).or_insert_with(Vec::new).extend(ids);
+            }
+        }
+        if third_party {
+            self.borrow_then(unregistered, Then::HoldDone { to: from, task: call });
+        }
+        reply.retained.iter().for_each(|id| self.grant(from, *id, 1));
+        let known = match self.tasks.get(&call).map(|task| task.place) {
+            Some(Place::Lease(_)) => self.lease_replied(now, from, call, reply.leaving),
+            Some(Place::Actor) => self.actor_replied(call),
+            _ => false,
+        };
+        match reply.outcome {
+            _ if !known => reply.results.into_iter().for_each(|payload| self.discard(payload)),
+            Outcome::Raised { retryable: true } if self.may_retry(call) => {
+                reply.results.into_iter().for_each(|payload| self.discard(payload));
+                self.retry(now, call);
+            }
+            _ => self.finish(call, reply.results),
+        }
+        self.pump_all_after_reply(now, from);
+    }
+
+    fn may_retry(&self, call: u64) -> bool {
+        self.tasks.get(&call).is_some_and(|task| task.template.retry_raised && task.retries_left != 0)
+    }
+
+    /// Start over, at the head of the line: it has waited longest.
+    pub(super) fn retry(&mut self, now: Time, call: u64) {
+        let Some(task) = self.tasks.get_mut(&call) else { return };
+        task.attempt += 1;
+        if task.retries_left > 0 {
+            task.retries_left -= 1;
+        }
+        match task.template.kind {
+            CallKind::Task { class } => self.enqueue(now, class, call, true),
+            CallKind::Method { actor, .. } => self.requeue_actor_call(actor, call),
+            CallKind::Create => {}
+        }
+    }
+
+    /// The one end of a call: results to its returns, holds dropped.
+    pub(super) fn finish(&mut self, call: u64, results: Vec<Payload>) {
+        let Some(task) = self.tasks.remove(&call) else { return };
+        let returns = u64::from(task.template.num_returns);
+        let shared_error = results.len() == 1 && results[0].value.is_error();
+        if shared_error && returns > 1 {
+            for index in 1..=returns {
+                self.set_ready(ObjectId::new(self.me, call, index), results[0].clone());
+            }
+        } else {
+            for (index, payload) in results.into_iter().enumerate() {
+                match (index as u64) < returns {
+                    true => self.set_ready(ObjectId::new(self.me, call, index as u64 + 1), payload),
+                    false => self.discard(payload),
+                }
+            }
+        }
+        let held: Vec<ObjectId> = task.held_refs().collect();
+        held.into_iter().for_each(|id| self.unhold(id));
+    }
+
+    pub(super) fn fail(&mut self, call: u64, error: Value) {
+        self.finish(call, vec![Payload { value: error, refs: vec![] }]);
+    }
+
+    /// The record of a failure of this call found by the engine.
+    pub(super) fn call_error(&self, call: u64, code: &str, message: &str) -> Value {
+        let name = self.tasks.get(&call).map_or("", |task| &task.template.name);
+        let task_id = hex(&ObjectId::new(self.me, call, 0).task_bytes());
+        system_error(code, &[("name", name), ("task_id", &task_id), ("message", message)])
+    }
+
+    /// Calls accepted and not yet ended.
+    pub fn unfinished(&self) -> usize {
+        self.tasks.len()
+    }
+}

@@ -1,0 +1,597 @@
+//! This is the main loop of the daemon: one thread, one epoll set, the driver on descriptor 0.
+
+use crate::conn::{Conn, Pipe, Token};
+use crate::oom;
+use crate::template::{Report, Template};
+use ray_logic::node::{Node, NodeCommand, NodeConfig};
+use ray_proto::msg::{Boot, Evidence, FromNode, ToNode, WorkerLine};
+use ray_proto::wire::{decode, PROTOCOL};
+use ray_proto::{ExtentId, ProcId, UNIT};
+use ray_shm::board::{Board, SLOTS};
+use ray_shm::link::{pair, Filled, Flushed};
+use ray_shm::memory;
+use ray_shm::poll::{Poll, Ready};
+use rustix::pipe::{pipe_with, PipeFlags};
+use rustix::process::{kill_process, kill_process_group, waitpid, Pid, Signal, WaitOptions};
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+
+/// A process whose link closed gets this long to end by itself.
+const CLOSING_US: u64 = 2_000_000;
+/// A stopped worker is reported after this (law 7).
+const STOPPED_US: u64 = 5_000_000;
+const LOOK_US: u64 = 1_000_000;
+/// Bytes of log lines waiting for the driver above which workers' pipes are not read: they block, nothing is lost.
+const LOG_BACKLOG: usize = 4 << 20;
+
+struct Daemon {
+    poll: Poll,
+    node: Node,
+    driver: ProcId,
+    boot: Boot,
+    conns: BTreeMap<ProcId, Conn>,
+    by_pid: BTreeMap<u32, ProcId>,
+    template: Option<Template>,
+    board_fd: OwnedFd,
+    board: Board,
+    free_slots: Vec<u32>,
+    /// Forks asked for and not reported, with what they need: a new template gets them again.
+    forking: BTreeMap<ProcId, Forking>,
+    extents: BTreeMap<ExtentId, OwnedFd>,
+    oom_kills: Option<u64>,
+    commands: VecDeque<NodeCommand>,
+    paused: Vec<Token>,
+    next_look: u64,
+    over: bool,
+}
+
+struct Forking {
+    env: String,
+    link: OwnedFd,
+    out: OwnedFd,
+    err: OwnedFd,
+}
+
+/// Serve the driver on `link` until it goes away, then leave nothing behind.
+pub fn run(link: OwnedFd) -> Result<(), String> {
+    let text = |error: rustix::io::Errno| error.to_string();
+    // Orphans of the template become our children, so that their ends stay known.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(text)?;
+    raise_fd_limit();
+    let mut driver = Conn::new(link, u32::MAX);
+    let boot = first_message(&mut driver)?;
+    let (board_fd, board) = Board::create().map_err(text)?;
+    let config = node_config(&boot);
+    let mut daemon = Daemon {
+        poll: Poll::new().map_err(text)?,
+        node: Node::new(config),
+        driver: ProcId::NODE,
+        conns: BTreeMap::new(),
+        by_pid: BTreeMap::new(),
+        template: None,
+        board_fd,
+        board,
+        free_slots: (0..SLOTS).rev().collect(),
+        forking: BTreeMap::new(),
+        extents: BTreeMap::new(),
+        oom_kills: oom::kills(),
+        commands: VecDeque::new(),
+        paused: Vec::new(),
+        next_look: 0,
+        over: false,
+        boot,
+    };
+    let result = daemon.serve(driver);
+    daemon.end_everything();
+    result
+}
+
+fn raise_fd_limit() {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    // Refused only where the limits are odd; then the old one stays.
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
+}
+
+fn first_message(driver: &mut Conn) -> Result<Boot, String> {
+    loop {
+        let fd = driver.reader.fd();
+        // Interrupted is as good as ready: the read below tells.
+        let _ = rustix::event::poll(&mut [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)], None);
+        if driver.reader.fill() == Filled::Closed {
+            return Err("the driver went away before it said anything".into());
+        }
+        match driver.reader.next_frame() {
+            Ok(Some(bytes)) => match decode::<ToNode>(bytes) {
+                Ok(ToNode::Boot { boot }) => return Ok(boot),
+                _ => return Err("the first message is not a boot message of this release".into()),
+            },
+            Ok(None) => {}
+            Err(len) => return Err(format!("a frame of {len} bytes")),
+        }
+    }
+}
+
+fn node_config(boot: &Boot) -> NodeConfig {
+    let setting = |name: &str| boot.settings.get(name).map(String::as_str);
+    let cpus = (boot.total.get("CPU") / UNIT).max(0) as u32;
+    NodeConfig {
+        total: boot.total.clone(),
+        store_bytes: boot.store_bytes,
+        job_env: boot.job_env.clone(),
+        warm_workers: setting("warm_workers").and_then(|v| v.parse().ok()).unwrap_or(cpus.clamp(1, 2)),
+        idle_worker: setting("idle_worker_s").and_then(|v| v.parse::<f64>().ok()).map_or(1_000_000, |s| (s * 1e6) as u64),
+        infeasible_is_error: setting("infeasible_is_error") == Some("1"),
+    }
+}
+
+impl Daemon {
+    fn serve(&mut self, driver: Conn) -> Result<(), String> {
+        let text = |error: rustix::io::Errno| format!("epoll: {error}");
+        self.driver = self.node.driver_connected(1, 0);
+        self.poll.add(driver.reader.fd(), Token::Link(self.driver).pack()).map_err(text)?;
+        self.conns.insert(self.driver, driver);
+        self.welcome(self.driver);
+        self.start_template()?;
+        self.read_link(self.driver);
+        let mut ready = Vec::with_capacity(64);
+        let mut timeout = self.after_events();
+        while !self.over {
+            self.poll.wait(timeout, &mut ready).map_err(text)?;
+            for event in std::mem::take(&mut ready) {
+                self.handle(event);
+            }
+            timeout = self.after_events();
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, event: Ready) {
+        match Token::unpack(event.token) {
+            Token::Template => self.read_template(),
+            Token::Link(id) => {
+                if event.readable {
+                    self.read_link(id);
+                }
+            }
+            token @ (Token::Out(id) | Token::Err(id)) => self.read_pipe(id, token),
+        }
+    }
+
+    /// Timers, commands, output. Returns how long nothing is due.
+    fn after_events(&mut self) -> Option<u64> {
+        let now = ray_shm::now_us();
+        let due = self.node.tick(now);
+        self.carry_out();
+        self.flush();
+        let look = self.look_around(now);
+        [due, look].into_iter().flatten().min().map(|at| at.saturating_sub(now).max(1))
+    }
+
+    fn carry_out(&mut self) {
+        let mut fresh = Vec::new();
+        loop {
+            self.node.take_commands(&mut fresh);
+            self.commands.extend(fresh.drain(..));
+            let Some(command) = self.commands.pop_front() else { return };
+            self.execute(command);
+        }
+    }
+
+    fn execute(&mut self, command: NodeCommand) {
+        match command {
+            NodeCommand::Send { to, message } => self.send(to, &message),
+            NodeCommand::Fork { proc_id, env } => self.fork(proc_id, env),
+            NodeCommand::Kill { proc_id, reason } => self.kill(proc_id, &reason),
+            NodeCommand::Link { a, b } => self.link(a, b),
+            NodeCommand::NewExtent { to, token, extent, size } => self.new_extent(to, token, extent, size),
+            NodeCommand::OpenExtent { to, token, extent, size } => self.open_extent(to, token, extent, size),
+            NodeCommand::CloseExtent { extent } => {
+                self.extents.remove(&extent);
+            }
+            NodeCommand::Shutdown => self.over = true,
+        }
+    }
+
+    fn send(&mut self, to: ProcId, message: &FromNode) {
+        if let Some(conn) = self.conns.get_mut(&to) {
+            conn.writer.queue(message);
+        }
+    }
+
+    fn send_with_fd(&mut self, to: ProcId, message: &FromNode, fd: OwnedFd) {
+        if let Some(conn) = self.conns.get_mut(&to) {
+            conn.writer.queue_with_fd(message, fd);
+        }
+    }
+
+    fn welcome(&mut self, to: ProcId) {
+        let message = FromNode::Welcome { protocol: PROTOCOL, proc_id: to, node_id: self.boot.node_id.clone(), total: self.boot.total.clone() };
+        self.send(to, &message);
+    }
+
+    fn flush(&mut self) {
+        for (id, conn) in &mut self.conns {
+            let flushed = if conn.writer.pending().0 > 0 { conn.writer.flush() } else { Flushed::All };
+            let watch = flushed == Flushed::Partly;
+            if conn.closed_at.is_none() && std::mem::replace(&mut conn.watching_writes, watch) != watch {
+                // The link is in the set: this only fails when the process is being torn down.
+                let _ = self.poll.watch_writes(conn.writer.fd(), Token::Link(*id).pack(), watch);
+            }
+        }
+        self.resume_pipes();
+    }
+
+    // ---- links
+
+    fn read_link(&mut self, id: ProcId) {
+        loop {
+            let Some(conn) = self.conns.get_mut(&id) else { return };
+            let filled = conn.reader.fill();
+            let mut batch = Vec::new();
+            let bad = loop {
+                match conn.reader.next_frame().map(|frame| frame.map(decode::<ToNode>)) {
+                    Ok(Some(Ok(message))) => batch.push(message),
+                    Ok(None) => break false,
+                    Ok(Some(Err(_))) | Err(_) => break true,
+                }
+            };
+            let (now, idle) = (ray_shm::now_us(), batch.is_empty());
+            for message in batch {
+                self.on_message(now, id, message);
+            }
+            if bad {
+                self.kill(id, "it sent something unreadable");
+            }
+            if bad || filled == Filled::Closed {
+                return self.link_closed(now, id);
+            }
+            if filled == Filled::Empty || idle {
+                return;
+            }
+        }
+    }
+
+    fn on_message(&mut self, now: u64, from: ProcId, message: ToNode) {
+        if let ToNode::Hello { protocol, .. } = &message {
+            if *protocol != PROTOCOL {
+                return self.kill(from, &format!("it speaks protocol {protocol}, this daemon {PROTOCOL}"));
+            }
+            self.welcome(from);
+        }
+        self.node.on_message(now, from, message);
+        self.carry_out();
+    }
+
+    fn link_closed(&mut self, now: u64, id: ProcId) {
+        if id == self.driver {
+            self.over = true;
+            return;
+        }
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        if conn.closed_at.replace(now).is_none() {
+            self.poll.remove(conn.reader.fd());
+        }
+        if self.template.is_none() {
+            self.reap_orphans();
+        }
+    }
+
+    fn link(&mut self, a: ProcId, b: ProcId) {
+        match pair() {
+            Ok((one, other)) => {
+                self.send_with_fd(a, &FromNode::Link { peer: b }, one);
+                self.send_with_fd(b, &FromNode::Link { peer: a }, other);
+            }
+            // Out of descriptors: the two go on through us.
+            Err(_) => self.node.link_failed(a, b),
+        }
+    }
+
+    // ---- extents
+
+    fn new_extent(&mut self, to: ProcId, token: u64, extent: ExtentId, size: u64) {
+        let made = memory::create("ray-extent", size).and_then(|fd| Ok((rustix::io::fcntl_dupfd_cloexec(&fd, 0)?, fd)));
+        match made {
+            Ok((copy, fd)) => {
+                self.extents.insert(extent, fd);
+                self.send_with_fd(to, &FromNode::ExtentGrant { token, extent, size }, copy);
+            }
+            Err(error) => {
+                self.node.extent_failed(extent);
+                self.send(to, &FromNode::StoreFull { token, text: format!("the system refused {size} bytes of shared memory: {error}") });
+            }
+        }
+    }
+
+    fn open_extent(&mut self, to: ProcId, token: u64, extent: ExtentId, size: u64) {
+        match self.extents.get(&extent).map(|fd| memory::reopen_read_only(fd.as_fd())) {
+            Some(Ok(fd)) => self.send_with_fd(to, &FromNode::ExtentOpened { token, extent, size }, fd),
+            _ => self.send(to, &FromNode::ExtentGone { token }),
+        }
+    }
+
+    // ---- workers
+
+    fn start_template(&mut self) -> Result<(), String> {
+        let template = Template::start(&self.boot.python, &self.boot.template_config, self.board_fd.as_fd())?;
+        self.poll.add(template.fd(), Token::Template.pack()).map_err(|e| e.to_string())?;
+        self.template = Some(template);
+        Ok(())
+    }
+
+    fn fork(&mut self, proc_id: ProcId, env: String) {
+        let made = pair().and_then(|(ours, theirs)| {
+            let (out, out_write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+            let (err, err_write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+            Ok((ours, theirs, Pipe::new(out), out_write, Pipe::new(err), err_write))
+        });
+        let (ours, link, out, out_write, err, err_write) = match made {
+            Ok(made) => made,
+            Err(error) => return self.node.fork_failed(ray_shm::now_us(), proc_id, &format!("no descriptors left ({error}).\nhint: raise the limit with ulimit -n")),
+        };
+        let Some(slot) = self.free_slots.pop() else {
+            return self.node.fork_failed(ray_shm::now_us(), proc_id, &format!("{SLOTS} workers are running already"));
+        };
+        self.board.clear(slot);
+        let mut conn = Conn::new(ours, slot);
+        (conn.out, conn.err) = (Some(out), Some(err));
+        let added = self.poll.add(conn.reader.fd(), Token::Link(proc_id).pack()).and_then(|()| {
+            self.poll.add(conn.out.as_ref().expect("set above").fd.as_fd(), Token::Out(proc_id).pack())?;
+            self.poll.add(conn.err.as_ref().expect("set above").fd.as_fd(), Token::Err(proc_id).pack())
+        });
+        self.conns.insert(proc_id, conn);
+        self.forking.insert(proc_id, Forking { env, link, out: out_write, err: err_write });
+        match added {
+            Ok(()) => self.ask_template(proc_id, slot),
+            Err(error) => self.fork_failed(proc_id, &error.to_string()),
+        }
+    }
+
+    fn ask_template(&mut self, proc_id: ProcId, slot: u32) {
+        let (Some(template), Some(forking)) = (&self.template, self.forking.get(&proc_id)) else { return };
+        // A template that is gone shows as a closed link, and its successor gets the request again.
+        let _ = template.fork(proc_id.0, slot, &forking.env, &[forking.link.as_fd(), forking.out.as_fd(), forking.err.as_fd()]);
+    }
+
+    fn fork_failed(&mut self, proc_id: ProcId, why: &str) {
+        self.forking.remove(&proc_id);
+        if let Some(conn) = self.conns.remove(&proc_id) {
+            self.free_slots.push(conn.slot);
+        }
+        self.node.fork_failed(ray_shm::now_us(), proc_id, why);
+    }
+
+    fn read_template(&mut self) {
+        loop {
+            let Some(template) = &self.template else { return };
+            match template.report() {
+                Ok(None) => return,
+                Ok(Some(report)) => self.on_report(report),
+                Err(()) => return self.template_died(),
+            }
+        }
+    }
+
+    fn on_report(&mut self, report: Report) {
+        match report {
+            Report::Ready => {}
+            Report::Forked { proc_id, pid } => {
+                let id = ProcId(proc_id);
+                // The child holds its own copies now: closing ours makes its end visible.
+                self.forking.remove(&id);
+                if let Some(conn) = self.conns.get_mut(&id) {
+                    conn.pid = pid;
+                    self.by_pid.insert(pid, id);
+                }
+            }
+            Report::Failed { proc_id, why } => self.fork_failed(ProcId(proc_id), &why),
+            Report::Exited { pid, status, peak_rss_kib } => self.exited(pid, status, peak_rss_kib),
+        }
+    }
+
+    /// Start another one; workers live on, and we are the parent of the orphans now.
+    fn template_died(&mut self) {
+        if let Some(mut template) = self.template.take() {
+            self.poll.remove(template.fd());
+            template.end();
+        }
+        self.reap_orphans();
+        if let Err(why) = self.start_template() {
+            let text = format!("no new workers can be started: {why}");
+            return self.send(self.driver, &FromNode::Notice { text });
+        }
+        let waiting: Vec<(ProcId, u32)> = self.forking.keys().filter_map(|id| Some((*id, self.conns.get(id)?.slot))).collect();
+        waiting.into_iter().for_each(|(id, slot)| self.ask_template(id, slot));
+    }
+
+    /// Workers of a dead template are our children.
+    fn reap_orphans(&mut self) {
+        while let Ok(Some((pid, status))) = waitpid(None, WaitOptions::NOHANG) {
+            let code = status.terminating_signal().map_or_else(|| status.exit_status().unwrap_or(0), |signal| -signal);
+            self.exited(pid.as_raw_nonzero().get() as u32, code, 0);
+        }
+    }
+
+    /// A worker ended. `status` is negative for a signal.
+    fn exited(&mut self, pid: u32, status: i32, peak_rss_kib: u64) {
+        let Some(id) = self.by_pid.remove(&pid) else { return };
+        // What it had sent counts; what its children hold goes with them.
+        self.read_link(id);
+        kill_group(pid);
+        self.drain_pipes(id);
+        let Some(conn) = self.conns.remove(&id) else { return };
+        self.paused.retain(|token| !matches!(token, Token::Out(p) | Token::Err(p) if *p == id));
+        let kills = oom::kills();
+        let evidence = Evidence {
+            pid,
+            signal: (-status).max(0),
+            exit_code: status.max(0),
+            oom_kill: status == -9 && conn.ended_by_us.is_empty() && kills > self.oom_kills,
+            stderr_tail: conn.stderr_tail(),
+            ended_by_us: conn.ended_by_us,
+            peak_rss_kib,
+            last_started: self.board.last_started(conn.slot).map(|(caller, task)| (ProcId(caller), task)),
+        };
+        self.oom_kills = kills;
+        self.free_slots.push(conn.slot);
+        self.node.proc_exited(ray_shm::now_us(), id, evidence);
+        self.carry_out();
+    }
+
+    fn kill(&mut self, id: ProcId, reason: &str) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        if conn.ended_by_us.is_empty() {
+            conn.ended_by_us = reason.to_owned();
+        }
+        if id == self.driver {
+            self.over = true;
+        } else if conn.pid != 0 {
+            kill_group(conn.pid);
+        }
+    }
+
+    // ---- output of workers
+
+    fn read_pipe(&mut self, id: ProcId, token: Token) {
+        let backlog = self.conns.get(&self.driver).map_or(0, |driver| driver.writer.pending().0);
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let is_stderr = token == Token::Err(id);
+        let slot = if is_stderr { &mut conn.err } else { &mut conn.out };
+        let Some(pipe) = slot else { return };
+        if backlog > LOG_BACKLOG {
+            self.poll.remove(pipe.fd.as_fd());
+            return self.paused.push(token);
+        }
+        let (lines, more) = pipe.read(conn.pid, is_stderr);
+        if more.is_none() {
+            self.poll.remove(pipe.fd.as_fd());
+            *slot = None;
+        }
+        conn.remember(&lines);
+        self.forward(lines);
+    }
+
+    fn forward(&mut self, lines: Vec<WorkerLine>) {
+        if !lines.is_empty() && self.boot.settings.get("log_to_driver").is_none_or(|v| v != "0") {
+            self.send(self.driver, &FromNode::Lines { lines });
+        }
+    }
+
+    fn resume_pipes(&mut self) {
+        let backlog = self.conns.get(&self.driver).map_or(0, |driver| driver.writer.pending().0);
+        if self.paused.is_empty() || backlog > LOG_BACKLOG / 2 {
+            return;
+        }
+        for token in std::mem::take(&mut self.paused) {
+            let (Token::Out(id) | Token::Err(id)) = token else { continue };
+            let Some(conn) = self.conns.get(&id) else { continue };
+            let pipe = if token == Token::Err(id) { &conn.err } else { &conn.out };
+            if let Some(pipe) = pipe {
+                // A descriptor that can't be watched again is read at its worker's end.
+                let _ = self.poll.add(pipe.fd.as_fd(), token.pack());
+            }
+        }
+    }
+
+    /// The last words of a worker that has ended.
+    fn drain_pipes(&mut self, id: ProcId) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let mut all = Vec::new();
+        for is_stderr in [false, true] {
+            let slot = if is_stderr { &mut conn.err } else { &mut conn.out };
+            while let Some(pipe) = slot {
+                let (lines, more) = pipe.read(conn.pid, is_stderr);
+                all.extend(lines);
+                match more {
+                    // Empty yet open: somebody else holds the other end. Its bytes are not the worker's.
+                    Some(0) => break,
+                    Some(_) => {}
+                    None => *slot = None,
+                }
+            }
+        }
+        conn.remember(&all);
+        self.forward(all);
+    }
+
+    // ---- time
+
+    /// Once a second while there is something to look at: closed links whose process lingers, stopped workers.
+    fn look_around(&mut self, now: u64) -> Option<u64> {
+        let busy = self.node.busy_workers();
+        let closing = self.conns.values().any(|conn| conn.closed_at.is_some());
+        if busy.is_empty() && !closing {
+            return None;
+        }
+        if now < self.next_look {
+            return Some(self.next_look);
+        }
+        self.next_look = now + LOOK_US;
+        let lingering = |c: &Conn| c.closed_at.is_some_and(|at| now > at + CLOSING_US);
+        let late: Vec<ProcId> = self.conns.iter().filter(|(_, c)| lingering(c)).map(|(id, _)| *id).collect();
+        late.into_iter().for_each(|id| self.kill(id, "it had closed its link and did not end"));
+        for (id, pid) in busy {
+            self.look_at(now, id, pid);
+        }
+        Some(self.next_look)
+    }
+
+    fn look_at(&mut self, now: u64, id: ProcId, pid: u32) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        if oom::state_of(pid) != Some('T') {
+            conn.stopped_since = None;
+            return;
+        }
+        let (since, said) = *conn.stopped_since.get_or_insert((now, false));
+        if now < since + STOPPED_US - LOOK_US || said {
+            return;
+        }
+        conn.stopped_since = Some((since, true));
+        if self.boot.settings.get("stopped_is_dead").is_some_and(|v| v == "1") {
+            return self.kill(id, "it was stopped (state T) for 5 s, and the setting stopped_is_dead is on");
+        }
+        let text = format!("the worker with pid {pid} has been stopped (state T) for 5 s; what it runs goes on when it gets SIGCONT.\nhint: kill -CONT {pid}");
+        self.send(self.driver, &FromNode::Notice { text });
+    }
+
+    /// Nothing may outlive us: workers, their children, the template.
+    fn end_everything(&mut self) {
+        let driver = self.driver;
+        let pids: Vec<u32> = self.conns.iter().filter(|(id, _)| **id != driver).map(|(_, conn)| conn.pid).filter(|pid| *pid != 0).collect();
+        if let Some(template) = &mut self.template {
+            template.end();
+        }
+        pids.iter().for_each(|pid| kill_group(*pid));
+        // Children forked a moment ago are unknown to us yet ours by inheritance.
+        let deadline = ray_shm::now_us() + 1_000_000;
+        while ray_shm::now_us() < deadline {
+            match waitpid(None, WaitOptions::NOHANG) {
+                Ok(Some((pid, _))) => kill_group(pid.as_raw_nonzero().get() as u32),
+                Ok(None) => {
+                    kill_unknown_children();
+                    let mut none: [rustix::event::PollFd<'_>; 0] = [];
+                    let pause = rustix::time::Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+                    let _ = rustix::event::poll(&mut none, Some(&pause));
+                }
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// SIGKILL to a worker, and to everything it started that stayed in its session.
+fn kill_group(pid: u32) {
+    let Some(pid) = Pid::from_raw(pid as i32) else { return };
+    // Each may be gone already; gone is what is wanted.
+    let _ = kill_process_group(pid, Signal::KILL);
+    let _ = kill_process(pid, Signal::KILL);
+}
+
+/// Workers that the template forked and did not get to report.
+fn kill_unknown_children() {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let Ok(text) = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")) else { return };
+    text.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()).for_each(kill_group);
+}
+

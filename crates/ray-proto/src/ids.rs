@@ -1,0 +1,147 @@
+//! Ids. Each is a newtype; the layouts users see are made here and nowhere else.
+//!
+//! Invariants
+//! 1. A `ProcId` names one incarnation of one process; it is never reused within a session. Top 16 bits: job number (0 = the node itself).
+//! 2. An `ObjectId` carries its owner, so no directory is needed to find who knows about it.
+//! 3. `seq` = call counter << 24 | index. Index 0 is a `put`, 1.. are the returns of the call, `ACTOR_INDEX` is an actor's handle object.
+
+use crate::wire::{Reader, Wire, WireError};
+
+macro_rules! newtype {
+    ($(#[$doc:meta] $name:ident($inner:ty);)*) => {$(
+        #[$doc]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub $inner);
+        impl Wire for $name {
+            fn put(&self, out: &mut Vec<u8>) { self.0.put(out) }
+            fn take(r: &mut Reader<'_>) -> Result<Self, WireError> { Ok(Self(<$inner>::take(r)?)) }
+        }
+    )*};
+}
+
+newtype! {
+    /// One incarnation of one process.
+    ProcId(u64);
+    /// A granted use of one worker, given by the node.
+    LeaseId(u64);
+    /// A scheduling class within its owner.
+    ClassId(u32);
+    /// A call template within its owner.
+    TemplateId(u32);
+    /// A memfd that holds object ranges, numbered by the node.
+    ExtentId(u64);
+}
+
+impl ProcId {
+    /// The node's own daemon.
+    pub const NODE: ProcId = ProcId(0);
+
+    pub fn new(job: u16, counter: u64) -> Self {
+        ProcId((u64::from(job) << 48) | counter)
+    }
+
+    pub fn job(self) -> u32 {
+        (self.0 >> 48) as u32
+    }
+}
+
+/// Bits of `seq` that hold the index within a call.
+pub const INDEX_BITS: u32 = 24;
+/// The index of an actor's handle object.
+pub const ACTOR_INDEX: u64 = (1 << INDEX_BITS) - 1;
+/// The most results one call can have.
+pub const MAX_RETURNS: u64 = ACTOR_INDEX - 1;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectId {
+    pub owner: ProcId,
+    pub seq: u64,
+}
+
+/// An actor is named by the object of its handle, owned by its creator.
+pub type ActorId = ObjectId;
+
+impl ObjectId {
+    pub const NIL: ObjectId = ObjectId { owner: ProcId(0), seq: 0 };
+
+    pub fn new(owner: ProcId, call: u64, index: u64) -> Self {
+        ObjectId { owner, seq: (call << INDEX_BITS) | index }
+    }
+
+    pub fn is_nil(self) -> bool {
+        self == Self::NIL
+    }
+
+    pub fn call(self) -> u64 {
+        self.seq >> INDEX_BITS
+    }
+
+    pub fn index(self) -> u64 {
+        self.seq & ACTOR_INDEX
+    }
+
+    pub fn is_actor(self) -> bool {
+        self.index() == ACTOR_INDEX
+    }
+
+    /// Ray's 24-byte form of the call that made this object.
+    pub fn task_bytes(self) -> [u8; 24] {
+        let mut out = [0; 24];
+        out[..8].copy_from_slice(&self.call().to_be_bytes());
+        out[8..16].copy_from_slice(&self.owner.0.to_be_bytes());
+        out[20..].copy_from_slice(&self.owner.job().to_le_bytes());
+        out
+    }
+
+    /// Ray's 28-byte form: task, then index. All ones stands for nil, as Ray has it.
+    pub fn bytes(self) -> [u8; 28] {
+        if self.is_nil() {
+            return [0xff; 28];
+        }
+        let mut out = [0; 28];
+        out[..24].copy_from_slice(&self.task_bytes());
+        out[24..].copy_from_slice(&(self.index() as u32).to_le_bytes());
+        out
+    }
+
+    pub fn from_bytes(bytes: &[u8; 28]) -> Self {
+        if bytes == &[0xff; 28] {
+            return Self::NIL;
+        }
+        let word = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+        let index = u32::from_le_bytes(bytes[24..].try_into().expect("four bytes"));
+        ObjectId::new(ProcId(word(8)), word(0), u64::from(index))
+    }
+
+    /// Ray's 16-byte form of an actor: counter (5), zero, owner's counter (6), job (4).
+    pub fn actor_bytes(self) -> [u8; 16] {
+        let mut out = [0; 16];
+        out[..5].copy_from_slice(&self.call().to_be_bytes()[3..]);
+        out[6..12].copy_from_slice(&self.owner.0.to_be_bytes()[2..]);
+        out[12..].copy_from_slice(&self.owner.job().to_le_bytes());
+        out
+    }
+}
+
+impl Wire for ObjectId {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.owner.put(out);
+        self.seq.put(out);
+    }
+    fn take(r: &mut Reader<'_>) -> Result<Self, WireError> {
+        Ok(ObjectId { owner: ProcId::take(r)?, seq: u64::take(r)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn object_id_survives_its_public_form() {
+        let id = ObjectId::new(ProcId::new(7, 12345), 99, 3);
+        assert_eq!(ObjectId::from_bytes(&id.bytes()), id);
+        assert_eq!(ObjectId::from_bytes(&ObjectId::NIL.bytes()), ObjectId::NIL);
+        assert_eq!(&id.bytes()[20..24], &7u32.to_le_bytes());
+    }
+}

@@ -1,0 +1,12 @@
+//! Ids, resources, values, messages and their codec: what every other crate speaks.
+//! Pure: no clock, no I/O, no threads.
+
+pub mod ids;
+pub mod msg;
+pub mod resources;
+pub mod value;
+pub mod wire;
+
+pub use ids::{ActorId, ClassId, ExtentId, LeaseId, ObjectId, ProcId, TemplateId};
+pub use resources::{Resources, UNIT};
+pub use value::{Blob, Payload, ShmRange, Value};

@@ -1,0 +1,236 @@
+//! Every message of the protocol. `ToNode` and `FromNode` run between a process and its daemon, `Peer` between two processes,
+//! `ToTemplate` and `FromTemplate` between the daemon and the process that forks workers (its half is Python: see ray/_core/template.py).
+
+use crate::ids::{ActorId, ClassId, ExtentId, LeaseId, ObjectId, ProcId, TemplateId};
+use crate::resources::Resources;
+use crate::value::{Blob, Payload, ShmRange, Value};
+use crate::{wire_enum, wire_struct};
+
+wire_struct! {
+    /// What is known about the end of a process. Facts only.
+    pub struct Evidence {
+        pub pid: u32,
+        /// 0 if it exited by itself.
+        pub signal: i32,
+        pub exit_code: i32,
+        /// Why the runtime ended it; empty if it did not.
+        pub ended_by_us: String,
+        /// The kernel's count of OOM kills rose while it died.
+        pub oom_kill: bool,
+        /// 0 if unknown.
+        pub peak_rss_kib: u64,
+        pub stderr_tail: String,
+        /// Caller and call that the process last started, from the status board.
+        pub last_started: Option<(ProcId, u64)>,
+    }
+
+    /// Constructor arguments and everything the node needs to start an actor, again and again.
+    pub struct ActorSpec {
+        pub class_name: String,
+        pub payload: Blob,
+        pub args: Args,
+        pub held: Resources,
+        pub to_place: Resources,
+        pub env: String,
+        /// -1: for ever.
+        pub max_restarts: i32,
+        pub name: String,
+        pub namespace: String,
+        pub detached: bool,
+    }
+
+    /// Arguments of a call: pickled `(args, kwargs)` with slots for the top-level references, whose values follow.
+    pub struct Args {
+        pub body: Value,
+        /// The object that `body` lives in when it is in shared memory; nil when inline.
+        pub body_id: ObjectId,
+        pub deps: Vec<(ObjectId, Payload)>,
+        pub nested: Vec<ObjectId>,
+    }
+
+    pub struct Call {
+        /// The caller's counter: unique within the caller.
+        pub task: u64,
+        pub template: TemplateId,
+        pub attempt: u32,
+        pub num_returns: u32,
+        /// Position among this caller's calls to this incarnation of the actor.
+        pub actor_seq: Option<(ActorId, u64)>,
+        pub gpu_ids: Vec<u32>,
+        pub args: Args,
+    }
+
+    pub struct Reply {
+        pub task: u64,
+        pub outcome: Outcome,
+        /// One per return; a single one that holds an error stands for all of them.
+        pub results: Vec<Payload>,
+        /// Argument references still in use, owned by the caller.
+        pub retained: Vec<ObjectId>,
+        /// The process ends after this reply (max_calls, exit_actor).
+        pub leaving: bool,
+    }
+
+    pub struct WorkerLine {
+        pub name: String,
+        pub pid: u32,
+        pub is_stderr: bool,
+        pub text: String,
+    }
+}
+
+wire_enum! {
+    pub enum Outcome {
+        0 = Returned {},
+        1 = Raised { retryable: bool },
+    }
+}
+
+wire_enum! {
+    pub enum ActorState {
+        0 = Pending {},
+        1 = Alive { proc_id: ProcId, incarnation: u32 },
+        2 = Restarting { cause: Value },
+        3 = Dead { cause: Value },
+    }
+}
+
+wire_enum! {
+    pub enum ToNode {
+        0 = Hello { protocol: u32, pid: u32 },
+        /// Scheduling class `class` of the sender needs `shape` and `env`. Sent once, before its first `LeaseWant`.
+        1 = DefineClass { class: ClassId, shape: Resources, env: String },
+        /// Level-triggered: with `granted` leases of the class received so far, `want` more are wished for.
+        2 = LeaseWant { class: ClassId, granted: u64, want: u32 },
+        /// The lease is over; `leaving`: so is the worker.
+        3 = LeaseReturn { lease: LeaseId, leaving: bool },
+        4 = Blocked {},
+        5 = Unblocked {},
+        6 = ActorCreate { actor: ActorId, spec: Box<ActorSpec> },
+        7 = ActorSubscribe { actor: ActorId },
+        8 = ActorKill { actor: ActorId, no_restart: bool },
+        9 = ActorOutOfScope { actor: ActorId },
+        10 = ActorUp { actor: ActorId },
+        11 = ActorFailed { actor: ActorId, error: Value },
+        12 = ActorLeaving { actor: ActorId, reason: String },
+        13 = NameTake { token: u64, name: String, namespace: String, actor: ActorId, payload: Blob },
+        14 = NameFind { token: u64, name: String, namespace: String },
+        15 = NameList { token: u64, all: bool, namespace: String },
+        16 = ExtentWant { token: u64, size: u64 },
+        17 = ExtentOpen { token: u64, extent: ExtentId },
+        18 = ExtentDrop { extent: ExtentId },
+        19 = Published { range: ShmRange, owner: ProcId },
+        20 = FreeRange { range: ShmRange },
+        21 = Watch { proc_id: ProcId },
+        22 = Connect { proc_id: ProcId },
+        23 = Relay { to: ProcId, message: Box<Peer> },
+        24 = ResourcesQuery { token: u64 },
+        25 = IdleExitReply { may_exit: bool },
+        26 = Shutdown {},
+        27 = Boot { boot: Boot },
+    }
+}
+
+wire_struct! {
+    /// The driver's first message to the daemon it started.
+    pub struct Boot {
+        pub node_id: Blob,
+        pub total: Resources,
+        pub store_bytes: u64,
+        pub python: String,
+        /// Passed on to the template as one JSON text.
+        pub template_config: String,
+        pub settings: std::collections::BTreeMap<String, String>,
+        /// The driver's process id and its job's environment key.
+        pub job_env: String,
+    }
+}
+
+wire_enum! {
+    pub enum FromNode {
+        0 = Welcome { protocol: u32, proc_id: ProcId, node_id: Blob, total: Resources },
+        1 = LeaseGrant { class: ClassId, lease: LeaseId, worker: ProcId, pid: u32, gpu_ids: Vec<u32> },
+        /// Give the lease back as soon as what has started is done.
+        2 = LeaseReclaim { lease: LeaseId },
+        /// Nothing here can ever satisfy the class: `text` explains.
+        3 = Infeasible { class: ClassId, text: String, fatal: bool },
+        4 = ActorChanged { actor: ActorId, state: ActorState },
+        5 = ActorStart { actor: ActorId, incarnation: u32, gpu_ids: Vec<u32>, spec: Box<ActorSpec> },
+        6 = NameTaken { token: u64, existing: Option<(ActorId, Blob)> },
+        7 = NameFound { token: u64, existing: Option<(ActorId, Blob)> },
+        8 = Names { token: u64, names: Vec<(String, String)> },
+        /// Carries a descriptor, read-write.
+        9 = ExtentGrant { token: u64, extent: ExtentId, size: u64 },
+        10 = StoreFull { token: u64, text: String },
+        /// Carries a descriptor, read-only.
+        11 = ExtentOpened { token: u64, extent: ExtentId, size: u64 },
+        12 = ExtentGone { token: u64 },
+        /// A range this process made for another owner is free again.
+        13 = RangeFreed { range: ShmRange },
+        14 = ProcDied { proc_id: ProcId, evidence: Evidence },
+        /// Carries a descriptor: a direct link to `peer`.
+        15 = Link { peer: ProcId },
+        16 = Relayed { from: ProcId, message: Box<Peer> },
+        17 = ResourcesAre { token: u64, total: Resources, available: Resources },
+        18 = MayYouExit {},
+        19 = Exit { reason: String },
+        20 = Lines { lines: Vec<WorkerLine> },
+        21 = Notice { text: String },
+        22 = ActorFinish { actor: ActorId },
+    }
+}
+
+wire_enum! {
+    pub enum Peer {
+        0 = Template { template: TemplateId, name: String, payload: Blob, max_calls: u32 },
+        1 = Call { call: Box<Call> },
+        2 = Reply { reply: Box<Reply> },
+        3 = Recall { tasks: Vec<u64> },
+        /// `blocked`: the worker waits inside its running call and gave these back unasked.
+        4 = Returned { tasks: Vec<u64>, blocked: bool },
+        /// The last relayed message before the direct link is used.
+        5 = Switch {},
+        6 = Fetch { ids: Vec<ObjectId> },
+        7 = Fetched { id: ObjectId, payload: Payload },
+        8 = Borrow { ids: Vec<ObjectId>, token: u64 },
+        9 = BorrowAck { token: u64 },
+        10 = Release { ids: Vec<(ObjectId, u32)> },
+        /// The results' third-party references are registered: the worker's hold may go.
+        11 = HoldDone { task: u64 },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{decode, frame, Wire};
+
+    fn sample_call() -> Peer {
+        let dep = ObjectId::new(ProcId::new(1, 2), 3, 1);
+        let args = Args { body: Value::inline(b"\0body"), body_id: ObjectId::NIL, deps: vec![(dep, Payload { value: Value::inline(b"\0v"), refs: vec![] })], nested: vec![dep] };
+        Peer::Call { call: Box::new(Call { task: 5, template: TemplateId(1), attempt: 0, num_returns: 1, actor_seq: Some((dep, 9)), gpu_ids: vec![], args }) }
+    }
+
+    #[test]
+    fn call_survives_the_wire() {
+        let mut bytes = Vec::new();
+        frame(&sample_call(), &mut bytes);
+        assert_eq!(decode::<Peer>(&bytes[4..]), Ok(sample_call()));
+    }
+
+    #[test]
+    fn every_truncation_and_flip_is_refused_or_decoded_without_panic() {
+        let mut bytes = Vec::new();
+        sample_call().put(&mut bytes);
+        for cut in 0..bytes.len() {
+            assert!(decode::<Peer>(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        for at in 0..bytes.len() {
+            for flip in [0x01u8, 0x80, 0xff] {
+                let mut bad = bytes.clone();
+                bad[at] ^= flip;
+                let _ = decode::<Peer>(&bad);
+            }
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! What the current thread runs, for `get_runtime_context` and for names in logs.
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDict};
+use ray_proto::{ActorId, Blob, ObjectId, ProcId};
+use std::cell::RefCell;
+use std::sync::Arc;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Running {
+    pub from: ProcId,
+    pub task: u64,
+    pub name: Arc<str>,
+    pub attempt: u32,
+    pub gpu_ids: Vec<u32>,
+}
+
+thread_local! {
+    static RUNNING: RefCell<Option<Running>> = const { RefCell::new(None) };
+}
+
+/// The actor this process is, once it is one.
+static ACTOR: std::sync::OnceLock<ThisActor> = std::sync::OnceLock::new();
+/// A contextvars.ContextVar with a PendingCall, where coroutines run.
+static ASYNC_CALL: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+pub(crate) struct ThisActor {
+    pub id: ActorId,
+    pub incarnation: u32,
+    pub gpu_ids: Vec<u32>,
+    pub payload: Blob,
+}
+
+pub(crate) fn set_actor(actor: ThisActor) {
+    // Set once per process: a worker becomes one actor at most.
+    let _ = ACTOR.set(actor);
+}
+
+pub(crate) fn actor() -> Option<&'static ThisActor> {
+    ACTOR.get()
+}
+
+pub(crate) fn set_async_variable(py: Python<'_>, variable: Py<PyAny>) {
+    let _ = ASYNC_CALL.set(py, variable);
+}
+
+pub(crate) struct Entered(Option<Running>);
+
+/// Mark what this thread runs until the guard goes.
+pub(crate) fn enter(running: Running) -> Entered {
+    Entered(RUNNING.replace(Some(running)))
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        RUNNING.replace(self.0.take());
+    }
+}
+
+/// A thread that runs a call of a worker: when it waits, its CPU is given back.
+pub(crate) fn in_call() -> bool {
+    RUNNING.with_borrow(Option::is_some)
+}
+
+pub(crate) fn current(py: Python<'_>) -> Option<Running> {
+    if let Some(running) = RUNNING.with_borrow(Clone::clone) {
+        return Some(running);
+    }
+    let call = ASYNC_CALL.get(py)?.bind(py).call_method1("get", (py.None(),)).ok()?;
+    let call = call.cast::<crate::pending_call::PendingCall>().ok()?;
+    Some(call.get().running())
+}
+
+/// The fields that ray._native.pyi promises.
+pub(crate) fn describe<'py>(py: Python<'py>, library: &ray_worker::Library) -> PyResult<Bound<'py, PyDict>> {
+    let running = current(py);
+    let dict = PyDict::new(py);
+    let task_id = match &running {
+        Some(running) => ObjectId::new(running.from, running.task, 0).task_bytes(),
+        None => ObjectId::new(library.me, 0, 0).task_bytes(),
+    };
+    let actor = actor();
+    let gpu_ids = running.as_ref().map(|r| r.gpu_ids.clone()).filter(|ids| !ids.is_empty()).or_else(|| actor.map(|actor| actor.gpu_ids.clone()));
+    let mut worker_id = [0u8; 28];
+    worker_id[..8].copy_from_slice(&library.me.0.to_be_bytes());
+    worker_id[8..].copy_from_slice(&library.node_id[..20]);
+    dict.set_item("task_id", PyBytes::new(py, &task_id))?;
+    dict.set_item("in_task", running.is_some())?;
+    dict.set_item("actor_id", actor.map_or_else(|| PyBytes::new(py, b""), |actor| PyBytes::new(py, &actor.id.actor_bytes())))?;
+    dict.set_item("task_name", running.as_ref().map_or("", |r| &*r.name))?;
+    dict.set_item("attempt", running.as_ref().map_or(0, |r| r.attempt))?;
+    dict.set_item("gpu_ids", gpu_ids.unwrap_or_default())?;
+    dict.set_item("worker_id", PyBytes::new(py, &worker_id))?;
+    dict.set_item("node_id", PyBytes::new(py, &library.node_id))?;
+    dict.set_item("job_id", PyBytes::new(py, &library.me.job().to_le_bytes()))?;
+    dict.set_item("was_restarted", actor.is_some_and(|actor| actor.incarnation > 1))?;
+    Ok(dict)
+}

@@ -1,0 +1,436 @@
+//! `Core`: the engine of this process.
+
+use crate::daemon::DaemonProcess;
+use crate::object_ref::ObjectRef;
+use crate::{context, errors, template, values};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+use ray_logic::owner::{ActorOptions, Limits};
+use ray_proto::msg::{Boot, FromNode, ToNode};
+use ray_proto::wire::{decode, PROTOCOL};
+use ray_proto::{ObjectId, Resources, UNIT};
+use ray_shm::board::Board;
+use ray_shm::link::{Filled, Reader, Writer};
+use ray_worker::{Config, Failure, Library, Woken};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, RwLock};
+
+/// The library of this process's session. References find it here when they are unpickled.
+static CURRENT: RwLock<Option<Arc<Library>>> = RwLock::new(None);
+
+/// A daemon that has not answered by then is not going to.
+const HANDSHAKE_US: u64 = 20_000_000;
+const SHUTDOWN_US: u64 = 5_000_000;
+
+pub(crate) fn current(py: Python<'_>) -> PyResult<Arc<Library>> {
+    let library = CURRENT.read().map(|current| current.clone()).unwrap_or_default();
+    library.ok_or_else(|| errors::with_code(py, "system", "ray is not running in this process.\nhint: call ray.init() first"))
+}
+
+#[pyclass(frozen, module = "ray._native")]
+pub(crate) struct Core {
+    library: Arc<Library>,
+    daemon: Mutex<Option<DaemonProcess>>,
+    daemon_pid: u32,
+    job: Job,
+}
+
+/// What all calls of a job share.
+#[derive(Default)]
+struct Job {
+    namespace: String,
+    /// Canonical JSON of the runtime environment of this process, "" for none.
+    env: String,
+}
+
+impl Core {
+    pub(crate) fn library(&self) -> &Arc<Library> {
+        &self.library
+    }
+
+    fn install(library: Arc<Library>, daemon: Option<DaemonProcess>, job: Job) -> Self {
+        if let Ok(mut current) = CURRENT.write() {
+            *current = Some(library.clone());
+        }
+        let daemon_pid = daemon.as_ref().map_or(0, DaemonProcess::pid);
+        Core { library, daemon: Mutex::new(daemon), daemon_pid, job }
+    }
+
+    /// The exception for a failure; the daemon's last words are added when it died.
+    fn failure(&self, py: Python<'_>, failure: Failure) -> PyErr {
+        let Failure::SessionOver(text) = failure else { return errors::failure(py, failure) };
+        let words = self.daemon.lock().ok().and_then(|mut daemon| daemon.as_mut().map(DaemonProcess::last_words)).unwrap_or_default();
+        let text = if words.is_empty() { text } else { format!("{text}\nthe daemon's stderr:\n{words}") };
+        errors::failure(py, Failure::SessionOver(text))
+    }
+
+    /// Wait for an answer of the node; signals are handled meanwhile.
+    fn ask(&self, py: Python<'_>, question: impl FnOnce(u64) -> ToNode) -> PyResult<FromNode> {
+        let (token, gate) = self.library.ask(question).map_err(|failure| self.failure(py, failure))?;
+        while py.detach(|| gate.wait(None)) != Woken::Open {
+            py.check_signals()?;
+        }
+        self.library.answer(token).map(|(message, _)| message).map_err(|failure| self.failure(py, failure))
+    }
+
+    /// Block until `need` of `ids` are ready. False: the time is over.
+    fn block(&self, py: Python<'_>, ids: &[ObjectId], need: usize, timeout_s: Option<f64>) -> PyResult<bool> {
+        let in_call = self.library.slot().is_some() && context::in_call();
+        let ticket = self.library.wait_start(ids, need, in_call).map_err(|failure| self.failure(py, failure))?;
+        let Some(ticket) = ticket else { return Ok(true) };
+        let deadline = timeout_s.map(|s| ray_shm::now_us().saturating_add((s.max(0.0) * 1e6).min(1e15) as u64));
+        let outcome = loop {
+            let left = deadline.map(|at| at.saturating_sub(ray_shm::now_us()));
+            match py.detach(|| ticket.gate.wait(left)) {
+                Woken::Open => break Ok(true),
+                Woken::TimedOut => break Ok(false),
+                Woken::Interrupted => {
+                    if let Err(raised) = py.check_signals() {
+                        break Err(raised);
+                    }
+                }
+            }
+        };
+        self.library.wait_end(&ticket, ids);
+        outcome
+    }
+}
+
+fn ids_of(refs: &Bound<'_, PyAny>) -> PyResult<Vec<ObjectId>> {
+    let one = |item: Bound<'_, PyAny>| -> PyResult<ObjectId> { Ok(item.cast::<ObjectRef>()?.get().id) };
+    match refs.cast::<PyList>() {
+        Ok(list) => list.iter().map(one).collect(),
+        Err(_) => refs.try_iter()?.map(|item| one(item?)).collect(),
+    }
+}
+
+fn get_config<'py, T>(config: &Bound<'py, PyDict>, key: &str) -> PyResult<T>
+where
+    T: for<'a> FromPyObject<'a, 'py>,
+    for<'a> <T as FromPyObject<'a, 'py>>::Error: Into<PyErr>,
+{
+    let value = config.get_item(key)?.ok_or_else(|| PyValueError::new_err(format!("start: the configuration lacks {key:?}")))?;
+    value.extract().map_err(Into::into)
+}
+
+/// What the template needs, as JSON.
+fn template_config(config: &Bound<'_, PyDict>) -> PyResult<String> {
+    let part = PyDict::new(config.py());
+    for key in ["sys_path", "namespace", "settings"] {
+        part.set_item(key, config.get_item(key)?)?;
+    }
+    config.py().import("json")?.call_method1("dumps", (part,))?.extract()
+}
+
+/// Say hello and wait for the welcome.
+fn handshake(link: OwnedFd, first: ToNode) -> Result<(OwnedFd, FromNode), String> {
+    let link = Arc::new(link);
+    let mut writer = Writer::new(link.clone());
+    writer.queue(&first);
+    writer.flush();
+    let mut reader = Reader::new(link.clone());
+    let deadline = ray_shm::now_us() + HANDSHAKE_US;
+    let welcome = loop {
+        if let Some(bytes) = reader.next_frame().map_err(|len| format!("a frame of {len} bytes"))? {
+            break decode::<FromNode>(bytes).map_err(|error| error.to_string())?;
+        }
+        let left = deadline.saturating_sub(ray_shm::now_us());
+        if left == 0 {
+            return Err("the daemon did not answer".into());
+        }
+        let fd = link.as_fd();
+        let timeout = rustix::time::Timespec { tv_sec: (left / 1_000_000) as i64, tv_nsec: ((left % 1_000_000) * 1000) as _ };
+        // Interrupted or late: the loop looks again.
+        let _ = rustix::event::poll(&mut [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)], Some(&timeout));
+        if reader.fill() == Filled::Closed {
+            return Err("the daemon ended during the handshake".into());
+        }
+    };
+    match &welcome {
+        FromNode::Welcome { protocol, .. } if *protocol == PROTOCOL => {}
+        FromNode::Welcome { protocol, .. } => return Err(format!("the daemon speaks protocol {protocol}, this library {PROTOCOL}")),
+        _ => return Err("the daemon did not say welcome first".into()),
+    }
+    drop((writer, reader));
+    let link = Arc::try_unwrap(link).map_err(|_| "the link is in use")?;
+    Ok((link, welcome))
+}
+
+#[pymethods]
+impl Core {
+    #[staticmethod]
+    fn start(py: Python<'_>, config: &Bound<'_, PyDict>) -> PyResult<Core> {
+        let python: String = get_config(config, "python")?;
+        let native_path: String = get_config(config, "native_path")?;
+        let resources: HashMap<String, f64> = get_config(config, "resources")?;
+        let mut settings: BTreeMap<String, String> = get_config(config, "settings")?;
+        settings.insert("log_to_driver".into(), if get_config(config, "log_to_driver")? { "1" } else { "0" }.into());
+        let node_id: Vec<u8> = py.import("os")?.call_method1("urandom", (28,))?.extract()?;
+        let job = Job { namespace: get_config(config, "namespace")?, env: get_config(config, "job_env")? };
+        let boot = Boot {
+            node_id: Arc::from(node_id),
+            total: Resources::from_f64(resources.iter().map(|(name, amount)| (name.as_str(), *amount))),
+            store_bytes: get_config(config, "object_store_memory")?,
+            python: python.clone(),
+            template_config: template_config(config)?,
+            settings,
+            job_env: job.env.clone(),
+        };
+        let started = py.detach(|| -> Result<Core, String> {
+            let (mut daemon, link) = DaemonProcess::start(&python, &native_path)?;
+            let result = handshake(link, ToNode::Boot { boot }).and_then(|(link, welcome)| {
+                let config = Config { limits: Limits::default(), slot: None };
+                Library::start(link, welcome, config).map_err(|failure| format!("{failure:?}"))
+            });
+            match result {
+                Ok(library) => Ok(Core::install(library, Some(daemon), job)),
+                Err(why) => {
+                    daemon.reap(0);
+                    Err(format!("{why}\n{}", daemon.last_words()))
+                }
+            }
+        });
+        started.map_err(|why| PyRuntimeError::new_err(format!("could not start ray: {}", why.trim())))
+    }
+
+    /// Connect as a worker over an inherited socket. Called after fork, never before.
+    #[staticmethod]
+    fn attach(py: Python<'_>, fd: i32, slot: u32, board_fd: i32, namespace: String, env: String) -> PyResult<Core> {
+        // SAFETY: the template passes the numbers of descriptors that it received for this worker and uses nowhere else.
+        let (link, board_fd) = unsafe { (OwnedFd::from_raw_fd(fd), OwnedFd::from_raw_fd(board_fd)) };
+        let attach = || -> Result<Core, String> {
+            let board = Board::open(&board_fd).map_err(|error| error.to_string())?;
+            // Shared by all workers of the template: the descriptor itself is not needed any more.
+            drop(board_fd);
+            let (link, welcome) = handshake(link, ToNode::Hello { protocol: PROTOCOL, pid: std::process::id() })?;
+            let config = Config { limits: Limits::default(), slot: Some((slot, board)) };
+            let library = Library::start(link, welcome, config).map_err(|failure| format!("{failure:?}"))?;
+            Ok(Core::install(library, None, Job { namespace, env }))
+        };
+        py.detach(attach).map_err(PyRuntimeError::new_err)
+    }
+
+    fn shutdown(&self, py: Python<'_>) {
+        py.detach(|| {
+            self.library.shutdown();
+            let daemon = self.daemon.lock().ok().and_then(|mut daemon| daemon.take());
+            if let Some(mut daemon) = daemon {
+                daemon.reap(SHUTDOWN_US);
+            }
+        });
+        if let Ok(mut current) = CURRENT.write() {
+            if current.as_ref().is_some_and(|library| Arc::ptr_eq(library, &self.library)) {
+                *current = None;
+            }
+        }
+    }
+
+    /// In the child of a user's fork: this session is the parent's.
+    fn mark_forked(&self) {
+        self.library.mark_forked();
+    }
+
+    fn is_alive(&self) -> bool {
+        self.library.check().is_ok()
+    }
+
+    #[getter]
+    fn node_id<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.library.node_id)
+    }
+
+    #[getter]
+    fn proc_id(&self) -> u64 {
+        self.library.me.0
+    }
+
+    #[getter]
+    fn daemon_pid(&self) -> u32 {
+        self.daemon_pid
+    }
+
+    fn put(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<ObjectRef> {
+        self.library.check().map_err(|failure| self.failure(py, failure))?;
+        let (payload, _alive) = values::encode(value, &self.library)?;
+        let id = self.library.put(payload);
+        Ok(ObjectRef::counted(&self.library, id))
+    }
+
+    fn get<'py>(&self, py: Python<'py>, refs: &Bound<'py, PyAny>, timeout_s: Option<f64>) -> PyResult<Bound<'py, PyList>> {
+        let ids = ids_of(refs)?;
+        let found = loop {
+            if let Some(found) = self.library.values(&ids) {
+                break found;
+            }
+            if !self.block(py, &ids, ids.len(), timeout_s)? {
+                let ready = self.library.ready_among(&ids, ids.len()).len();
+                let text = format!("get timed out after {} s: {ready} of {} objects are ready", timeout_s.unwrap_or(0.0), ids.len());
+                return Err(errors::with_code(py, "get_timeout", &text));
+            }
+            self.library.check().map_err(|failure| self.failure(py, failure))?;
+        };
+        let out = PyList::empty(py);
+        for (id, value) in ids.iter().zip(&found) {
+            out.append(values::decode(py, &self.library, *id, value)?)?;
+        }
+        Ok(out)
+    }
+
+    fn wait<'py>(&self, py: Python<'py>, refs: &Bound<'py, PyList>, num_returns: usize, timeout_s: Option<f64>, fetch_local: bool) -> PyResult<(Bound<'py, PyList>, Bound<'py, PyList>)> {
+        // Everything is on this node, so what is ready is local.
+        let _ = fetch_local;
+        let ids = ids_of(refs)?;
+        if ids.iter().collect::<HashSet<_, rustc_hash::FxBuildHasher>>().len() < ids.len() {
+            return Err(PyValueError::new_err("wait: the list holds the same reference more than once.\nhint: pass list(set(refs))"));
+        }
+        let mut ready = self.library.ready_among(&ids, num_returns);
+        if ready.len() < num_returns {
+            self.block(py, &ids, num_returns, timeout_s)?;
+            self.library.check().map_err(|failure| self.failure(py, failure))?;
+            ready = self.library.ready_among(&ids, num_returns);
+        }
+        let (done, rest) = (PyList::empty(py), PyList::empty(py));
+        let mut next = ready.into_iter().peekable();
+        for (at, item) in refs.iter().enumerate() {
+            let list = if next.next_if_eq(&at).is_some() { &done } else { &rest };
+            list.append(item)?;
+        }
+        Ok((done, rest))
+    }
+
+    #[pyo3(signature = (*, payload, class_name, args, kwargs, resources, placement_resources, env, max_restarts, max_concurrency, is_async, name, namespace, detached, get_if_exists))]
+    #[allow(clippy::too_many_arguments)] // An actor's description, by keyword.
+    fn create_actor(
+        &self,
+        py: Python<'_>,
+        payload: &[u8],
+        class_name: String,
+        args: &Bound<'_, PyTuple>,
+        kwargs: &Bound<'_, PyDict>,
+        resources: HashMap<String, f64>,
+        placement_resources: HashMap<String, f64>,
+        env: String,
+        max_restarts: i32,
+        max_concurrency: u32,
+        is_async: bool,
+        name: String,
+        namespace: String,
+        detached: bool,
+        get_if_exists: bool,
+    ) -> PyResult<ObjectRef> {
+        // Both are in the payload, where the worker reads them.
+        let _ = (max_concurrency, is_async);
+        let library = &self.library;
+        library.check().map_err(|failure| self.failure(py, failure))?;
+        let shape = |amounts: &HashMap<String, f64>| Resources::from_f64(amounts.iter().map(|(n, v)| (n.as_str(), *v)));
+        let payload: ray_proto::Blob = Arc::from(payload);
+        let actor = library.new_actor_id();
+        if !name.is_empty() {
+            let (name, namespace, payload) = (name.clone(), namespace.clone(), payload.clone());
+            let answer = self.ask(py, |token| ToNode::NameTake { token, name, namespace, actor, payload })?;
+            if let FromNode::NameTaken { existing: Some((existing, _)), .. } = answer {
+                if get_if_exists {
+                    library.adopt(existing);
+                    return Ok(ObjectRef::counted(library, existing));
+                }
+                return Err(PyValueError::new_err("the name is taken"));
+            }
+        }
+        let call_args = template::encode_args(library, args, Some(kwargs))?;
+        let body_id = call_args.body_id;
+        let (held, to_place) = (shape(&resources), shape(&placement_resources));
+        let options = ActorOptions { class_name, payload, held, to_place, env, max_restarts, name, namespace, detached };
+        library.create_actor(actor, options, call_args);
+        if !body_id.is_nil() {
+            library.drop_ref(body_id);
+        }
+        Ok(ObjectRef::counted(library, actor))
+    }
+
+    fn get_actor<'py>(&self, py: Python<'py>, name: String, namespace: String) -> PyResult<Option<(ObjectRef, Bound<'py, PyBytes>)>> {
+        match self.ask(py, |token| ToNode::NameFind { token, name, namespace })? {
+            FromNode::NameFound { existing: Some((actor, payload)), .. } => {
+                self.library.adopt(actor);
+                Ok(Some((ObjectRef::counted(&self.library, actor), PyBytes::new(py, &payload))))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn list_named_actors(&self, py: Python<'_>, all_namespaces: bool, namespace: String) -> PyResult<Vec<(String, String)>> {
+        match self.ask(py, |token| ToNode::NameList { token, all: all_namespaces, namespace })? {
+            FromNode::Names { names, .. } => Ok(names),
+            _ => Ok(vec![]),
+        }
+    }
+
+    fn kill_actor(&self, actor: &ObjectRef, no_restart: bool) {
+        self.library.kill_actor(actor.id, no_restart);
+    }
+
+    /// (total, available) of the node. Cached leases are returned first, so they count as available.
+    fn resources(&self, py: Python<'_>) -> PyResult<(HashMap<String, f64>, HashMap<String, f64>)> {
+        let as_f64 = |r: Resources| r.0.into_iter().map(|(name, amount)| (name, amount as f64 / UNIT as f64)).collect();
+        self.library.return_idle_leases();
+        match self.ask(py, |token| ToNode::ResourcesQuery { token })? {
+            FromNode::ResourcesAre { total, available, .. } => Ok((as_f64(total), as_f64(available))),
+            _ => Ok((HashMap::new(), HashMap::new())),
+        }
+    }
+
+    fn context<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let dict = context::describe(py, &self.library)?;
+        dict.set_item("namespace", &self.job.namespace)?;
+        dict.set_item("env", &self.job.env)?;
+        Ok(dict)
+    }
+
+    /// (handle object, payload) of the actor that this process is; None if it is none.
+    fn current_actor<'py>(&self, py: Python<'py>) -> Option<(ObjectRef, Bound<'py, PyBytes>)> {
+        let actor = context::actor()?;
+        self.library.adopt(actor.id);
+        Some((ObjectRef::counted(&self.library, actor.id), PyBytes::new(py, &actor.payload)))
+    }
+
+    /// Coroutines find their call in this contextvars.ContextVar.
+    fn set_async_variable(&self, py: Python<'_>, variable: Py<PyAny>) {
+        context::set_async_variable(py, variable);
+    }
+
+    /// This actor ends itself; its exit is no failure.
+    fn leave_actor(&self, reason: String) {
+        if let Some(actor) = context::actor() {
+            self.library.tell_node(ToNode::ActorLeaving { actor: actor.id, reason });
+        }
+    }
+
+    /// A descriptor that is readable when calls came.
+    fn work_fd(&self) -> i32 {
+        self.library.work_fd()
+    }
+
+    /// The name of what this thread runs; "" outside of calls.
+    fn running_name(&self, py: Python<'_>) -> String {
+        context::current(py).map_or_else(String::new, |running| running.name.to_string())
+    }
+
+    /// (objects, tasks, leases, waits) of this process's tables.
+    fn table_sizes(&self) -> (usize, usize, usize, usize) {
+        self.library.sizes()
+    }
+
+    #[allow(clippy::type_complexity)] // The shape that the stub documents.
+    fn next_log<'py>(&self, py: Python<'py>) -> PyResult<Option<Vec<(String, u32, bool, &'static str, Bound<'py, PyBytes>)>>> {
+        let records = loop {
+            match py.detach(|| self.library.next_logs()) {
+                Some(records) if records.is_empty() => py.check_signals()?,
+                Some(records) => break records,
+                None => return Ok(None),
+            }
+        };
+        let line = |r: ray_worker::LogRecord| (r.name, r.pid, r.is_stderr, if r.notice { "notice" } else { "out" }, PyBytes::new(py, r.text.as_bytes()));
+        Ok(Some(records.into_iter().map(line).collect()))
+    }
+}

@@ -1,0 +1,89 @@
+//! Starting the daemon, and being it.
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use ray_shm::link;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+
+/// Load only the extension module: no site, no ray package. It is running 12 ms after the spawn.
+const BOOTSTRAP: &str = "\
+import sys
+from importlib._bootstrap import module_from_spec, spec_from_loader
+from importlib._bootstrap_external import ExtensionFileLoader
+loader = ExtensionFileLoader('ray._native', sys.argv[1])
+module = module_from_spec(spec_from_loader('ray._native', loader))
+loader.exec_module(module)
+module.daemon_main()
+";
+
+/// The daemon as its driver's child.
+pub(crate) struct DaemonProcess {
+    child: Child,
+    /// What it wrote on stderr, for the error when it dies.
+    stderr: File,
+}
+
+impl DaemonProcess {
+    pub(crate) fn start(python: &str, native_path: &str) -> Result<(Self, OwnedFd), String> {
+        let (ours, theirs) = link::pair().map_err(|error| format!("no socket for the daemon: {error}"))?;
+        let stderr = ray_shm::memory::create("ray-daemon-stderr", 0).map_err(|error| format!("no memory file for the daemon: {error}"))?;
+        let copy = rustix::io::fcntl_dupfd_cloexec(&stderr, 0).map_err(|error| error.to_string())?;
+        let child = Command::new(python)
+            .args(["-I", "-S", "-c", BOOTSTRAP, native_path])
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::from(copy))
+            .spawn()
+            .map_err(|error| format!("could not start the daemon with {python}: {error}"))?;
+        Ok((DaemonProcess { child, stderr: File::from(stderr) }, ours))
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn last_words(&mut self) -> String {
+        let mut text = Vec::new();
+        // Unreadable last words are no words.
+        let _ = self.stderr.seek(SeekFrom::Start(0)).and_then(|_| self.stderr.read_to_end(&mut text));
+        String::from_utf8_lossy(&text).trim().chars().take(4000).collect()
+    }
+
+    /// Wait for its end; after `patience_us` it is killed.
+    pub(crate) fn reap(&mut self, patience_us: u64) {
+        let Some(pid) = rustix::process::Pid::from_raw(self.child.id() as i32) else { return };
+        let ended = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).is_ok_and(|pidfd| {
+            let timeout = rustix::time::Timespec { tv_sec: (patience_us / 1_000_000) as i64, tv_nsec: ((patience_us % 1_000_000) * 1000) as _ };
+            let fd = pidfd.as_fd();
+            matches!(rustix::event::poll(&mut [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)], Some(&timeout)), Ok(n) if n > 0)
+        });
+        if !ended {
+            // Gone already is fine.
+            let _ = self.child.kill();
+        }
+        let _ = self.child.wait();
+    }
+}
+
+/// Run a node's daemon on descriptor 0 until its driver goes away.
+#[pyfunction]
+pub(crate) fn daemon_main(py: Python<'_>) -> PyResult<()> {
+    let copied = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3);
+    let link = copied.map_err(|error| PyRuntimeError::new_err(format!("descriptor 0 is not the driver's link: {error}")))?;
+    let null = File::open("/dev/null").map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
+    rustix::stdio::dup2_stdin(null.as_fd()).map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
+    // A session of its own: the terminal's Ctrl-C is for the driver. It fails only for a group leader, which has one already.
+    let _ = rustix::process::setsid();
+    set_process_name("ray-daemon")?;
+    py.detach(|| ray_node::run(link)).map_err(PyRuntimeError::new_err)
+}
+
+/// What ps and top show.
+#[pyfunction]
+pub(crate) fn set_process_name(name: &str) -> PyResult<()> {
+    let name = std::ffi::CString::new(name)?;
+    rustix::thread::set_name(&name).map_err(|error| PyRuntimeError::new_err(error.to_string()))
+}

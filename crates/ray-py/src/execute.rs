@@ -1,0 +1,254 @@
+//! Running calls: from bytes to the user's function and back. The loop is native, so that no frame of the runtime stands in a user's traceback.
+
+use crate::context::{self, Running, ThisActor};
+use crate::core::Core;
+use crate::pending_call::{take_all, PendingCall};
+use crate::values;
+use pyo3::exceptions::{PySystemExit, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyTuple};
+use ray_proto::msg::{Outcome, ToNode};
+use ray_proto::value::FLAG_RAISED;
+use ray_proto::{Payload, ProcId, TemplateId, Value};
+use ray_worker::{ActorWork, CallWork, Library, Work};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The callables behind the templates of this process's callers, and how often each ran. One per executor thread.
+#[derive(Default)]
+pub(crate) struct Resolver {
+    known: HashMap<(ProcId, TemplateId), Resolved>,
+}
+
+struct Resolved {
+    function: Py<PyAny>,
+    name: Arc<str>,
+    runs: u32,
+}
+
+thread_local! {
+    static RESOLVER: RefCell<Resolver> = RefCell::default();
+}
+
+fn hooks(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    py.import(intern!(py, "ray._core.worker_main"))
+}
+
+impl Resolver {
+    /// The callable of a call's template, and whether the process has to leave after it (max_calls).
+    fn resolve(&mut self, py: Python<'_>, work: &CallWork) -> PyResult<(Py<PyAny>, Arc<str>, bool)> {
+        let key = (work.from, work.call.template);
+        if !self.known.contains_key(&key) {
+            let payload = PyBytes::new(py, &work.template.payload);
+            let function = hooks(py)?.call_method1(intern!(py, "resolve"), (payload,))?.unbind();
+            self.known.insert(key, Resolved { function, name: Arc::from(work.template.name.as_str()), runs: 0 });
+        }
+        let resolved = self.known.get_mut(&key).expect("inserted above");
+        resolved.runs += 1;
+        let leaving = work.template.max_calls > 0 && resolved.runs >= work.template.max_calls;
+        Ok((resolved.function.clone_ref(py), resolved.name.clone(), leaving))
+    }
+
+    /// A call for the event loop; one that can't be resolved fails here.
+    pub(crate) fn pending(&mut self, py: Python<'_>, library: &Arc<Library>, work: CallWork) -> PyResult<Option<PendingCall>> {
+        match self.resolve(py, &work) {
+            Ok((function, name, _)) => {
+                let running = running(&work, name);
+                Ok(Some(PendingCall::new(library, work, running, function)))
+            }
+            Err(error) => finish_with_error(py, library, work, error).map(|()| None),
+        }
+    }
+}
+
+fn running(work: &CallWork, name: Arc<str>) -> Running {
+    Running { from: work.from, task: work.call.task, name, attempt: work.call.attempt, gpu_ids: work.call.gpu_ids.clone() }
+}
+
+/// What `run_calls` returns after a constructor ran: the caller then decides how the actor's calls are run.
+const CONSTRUCTED: &str = "constructed";
+
+/// Run calls in this thread until the process is to end. Returns the reason.
+#[pyfunction]
+pub(crate) fn run_calls(py: Python<'_>, core: &Core) -> PyResult<String> {
+    let library = core.library();
+    loop {
+        let seen = library.work_seen();
+        match library.try_work() {
+            Some(Work::Call(work)) => {
+                if let Some(reason) = execute(py, library, work)? {
+                    return Ok(reason);
+                }
+            }
+            Some(Work::Construct(work)) => {
+                construct(py, library, &work)?;
+                return Ok(CONSTRUCTED.into());
+            }
+            Some(Work::Exit { reason }) => return Ok(reason),
+            None => {
+                if library.check().is_err() {
+                    return Ok("the session is over".into());
+                }
+                py.detach(|| library.wait_for_work(seen));
+                py.check_signals()?;
+            }
+        }
+    }
+}
+
+/// Calls for an asyncio loop: (calls, reason to end or None).
+#[pyfunction]
+pub(crate) fn take_calls(py: Python<'_>, core: &Core) -> PyResult<(Vec<PendingCall>, Option<String>)> {
+    RESOLVER.with_borrow_mut(|resolver| take_all(py, core, resolver))
+}
+
+/// One call. Returns a reason if the process has to end after it.
+fn execute(py: Python<'_>, library: &Arc<Library>, work: CallWork) -> PyResult<Option<String>> {
+    let resolved = RESOLVER.with_borrow_mut(|resolver| resolver.resolve(py, &work));
+    let (function, name, leaving) = match resolved {
+        Ok(resolved) => resolved,
+        Err(error) => return finish_with_error(py, library, work, error).map(|()| None),
+    };
+    let entered = context::enter(running(&work, name));
+    if context::actor().is_none() && (!work.call.gpu_ids.is_empty() || GPUS_SET.get()) {
+        set_visible_gpus(py, &work.call.gpu_ids)?;
+    }
+    let called = values::decode_args(py, library, &work.call.args).and_then(|(args, kwargs)| function.bind(py).call(args, kwargs.as_ref()));
+    drop(function);
+    let outcome = match called {
+        Ok(value) => finish(library, work, &value, leaving).map(|()| leaving.then(|| "max_calls was reached".to_owned())),
+        Err(error) if error.is_instance_of::<PySystemExit>(py) => exit_in_call(py, library, work, error),
+        Err(error) => finish_failed(py, library, work, error, leaving).map(|()| leaving.then(|| "max_calls was reached".to_owned())),
+    };
+    drop(entered);
+    outcome
+}
+
+/// SystemExit inside a call. A task fails with it and its worker is replaced; an actor ends, and that is no failure.
+fn exit_in_call(py: Python<'_>, library: &Arc<Library>, work: CallWork, error: PyErr) -> PyResult<Option<String>> {
+    match work.call.actor_seq {
+        None => {
+            finish_failed(py, library, work, error, true)?;
+            Ok(Some("the task called sys.exit".into()))
+        }
+        Some((actor, _)) => {
+            let reason = actor_exit_reason(py, &error)?;
+            library.tell_node(ToNode::ActorLeaving { actor, reason: reason.clone() });
+            Ok(Some(reason))
+        }
+    }
+}
+
+fn actor_exit_reason(py: Python<'_>, error: &PyErr) -> PyResult<String> {
+    hooks(py)?.call_method1(intern!(py, "exit_reason"), (error.value(py),))?.extract()
+}
+
+fn set_visible_gpus(py: Python<'_>, ids: &[u32]) -> PyResult<()> {
+    hooks(py)?.call_method1(intern!(py, "set_visible_gpus"), (ids.to_vec(),)).map(|_| ())?;
+    GPUS_SET.set(!ids.is_empty());
+    Ok(())
+}
+
+thread_local! {
+    static GPUS_SET: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// The constructor of an actor. Afterwards this process is the actor.
+fn construct(py: Python<'_>, library: &Arc<Library>, work: &ActorWork) -> PyResult<()> {
+    let this = ThisActor { id: work.actor, incarnation: work.incarnation, gpu_ids: work.gpu_ids.clone(), payload: work.spec.payload.clone() };
+    context::set_actor(this);
+    let name = format!("{}.__init__", work.spec.class_name);
+    let running = Running { from: work.actor.owner, task: work.actor.call(), name: Arc::from(name.as_str()), attempt: work.incarnation - 1, gpu_ids: work.gpu_ids.clone() };
+    let entered = context::enter(running);
+    let construct = || -> PyResult<()> {
+        set_visible_gpus(py, &work.gpu_ids)?;
+        let (args, kwargs) = values::decode_args(py, library, &work.spec.args)?;
+        let payload = PyBytes::new(py, &work.spec.payload);
+        let kwargs = kwargs.unwrap_or_else(|| PyDict::new(py));
+        hooks(py)?.call_method1(intern!(py, "construct"), (payload, args, kwargs)).map(|_| ())
+    };
+    let result = construct();
+    drop(entered);
+    match result {
+        Ok(()) => library.actor_is_up(work),
+        Err(error) => {
+            let (value, _) = encode_error(py, library, &name, work.incarnation - 1, error)?;
+            library.tell_node(ToNode::ActorFailed { actor: work.actor, error: value });
+        }
+    }
+    Ok(())
+}
+
+/// (the value that stands for the error, whether the template's retry_exceptions name it).
+fn encode_error(py: Python<'_>, library: &Arc<Library>, name: &str, attempt: u32, error: PyErr) -> PyResult<(Value, bool)> {
+    let node: String = library.node_id.iter().map(|b| format!("{b:02x}")).collect();
+    let exception = error.into_value(py);
+    let (bytes, retryable): (Bound<'_, PyBytes>, bool) = hooks(py)?.call_method1(intern!(py, "encode_error"), (exception, name, node, attempt))?.extract()?;
+    let mut value = vec![FLAG_RAISED];
+    value.extend_from_slice(bytes.as_bytes());
+    Ok((Value::Inline(Arc::from(value)), retryable))
+}
+
+fn finish_failed(py: Python<'_>, library: &Arc<Library>, work: CallWork, error: PyErr, leaving: bool) -> PyResult<()> {
+    let retry = hooks(py)?.call_method1(intern!(py, "is_retryable"), (PyBytes::new(py, &work.template.payload), error.value(py)))?.extract()?;
+    let (value, _) = encode_error(py, library, &work.template.name, work.call.attempt, error)?;
+    let results = vec![Payload { value, refs: vec![] }];
+    library.finish_call(&work, Outcome::Raised { retryable: retry }, results, leaving);
+    Ok(())
+}
+
+pub(crate) fn finish_with_error(py: Python<'_>, library: &Arc<Library>, work: CallWork, error: PyErr) -> PyResult<()> {
+    finish_failed(py, library, work, error, false)
+}
+
+pub(crate) fn finish_with_value(library: &Arc<Library>, work: CallWork, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    finish(library, work, value, false)
+}
+
+/// The call returned: its value or values go back. One that can't be pickled fails the call instead.
+fn finish(library: &Arc<Library>, work: CallWork, value: &Bound<'_, PyAny>, leaving: bool) -> PyResult<()> {
+    let py = value.py();
+    match encode_results(library, &work, value) {
+        Ok((results, _alive)) => {
+            library.finish_call(&work, Outcome::Returned {}, results, leaving);
+            Ok(())
+        }
+        Err(error) => finish_failed(py, library, work, error, leaving),
+    }
+}
+
+type Results<'py> = (Vec<Payload>, Vec<values::Pickled<'py>>);
+
+fn encode_results<'py>(library: &Library, work: &CallWork, value: &Bound<'py, PyAny>) -> PyResult<Results<'py>> {
+    let count = work.call.num_returns as usize;
+    if count == 0 {
+        return Ok((vec![], vec![]));
+    }
+    if count == 1 {
+        let (payload, alive) = values::encode(value, library)?;
+        return Ok((vec![payload], vec![alive]));
+    }
+    let name = &work.template.name;
+    let items: Vec<Bound<'py, PyAny>> = match value.cast::<PyTuple>() {
+        Ok(tuple) => tuple.iter().collect(),
+        Err(_) => {
+            let what = value.get_type().name()?;
+            let iterator = value.try_iter().map_err(|_| PyValueError::new_err(format!("{name} has num_returns={count} and returned one value of type {what}, which is not a sequence")))?;
+            iterator.collect::<PyResult<_>>()?
+        }
+    };
+    if items.len() != count {
+        return Err(PyValueError::new_err(format!("{name} has num_returns={count} and returned {} values.\nhint: return a tuple of {count}, or change num_returns", items.len())));
+    }
+    let mut results = Vec::with_capacity(count);
+    let mut alive = Vec::with_capacity(count);
+    for item in &items {
+        let (payload, keep) = values::encode(item, library)?;
+        results.push(payload);
+        alive.push(keep);
+    }
+    Ok((results, alive))
+}
+

@@ -1,0 +1,34 @@
+//! Completions for futures: many objects, one descriptor to poll.
+
+use crate::core::Core;
+use crate::object_ref::ObjectRef;
+use pyo3::prelude::*;
+use std::sync::Arc;
+
+#[pyclass(frozen, module = "ray._native")]
+pub(crate) struct CompletionQueue {
+    inner: Arc<ray_worker::CompletionQueue>,
+}
+
+#[pymethods]
+impl CompletionQueue {
+    #[new]
+    fn new(py: Python<'_>) -> PyResult<Self> {
+        let inner = ray_worker::CompletionQueue::new().map_err(|failure| crate::errors::failure(py, failure))?;
+        Ok(CompletionQueue { inner: Arc::new(inner) })
+    }
+
+    /// Readable when something is done.
+    fn fileno(&self) -> i32 {
+        self.inner.fd()
+    }
+
+    /// Put `token` into the queue when the object is ready. True: it already is, and nothing will be queued.
+    fn watch(&self, core: &Core, object: &ObjectRef, token: u64) -> bool {
+        core.library().watch(object.id, &self.inner, token)
+    }
+
+    fn take(&self) -> Vec<u64> {
+        self.inner.take()
+    }
+}

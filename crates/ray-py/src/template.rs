@@ -1,0 +1,151 @@
+//! `CallTemplate`: everything constant about a call site, and the hot path of a call.
+
+use crate::core::Core;
+use crate::object_ref::ObjectRef;
+use crate::{errors, values};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyTuple};
+use ray_logic::owner::{CallArgs, CallKind, SubmitError, Template};
+use ray_proto::{Blob, ObjectId, Resources, Value};
+use ray_worker::Library;
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+#[pyclass(frozen, module = "ray._native")]
+pub(crate) struct CallTemplate {
+    library: Arc<Library>,
+    template: Arc<Template>,
+    arity: Arity,
+    /// The actor's handle object: a call site of a method keeps it.
+    _actor: Option<Py<ObjectRef>>,
+}
+
+struct Arity {
+    min: usize,
+    max: Option<usize>,
+    binder: Option<Py<PyAny>>,
+}
+
+/// The body of a call without arguments; shared, since it is the most frequent one.
+fn empty_body() -> Value {
+    static EMPTY: OnceLock<Blob> = OnceLock::new();
+    Value::Inline(EMPTY.get_or_init(|| Arc::from([])).clone())
+}
+
+/// Arguments in the engine's form. What was put into shared memory for them carries one local reference, to be dropped after the submission.
+pub(crate) fn encode_args(library: &Arc<Library>, args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<CallArgs> {
+    let kwargs = kwargs.filter(|kwargs| !kwargs.is_empty());
+    if args.is_empty() && kwargs.is_none() {
+        return Ok(CallArgs { body: empty_body(), body_id: ObjectId::NIL, deps: vec![], nested: vec![] });
+    }
+    let py = args.py();
+    let (pair, deps) = match values::extract_deps(args, kwargs)? {
+        Some((args, kwargs, deps)) => ((args, kwargs).into_pyobject(py)?, deps),
+        None => ((args, kwargs).into_pyobject(py)?, vec![]),
+    };
+    let (payload, _alive) = values::encode(pair.as_any(), library)?;
+    let nested = payload.refs.clone();
+    let body_id = match payload.value {
+        Value::Inline(_) => ObjectId::NIL,
+        Value::Shm(_) => library.put(payload.clone()),
+    };
+    Ok(CallArgs { body: payload.value, body_id, deps, nested })
+}
+
+impl CallTemplate {
+    fn new(core: &Core, template: Template, arity: Arity, actor: Option<Py<ObjectRef>>) -> Self {
+        let library = core.library().clone();
+        let template = library.template(template);
+        CallTemplate { library, template, arity, _actor: actor }
+    }
+
+    fn check_arity(&self, args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
+        let plain = kwargs.is_none_or(|kwargs| kwargs.is_empty());
+        if plain && args.len() >= self.arity.min && self.arity.max.is_none_or(|max| args.len() <= max) {
+            return Ok(());
+        }
+        match &self.arity.binder {
+            Some(binder) => binder.bind(args.py()).call(args, kwargs).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    fn submit_call<'py>(&self, py: Python<'py>, args: &Bound<'py, PyTuple>, kwargs: Option<&Bound<'py, PyDict>>) -> PyResult<Bound<'py, PyAny>> {
+        self.check_arity(args, kwargs)?;
+        let library = &self.library;
+        library.check().map_err(|failure| errors::failure(py, failure))?;
+        let call_args = encode_args(library, args, kwargs)?;
+        let body_id = call_args.body_id;
+        let submitted = library.submit(&self.template, call_args);
+        if !body_id.is_nil() {
+            library.drop_ref(body_id);
+        }
+        let call = submitted.map_err(|SubmitError::TooManyPending { limit }| {
+            let name = &self.template.name;
+            errors::with_code(py, "pending_calls", &format!("{name}: {limit} calls of this process are pending, which is the actor's max_pending_calls.\nhint: wait for some of them, or raise max_pending_calls"))
+        })?;
+        let make = |index: u64| Bound::new(py, ObjectRef::counted(library, ObjectId::new(library.me, call, index)));
+        match self.template.num_returns {
+            0 => Ok(py.None().into_bound(py)),
+            1 => Ok(make(1)?.into_any()),
+            n => Ok(PyList::new(py, (1..=u64::from(n)).map(make).collect::<PyResult<Vec<_>>>()?)?.into_any()),
+        }
+    }
+}
+
+#[pymethods]
+impl CallTemplate {
+    #[staticmethod]
+    #[pyo3(signature = (core, *, payload, name, num_returns, max_retries, retry_exceptions, max_calls, resources, env, min_args, max_args, binder))]
+    #[allow(clippy::too_many_arguments)] // The call site's constants, by keyword.
+    fn task(
+        core: &Core,
+        payload: &[u8],
+        name: String,
+        num_returns: u32,
+        max_retries: i32,
+        retry_exceptions: bool,
+        max_calls: u32,
+        resources: HashMap<String, f64>,
+        env: &str,
+        min_args: usize,
+        max_args: Option<usize>,
+        binder: Option<Py<PyAny>>,
+    ) -> Self {
+        let shape = Resources::from_f64(resources.iter().map(|(name, amount)| (name.as_str(), *amount)));
+        let class = core.library().class_for(&shape, env);
+        let kind = CallKind::Task { class };
+        let template = Template { id: Default::default(), kind, name, payload: Arc::from(payload), num_returns, max_retries, retry_raised: retry_exceptions, max_calls };
+        Self::new(core, template, Arity { min: min_args, max: max_args, binder }, None)
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (core, actor, *, payload, name, num_returns, max_task_retries, retry_exceptions, max_pending_calls, min_args, max_args, binder))]
+    #[allow(clippy::too_many_arguments)] // The call site's constants, by keyword.
+    fn method(
+        core: &Core,
+        actor: Py<ObjectRef>,
+        payload: &[u8],
+        name: String,
+        num_returns: u32,
+        max_task_retries: i32,
+        retry_exceptions: bool,
+        max_pending_calls: i64,
+        min_args: usize,
+        max_args: Option<usize>,
+        binder: Option<Py<PyAny>>,
+    ) -> Self {
+        let kind = CallKind::Method { actor: actor.get().id, max_pending: max_pending_calls };
+        let template = Template { id: Default::default(), kind, name, payload: Arc::from(payload), num_returns, max_retries: max_task_retries, retry_raised: retry_exceptions, max_calls: 0 };
+        Self::new(core, template, Arity { min: min_args, max: max_args, binder }, Some(actor))
+    }
+
+    #[pyo3(signature = (*args, **kwargs))]
+    fn __call__<'py>(&self, args: &Bound<'py, PyTuple>, kwargs: Option<&Bound<'py, PyDict>>) -> PyResult<Bound<'py, PyAny>> {
+        self.submit_call(args.py(), args, kwargs)
+    }
+
+    fn submit<'py>(&self, args: &Bound<'py, PyTuple>, kwargs: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyAny>> {
+        self.submit_call(args.py(), args, Some(kwargs))
+    }
+}

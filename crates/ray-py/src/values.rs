@@ -1,0 +1,305 @@
+//! Between Python values and the engine's bytes (layout in docs/design/001, "Values").
+
+use crate::buffer::{Pin, PinnedBuffer};
+use crate::errors;
+use crate::object_ref::ObjectRef;
+use pyo3::buffer::PyBuffer;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
+use ray_proto::value::{system_error_fields, FLAG_BUFFERS, FLAG_PICKLE, FLAG_RAISED, INLINE_MAX};
+use ray_proto::{ObjectId, Payload, Value};
+use ray_worker::{Library, View};
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+const BUFFER_ALIGN: usize = 64;
+/// Elements looked at before a container counts as too large to be checked for plainness.
+const PLAIN_BUDGET: usize = 64;
+
+thread_local! {
+    /// References met while a value is pickled; one list per nesting of picklings.
+    static COLLECTING: RefCell<Vec<Vec<ObjectId>>> = const { RefCell::new(Vec::new()) };
+    /// Depth of values being unpickled in this thread.
+    static INSIDE: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Note a reference as part of the value being pickled. False: no value is being pickled.
+pub(crate) fn collect(id: ObjectId) -> bool {
+    COLLECTING.with_borrow_mut(|stack| stack.last_mut().map(|refs| refs.push(id)).is_some())
+}
+
+pub(crate) fn inside_value() -> bool {
+    INSIDE.get() > 0
+}
+
+/// The place of a top-level reference argument.
+#[pyclass(frozen, module = "ray._native")]
+pub(crate) struct ArgSlot(usize);
+
+#[pymethods]
+impl ArgSlot {
+    #[new]
+    fn new(index: usize) -> Self {
+        ArgSlot(index)
+    }
+
+    fn __reduce__<'py>(slf: Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (usize,))> {
+        Ok((slf.get_type().into_any(), (slf.get().0,)))
+    }
+}
+
+fn dumps(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static CELL: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    CELL.import(py, "pickle", "dumps")
+}
+
+fn loads(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static CELL: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    CELL.import(py, "pickle", "loads")
+}
+
+fn serialize(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static CELL: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    CELL.import(py, "ray._core.serialization", "serialize")
+}
+
+fn plain(value: &Bound<'_, PyAny>, budget: &mut usize) -> bool {
+    if *budget == 0 {
+        return false;
+    }
+    *budget -= 1;
+    if value.is_none() || value.is_exact_instance_of::<PyInt>() || value.is_exact_instance_of::<PyString>() || value.is_exact_instance_of::<PyFloat>() {
+        return true;
+    }
+    if value.is_exact_instance_of::<PyBytes>() || value.is_exact_instance_of::<PyBool>() {
+        return true;
+    }
+    if let Ok(items) = value.cast_exact::<PyTuple>() {
+        return items.iter_borrowed().all(|item| plain(&item, budget));
+    }
+    if let Ok(items) = value.cast_exact::<PyList>() {
+        return items.iter().all(|item| plain(&item, budget));
+    }
+    value.cast_exact::<PyDict>().is_ok_and(|items| items.iter().all(|(key, item)| plain(&key, budget) && plain(&item, budget)))
+}
+
+#[pyfunction]
+pub(crate) fn is_plain(value: &Bound<'_, PyAny>) -> bool {
+    plain(value, &mut PLAIN_BUDGET.clone())
+}
+
+/// A pickled value before it has a place.
+pub(crate) struct Pickled<'py> {
+    pickle: Bound<'py, PyBytes>,
+    buffers: Vec<PyBuffer<u8>>,
+    pub(crate) refs: Vec<ObjectId>,
+    /// Keeps the references of `refs` counted until the value has a holder.
+    _alive: Option<Bound<'py, PyAny>>,
+}
+
+pub(crate) fn pickle<'py>(value: &Bound<'py, PyAny>) -> PyResult<Pickled<'py>> {
+    let py = value.py();
+    if is_plain(value) {
+        let pickle = dumps(py)?.call1((value, 5))?.cast_into::<PyBytes>()?;
+        return Ok(Pickled { pickle, buffers: vec![], refs: vec![], _alive: None });
+    }
+    COLLECTING.with_borrow_mut(|stack| stack.push(Vec::new()));
+    let result = serialize(py).and_then(|serialize| serialize.call1((value,)));
+    let mut refs = COLLECTING.with_borrow_mut(|stack| stack.pop()).unwrap_or_default();
+    refs.sort_unstable();
+    refs.dedup();
+    let (pickle, buffers): (Bound<'py, PyBytes>, Vec<Bound<'py, PyAny>>) = result?.extract()?;
+    let raw = |buffer: Bound<'py, PyAny>| PyBuffer::get(&buffer.call_method0(intern!(py, "raw"))?);
+    let buffers = buffers.into_iter().map(raw).collect::<PyResult<Vec<_>>>()?;
+    Ok(Pickled { pickle, buffers, refs, _alive: Some(value.clone()) })
+}
+
+fn aligned(at: usize) -> usize {
+    at.div_ceil(BUFFER_ALIGN) * BUFFER_ALIGN
+}
+
+impl Pickled<'_> {
+    /// Flag, table and place of each buffer; the total length.
+    fn layout(&self) -> (Vec<u8>, Vec<usize>, usize) {
+        let pickle_len = self.pickle.as_bytes().len();
+        if self.buffers.is_empty() {
+            return (vec![FLAG_PICKLE], vec![], 1 + pickle_len);
+        }
+        let head_len = 24 + 16 * self.buffers.len();
+        let mut head = vec![0u8; 8];
+        head[0] = FLAG_BUFFERS;
+        head.extend((self.buffers.len() as u64).to_le_bytes());
+        head.extend((pickle_len as u64).to_le_bytes());
+        let mut at = head_len + pickle_len;
+        let mut places = Vec::with_capacity(self.buffers.len());
+        for buffer in &self.buffers {
+            at = aligned(at);
+            places.push(at);
+            head.extend((at as u64).to_le_bytes());
+            head.extend((buffer.len_bytes() as u64).to_le_bytes());
+            at += buffer.len_bytes();
+        }
+        (head, places, at)
+    }
+
+    /// Give the value its place: inline when small, else in shared memory, copied without the GIL.
+    pub(crate) fn place(&self, py: Python<'_>, library: &Library) -> PyResult<Value> {
+        let (head, places, len) = self.layout();
+        let body = self.pickle.as_bytes();
+        if len <= INLINE_MAX {
+            let mut bytes = Vec::with_capacity(len);
+            bytes.extend_from_slice(&head);
+            bytes.extend_from_slice(body);
+            for (buffer, at) in self.buffers.iter().zip(places) {
+                bytes.resize(at, 0);
+                bytes.extend_from_slice(raw_bytes(buffer));
+            }
+            return Ok(Value::Inline(Arc::from(bytes)));
+        }
+        let mut parts: Vec<(u64, &[u8])> = vec![(0, &head), (head.len() as u64, body)];
+        parts.extend(self.buffers.iter().zip(places).map(|(buffer, at)| (at as u64, raw_bytes(buffer))));
+        let range = py.detach(|| library.store(len as u64, &parts)).map_err(|failure| errors::failure(py, failure))?;
+        Ok(Value::Shm(range))
+    }
+}
+
+fn raw_bytes(buffer: &PyBuffer<u8>) -> &[u8] {
+    // SAFETY: PickleBuffer.raw() is one contiguous run of bytes, and the PyBuffer keeps the exporter from moving or resizing it. A thread of the user's that
+    // writes to it at the same time tears its own value, as it would with any copy.
+    unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast(), buffer.len_bytes()) }
+}
+
+/// Pickle and place in one go. The references inside are alive until `keep` is dropped.
+pub(crate) fn encode<'py>(value: &Bound<'py, PyAny>, library: &Library) -> PyResult<(Payload, Pickled<'py>)> {
+    let pickled = pickle(value)?;
+    let placed = pickled.place(value.py(), library)?;
+    Ok((Payload { value: placed, refs: pickled.refs.clone() }, pickled))
+}
+
+struct Unpickling;
+
+impl Unpickling {
+    fn enter() -> Self {
+        INSIDE.set(INSIDE.get() + 1);
+        Unpickling
+    }
+}
+
+impl Drop for Unpickling {
+    fn drop(&mut self) {
+        INSIDE.set(INSIDE.get() - 1);
+    }
+}
+
+/// The Python value of an object, or the exception it stands for as Err.
+pub(crate) fn decode<'py>(py: Python<'py>, library: &Arc<Library>, id: ObjectId, value: &Value) -> PyResult<Bound<'py, PyAny>> {
+    let view = match value {
+        Value::Inline(bytes) => View::Inline(bytes.clone()),
+        Value::Shm(_) => py.detach(|| library.view(value)).map_err(|failure| errors::failure(py, failure))?,
+    };
+    let _inside = Unpickling::enter();
+    let bytes = view.bytes();
+    match bytes.first() {
+        Some(&FLAG_PICKLE) => match &view {
+            View::Inline(_) => loads(py)?.call1((PyBytes::new(py, &bytes[1..]),)),
+            View::Shm { .. } => {
+                let len = bytes.len() - 1;
+                let buffer = PinnedBuffer::new(view.clone(), 1, len, Some(Pin::new(library, id)));
+                loads(py)?.call1((Bound::new(py, buffer)?,))
+            }
+        },
+        Some(&FLAG_BUFFERS) => decode_buffers(py, library, id, &view),
+        Some(_) => Err(decode_error(py, bytes)?),
+        None => Err(errors::with_code(py, "object_lost", "the object has no bytes")),
+    }
+}
+
+fn decode_buffers<'py>(py: Python<'py>, library: &Arc<Library>, id: ObjectId, view: &View) -> PyResult<Bound<'py, PyAny>> {
+    let bytes = view.bytes();
+    let malformed = || errors::with_code(py, "object_lost", "the object's bytes are malformed");
+    let word = |at: usize| bytes.get(at..at + 8).map(|b| u64::from_le_bytes(b.try_into().expect("eight bytes")) as usize);
+    let (count, pickle_len) = (word(8).ok_or_else(malformed)?, word(16).ok_or_else(malformed)?);
+    let pin = matches!(view, View::Shm { .. }).then(|| Pin::new(library, id));
+    let buffers = PyList::empty(py);
+    for index in 0..count {
+        let (at, len) = (word(24 + 16 * index).ok_or_else(malformed)?, word(32 + 16 * index).ok_or_else(malformed)?);
+        buffers.append(Bound::new(py, PinnedBuffer::new(view.clone(), at, len, pin.clone()))?)?;
+    }
+    let start = 24 + 16 * count;
+    let body = bytes.get(start..start + pickle_len).ok_or_else(malformed)?;
+    let keywords = PyDict::new(py);
+    keywords.set_item(intern!(py, "buffers"), buffers)?;
+    loads(py)?.call((PyBytes::new(py, body),), Some(&keywords))
+}
+
+/// The exception that an error value stands for.
+pub(crate) fn decode_error(py: Python<'_>, bytes: &[u8]) -> PyResult<PyErr> {
+    let body = bytes.get(1..).unwrap_or_default();
+    if bytes.first() == Some(&FLAG_RAISED) {
+        let exception = py.import("ray._core.errors")?.call_method1("decode_exception", (PyBytes::new(py, body),))?;
+        return Ok(PyErr::from_value(exception));
+    }
+    Ok(errors::system_error(py, &system_error_fields(body)))
+}
+
+/// Positional and keyword arguments of a call, references at the top level replaced by their values.
+pub(crate) type Arguments<'py> = (Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>);
+
+pub(crate) fn decode_args<'py>(py: Python<'py>, library: &Arc<Library>, args: &ray_proto::msg::Args) -> PyResult<Arguments<'py>> {
+    if matches!(&args.body, Value::Inline(bytes) if bytes.is_empty()) {
+        return Ok((PyTuple::empty(py), None));
+    }
+    let pair = decode(py, library, args.body_id, &args.body)?.cast_into::<PyTuple>()?;
+    let positional = pair.get_item(0)?.cast_into::<PyTuple>()?;
+    let keywords = pair.get_item(1)?.cast_into::<PyDict>().ok();
+    if args.deps.is_empty() {
+        return Ok((positional, keywords));
+    }
+    let mut values: Vec<Option<Bound<'py, PyAny>>> = vec![None; args.deps.len()];
+    let mut fill = |item: Bound<'py, PyAny>| -> PyResult<Bound<'py, PyAny>> {
+        let Ok(slot) = item.cast::<ArgSlot>() else { return Ok(item) };
+        let index = slot.get().0;
+        if values[index].is_none() {
+            let (id, payload) = &args.deps[index];
+            values[index] = Some(decode(py, library, *id, &payload.value)?);
+        }
+        Ok(values[index].clone().expect("filled above"))
+    };
+    let filled = positional.iter().map(&mut fill).collect::<PyResult<Vec<_>>>()?;
+    if let Some(keywords) = &keywords {
+        for (key, item) in keywords.iter() {
+            keywords.set_item(key, fill(item)?)?;
+        }
+    }
+    Ok((PyTuple::new(py, filled)?, keywords))
+}
+
+/// Replace top-level references by slots. None when there are none.
+pub(crate) fn extract_deps<'py>(args: &Bound<'py, PyTuple>, kwargs: Option<&Bound<'py, PyDict>>) -> PyResult<Option<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>, Vec<ObjectId>)>> {
+    let is_ref = |item: &Bound<'_, PyAny>| item.is_exact_instance_of::<ObjectRef>();
+    let any = args.iter_borrowed().any(|item| is_ref(&item)) || kwargs.is_some_and(|k| k.iter().any(|(_, item)| is_ref(&item)));
+    if !any {
+        return Ok(None);
+    }
+    let py = args.py();
+    let mut deps = Vec::new();
+    let mut slot = |item: Bound<'py, PyAny>| -> PyResult<Bound<'py, PyAny>> {
+        let Ok(object) = item.cast_exact::<ObjectRef>() else { return Ok(item) };
+        deps.push(object.get().id);
+        Ok(Bound::new(py, ArgSlot(deps.len() - 1))?.into_any())
+    };
+    let positional = args.iter().map(&mut slot).collect::<PyResult<Vec<_>>>()?;
+    let keywords = match kwargs {
+        Some(kwargs) => {
+            let out = PyDict::new(py);
+            for (key, item) in kwargs.iter() {
+                out.set_item(key, slot(item)?)?;
+            }
+            Some(out)
+        }
+        None => None,
+    };
+    Ok(Some((PyTuple::new(py, positional)?, keywords, deps)))
+}

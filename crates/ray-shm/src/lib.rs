@@ -1,0 +1,14 @@
+//! The edge to the kernel: shared memory, the status board, framed links that pass descriptors, epoll, signals.
+//! All `unsafe` of the engine outside the Python bindings stands in this crate, each use with its reason.
+
+pub mod board;
+pub mod link;
+pub mod memory;
+pub mod poll;
+pub mod signals;
+
+/// Microseconds on the monotonic clock. Every process of a host reads the same one.
+pub fn now_us() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000
+}

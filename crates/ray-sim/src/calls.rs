@@ -1,0 +1,248 @@
+//! How a call or a constructor starts and ends in a worker, and how the driver's script ends.
+
+use crate::env::Env;
+use crate::frame::{Ending, Frame, Handle, Role};
+use crate::oracle::token;
+use crate::process::Process;
+use crate::script::inline_value;
+use ray_logic::exec::covered_refs;
+use ray_proto::msg::{ActorSpec, Args, Call, Outcome, ToNode};
+use ray_proto::value::system_error;
+use ray_proto::{ActorId, ObjectId, Payload, ProcId, Value};
+
+impl Process {
+    /// Start the next call that came in.
+    pub fn start_next(&mut self, env: &mut Env) {
+        if self.leaving {
+            return;
+        }
+        let Some(queued) = self.exec.pop() else { return };
+        let (from, call) = (queued.from, queued.call);
+        self.last_started = Some((from, call.task));
+        env.note(self.id, || format!("starts {} of {from:?}, attempt {}", call.task, call.attempt));
+        env.oracle.starts(self.id, from, call.task, call.attempt);
+        assert!(self.known_templates.contains_key(&(from, call.template.0)), "a call came before its template");
+        *self.template_runs.entry((from, call.template.0)).or_insert(0) += 1;
+        self.check_order(from, &call);
+        let info = env.oracle.calls[&(from, call.task)].clone();
+        let steps = env.rng.below(7) as u32;
+        let mut frame = Frame::new(Role::Call { from, task: call.task }, info.path, info.depth, info.pure, steps);
+        self.unpickle(env, &mut frame, &call.args);
+        self.plan_end(from, &call);
+        self.keep(env, frame);
+    }
+
+    fn check_order(&mut self, from: ProcId, call: &Call) {
+        let Some((actor, seq)) = call.actor_seq else { return };
+        let home = self.home.as_mut().expect("an actor lives here");
+        assert_eq!(home.actor, actor, "a call for another actor");
+        let next = home.next_seq.entry(from).or_insert(0);
+        assert_eq!(*next, seq, "calls of one caller run in order");
+        *next += 1;
+    }
+
+    /// Arguments become handles and views.
+    fn unpickle(&mut self, env: &mut Env, frame: &mut Frame, args: &Args) {
+        if let Value::Shm(range) = args.body {
+            self.add_view(env, frame, args.body_id, range);
+        }
+        for id in &args.nested {
+            if env.rng.permille(800) {
+                self.add_handle(env, frame, *id);
+            }
+        }
+        for (id, payload) in &args.deps {
+            env.oracle.check_value(self.id, *id, &payload.value);
+            if let Value::Shm(range) = payload.value {
+                self.add_view(env, frame, *id, range);
+            }
+            for id in &payload.refs {
+                if env.rng.permille(700) {
+                    self.add_handle(env, frame, *id);
+                }
+            }
+        }
+    }
+
+    /// max_calls is decided at the start, as in the real worker; the rest at the end.
+    fn plan_end(&mut self, from: ProcId, call: &Call) {
+        let most = self.known_templates[&(from, call.template.0)];
+        self.leave_after = most > 0 && self.template_runs[&(from, call.template.0)] >= most;
+        self.num_returns = call.num_returns;
+    }
+
+    pub fn start_constructor(&mut self, env: &mut Env, actor: ActorId, spec: ActorSpec) {
+        let call = Call { task: actor.call(), template: Default::default(), attempt: 0, num_returns: 0, actor_seq: None, gpu_ids: vec![], args: spec.args };
+        let covered = covered_refs(&call);
+        self.owner.cover(&covered);
+        let info = env.oracle.calls[&(actor.owner, actor.call())].clone();
+        let steps = env.rng.below(4) as u32;
+        let mut frame = Frame::new(Role::Constructor { actor, covered }, info.path, info.depth, false, steps);
+        self.unpickle(env, &mut frame, &call.args);
+        self.keep(env, frame);
+    }
+
+    /// The script has no more steps.
+    pub fn last_step(&mut self, env: &mut Env, mut frame: Frame) {
+        match frame.role.clone() {
+            Role::Driver => self.end_driver(env, frame),
+            Role::Call { .. } => {
+                let raises = env.rng.permille(env.options.raises);
+                let exits = self.home.is_some() && env.rng.permille(env.options.actor_ends / 4);
+                let outcome = match raises {
+                    true => Outcome::Raised { retryable: env.rng.permille(600) },
+                    false => Outcome::Returned {},
+                };
+                frame.ending = Some(Ending { outcome, results: vec![], leaving: self.leave_after || exits });
+                self.end_frame(env, frame);
+            }
+            Role::Constructor { actor, covered } => {
+                let fails = env.rng.permille(env.options.actor_ends / 3);
+                let message = match fails {
+                    true => {
+                        env.oracle.doomed.insert(actor);
+                        ToNode::ActorFailed { actor, error: system_error("raised", &[]) }
+                    }
+                    false => ToNode::ActorUp { actor },
+                };
+                self.keep_some(env, &mut frame);
+                self.owner.finish_creation(&covered, message);
+                self.drop_all(env, frame);
+                self.pump(env);
+            }
+        }
+    }
+
+    /// The driver gets everything it still has, then lets go of everything.
+    fn end_driver(&mut self, env: &mut Env, mut frame: Frame) {
+        let mut ids: Vec<ObjectId> = frame.refs().into_iter().filter(|id| !id.is_actor()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        if !self.gets_all && !ids.is_empty() {
+            self.gets_all = true;
+            let need = ids.len();
+            self.wait(env, &mut frame, ids, need, true);
+            return self.keep(env, frame);
+        }
+        env.note(self.id, || "the driver's script is done".into());
+        self.drop_all(env, frame);
+        self.done = true;
+    }
+
+    /// Make the results, then reply.
+    pub fn end_frame(&mut self, env: &mut Env, mut frame: Frame) {
+        let Role::Call { from, task } = frame.role else { unreachable!("only calls have results") };
+        let mut ending = frame.ending.take().expect("the frame ends");
+        if matches!(ending.outcome, Outcome::Raised { .. }) {
+            let value = env.oracle.raises(ObjectId::new(from, task, 1));
+            ending.results = vec![Payload { value, refs: vec![] }];
+            return self.reply(env, frame, from, task, ending);
+        }
+        while ending.results.len() < self.num_returns as usize {
+            let id = ObjectId::new(from, task, ending.results.len() as u64 + 1);
+            let shm = env.rng.permille(env.options.shm) && !frame.no_shm;
+            let value = match shm {
+                false => inline_value(token(id)),
+                true => {
+                    let len = env.rng.range(1, 30_000);
+                    match self.allocate(env, &mut frame, len, token(id)) {
+                        Some(range) => Value::Shm(range),
+                        None => {
+                            frame.ending = Some(ending);
+                            return self.keep(env, frame);
+                        }
+                    }
+                }
+            };
+            let refs = self.result_refs(env, &frame);
+            env.oracle.contents.insert(id, refs.clone());
+            ending.results.push(Payload { value, refs });
+        }
+        self.reply(env, frame, from, task, ending);
+    }
+
+    fn result_refs(&self, env: &mut Env, frame: &Frame) -> Vec<ObjectId> {
+        self.containable(env, frame, &frame.path, 3)
+    }
+
+    fn reply(&mut self, env: &mut Env, mut frame: Frame, from: ProcId, task: u64, ending: Ending) {
+        let running = self.exec.finish(from, task).expect("the call runs");
+        for payload in &ending.results {
+            if let Value::Shm(range) = payload.value {
+                if from != self.id {
+                    self.to_node(env, ToNode::Published { range, owner: from });
+                }
+            }
+        }
+        self.keep_some(env, &mut frame);
+        let leaving = ending.leaving;
+        if let (true, Some(home)) = (leaving, &self.home) {
+            let actor = home.actor;
+            env.oracle.doomed.insert(actor);
+            self.to_node(env, ToNode::ActorLeaving { actor, reason: "exit_actor was called".into() });
+        }
+        if env.rng.permille(300) {
+            // Some handles are gone before the reply is made, others after it.
+            self.drop_half(env, &mut frame, &ending);
+            self.flush_drops(env);
+        }
+        env.note(self.id, || format!("ends {task} of {from:?}: {ending:?}"));
+        self.owner.finish_call(from, task, &running.covered, ending.outcome, ending.results, leaving);
+        self.drop_all(env, frame);
+        if leaving {
+            self.leaving = true;
+            let unstarted = self.exec.drain();
+            self.owner.give_back(unstarted, false, ProcId::NODE);
+            self.finishing |= self.home.is_some();
+        }
+        self.pump(env);
+    }
+
+    /// References inside the results stay until these are sent.
+    fn drop_half(&mut self, env: &mut Env, frame: &mut Frame, ending: &Ending) {
+        let kept: Vec<ObjectId> = ending.results.iter().flat_map(|p| p.refs.iter().copied()).collect();
+        let (stay, go): (Vec<Handle>, Vec<Handle>) = std::mem::take(&mut frame.handles).into_iter().partition(|h| kept.contains(&h.id));
+        frame.handles = stay;
+        go.into_iter().for_each(|handle| self.drop_handle(env, handle));
+    }
+
+    /// An actor keeps some of what it got.
+    fn keep_some(&mut self, env: &mut Env, frame: &mut Frame) {
+        let Some(home) = self.home.as_mut() else { return };
+        for handle in std::mem::take(&mut frame.handles) {
+            match home.state.len() < 10 && env.rng.permille(200) {
+                true => {
+                    // One more count of the same object: what is in the frame goes with the frame.
+                    self.owner.add_local(handle.id);
+                    env.oracle.handle_made(self.id, handle.id);
+                    if let Some(range) = handle.view {
+                        env.oracle.view_made(self.id, range);
+                    }
+                    home.state.push(handle.clone());
+                    frame.handles.push(handle);
+                }
+                false => frame.handles.push(handle),
+            }
+        }
+    }
+
+    pub fn drop_all(&mut self, env: &mut Env, frame: Frame) {
+        frame.handles.into_iter().for_each(|handle| self.drop_handle(env, handle));
+    }
+
+    /// The run is over: what is kept for good goes too.
+    pub fn let_go(&mut self, env: &mut Env) {
+        let mut kept = std::mem::take(&mut self.pins);
+        if let Some(home) = self.home.as_mut() {
+            kept.append(&mut home.state);
+        }
+        kept.into_iter().for_each(|handle| self.drop_handle(env, handle));
+    }
+
+    /// The driver's script.
+    pub fn start_driver(&mut self, env: &mut Env) {
+        let root: crate::oracle::Path = std::rc::Rc::from(&[][..]);
+        let frame = Frame::new(Role::Driver, root, 0, false, env.options.driver_steps);
+        self.keep(env, frame);
+    }
+}

@@ -1,0 +1,14 @@
+//! The seeded simulator: a node, a driver and workers made of the real state machines, random programs, named faults, an oracle.
+//! Development only. `cargo run -p ray-sim --release -- --seeds 1..10000`; a failing seed is replayed with `--seed N --trace`.
+
+mod calls;
+mod env;
+mod frame;
+pub mod options;
+mod oracle;
+mod process;
+pub mod rng;
+pub mod run;
+pub mod sabotage;
+mod script;
+mod world;

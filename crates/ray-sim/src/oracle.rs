@@ -1,0 +1,225 @@
+//! The truth about a run, kept beside the machines and never shown to them: who holds what, what each value must be, who died.
+//!
+//! A check that fails panics with a text; `run` catches it and reports the seed.
+
+use crate::env::name;
+use crate::rng::mix;
+use ray_logic::extents::rounded;
+use ray_logic::owner::Owner;
+use ray_proto::ids::{ExtentId, ObjectId, ProcId};
+use ray_proto::value::{system_error_fields, FLAG_RAISED, FLAG_SYSTEM};
+use ray_proto::{ActorId, ShmRange, Value};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+/// Where in the tree of calls something was made: the driver is the root.
+pub type Path = Rc<[u32]>;
+
+/// `a` is sure to end before `b` does, or does not depend on it: it comes before `b` in post-order. Waiting only along this order can't deadlock.
+pub fn precedes(a: &[u32], b: &[u32]) -> bool {
+    if a.starts_with(b) {
+        return a.len() > b.len();
+    }
+    !b.starts_with(a) && a < b
+}
+
+#[derive(Clone, Debug)]
+pub struct Made {
+    pub path: Path,
+    /// No actor is involved in it.
+    pub pure: bool,
+    /// A put: ready from the start.
+    pub ready: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct CallInfo {
+    pub path: Path,
+    pub pure: bool,
+    pub depth: u32,
+    pub actor: Option<ActorId>,
+    pub max_retries: i32,
+}
+
+#[derive(Debug, Default)]
+pub struct Oracle {
+    pub made: BTreeMap<ObjectId, Made>,
+    pub calls: BTreeMap<(ProcId, u64), CallInfo>,
+    pub contents: BTreeMap<ObjectId, Vec<ObjectId>>,
+    /// Actors that somebody killed, that left, whose constructor raised or whose process was killed.
+    pub doomed: BTreeSet<ActorId>,
+    pub dead: BTreeSet<ProcId>,
+    pub killed_any: bool,
+    children: BTreeMap<Path, u32>,
+    started: BTreeSet<(ProcId, u64, u32)>,
+    raised: BTreeSet<u64>,
+    /// Objects that a dead process may have been the only one to keep for others.
+    tainted: BTreeSet<ObjectId>,
+    incarnations: BTreeMap<ActorId, ProcId>,
+    order: BTreeMap<(ProcId, ActorId), u64>,
+    memory: BTreeMap<(ExtentId, u64), u64>,
+    creators: BTreeMap<ExtentId, ProcId>,
+    views: BTreeMap<(ExtentId, u64), (u64, BTreeMap<ProcId, u32>)>,
+    handles: BTreeMap<ObjectId, BTreeMap<ProcId, u32>>,
+}
+
+pub fn token(id: ObjectId) -> u64 {
+    mix(id.owner.0, id.seq)
+}
+
+impl Oracle {
+    /// The next child of a call: paths never repeat, also when a call is tried again.
+    pub fn child(&mut self, path: &Path) -> Path {
+        let count = self.children.entry(path.clone()).or_insert(0);
+        *count += 1;
+        path.iter().copied().chain([*count]).collect()
+    }
+
+    pub fn handle_made(&mut self, by: ProcId, id: ObjectId) {
+        *self.handles.entry(id).or_default().entry(by).or_insert(0) += 1;
+    }
+
+    pub fn handle_dropped(&mut self, by: ProcId, id: ObjectId) {
+        let holders = self.handles.get_mut(&id).expect("a handle");
+        let count = holders.get_mut(&by).expect("its handle");
+        *count -= 1;
+        if *count == 0 {
+            holders.remove(&by);
+        }
+        if holders.is_empty() {
+            self.handles.remove(&id);
+        }
+    }
+
+    pub fn view_made(&mut self, by: ProcId, range: ShmRange) {
+        let view = self.views.entry((range.extent, range.offset)).or_insert_with(|| (rounded(range.len), BTreeMap::new()));
+        *view.1.entry(by).or_insert(0) += 1;
+    }
+
+    pub fn view_dropped(&mut self, by: ProcId, range: ShmRange) {
+        let key = (range.extent, range.offset);
+        let readers = &mut self.views.get_mut(&key).expect("a view").1;
+        let count = readers.get_mut(&by).expect("its view");
+        *count -= 1;
+        if *count == 0 {
+            readers.remove(&by);
+        }
+        if readers.is_empty() {
+            self.views.remove(&key);
+        }
+    }
+
+    /// `by` writes a value into a range it was just given.
+    pub fn write(&mut self, by: ProcId, range: ShmRange, token: u64) {
+        self.creators.insert(range.extent, by);
+        let end = range.offset + rounded(range.len);
+        for ((extent, at), (len, readers)) in &self.views {
+            let overlaps = *extent == range.extent && *at < end && range.offset < at + len;
+            assert!(!overlaps, "shared memory reused under a pin: {} writes {range:?}, read by {:?}", name(by), readers.keys().map(|p| name(*p)).collect::<Vec<_>>());
+        }
+        self.memory.insert((range.extent, range.offset), token);
+    }
+
+    pub fn check_range(&self, by: ProcId, id: ObjectId, range: ShmRange) {
+        let found = self.memory.get(&(range.extent, range.offset)).copied();
+        assert_eq!(found, Some(token(id)), "{} reads {id:?} at {range:?} and finds another value", name(by));
+    }
+
+    /// A reader was told that an extent is gone.
+    pub fn check_gone(&self, by: ProcId, id: ObjectId, range: ShmRange) {
+        let creator = self.creators.get(&range.extent);
+        let excused = self.dead.contains(&id.owner) || (self.killed_any && creator.is_some_and(|c| self.dead.contains(c))) || self.tainted.contains(&id);
+        assert!(excused, "{} reads {id:?} at {range:?}: the extent is gone, and its maker {creator:?} lives", name(by));
+    }
+
+    pub fn raises(&mut self, id: ObjectId) -> Value {
+        self.raised.insert(token(id));
+        let mut bytes = vec![FLAG_RAISED];
+        bytes.extend_from_slice(&token(id).to_le_bytes());
+        Value::inline(&bytes)
+    }
+
+    /// A process got the value of `id`.
+    pub fn check_value(&self, by: ProcId, id: ObjectId, value: &Value) {
+        let Value::Inline(bytes) = value else { return };
+        match bytes[0] {
+            FLAG_RAISED => {
+                let found = u64::from_le_bytes(bytes[1..9].try_into().expect("a token"));
+                assert!(self.raised.contains(&found), "{id:?} holds an exception nobody raised");
+            }
+            FLAG_SYSTEM => self.check_error(by, id, &system_error_fields(&bytes[1..])),
+            _ => assert_eq!(bytes[1..], token(id).to_le_bytes(), "{} gets {id:?} and finds another value", name(by)),
+        }
+    }
+
+    fn check_error(&self, by: ProcId, id: ObjectId, fields: &[(String, String)]) {
+        let field = |key: &str| fields.iter().find(|(k, _)| k == key).map_or("", |(_, v)| v.as_str());
+        let unhex = |text: &str| (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap_or(0)).collect::<Vec<u8>>();
+        let object = unhex(field("object_id")).try_into().map(|b: [u8; 28]| ObjectId::from_bytes(&b));
+        let actor: Option<ActorId> = self.actor_of(&unhex(field("actor_id")));
+        let excused = match field("code") {
+            "object_lost" => object.is_ok_and(|o| self.tainted.contains(&o)),
+            "owner_died" => object.is_ok_and(|o| self.dead.contains(&o.owner)),
+            "worker_crashed" => self.killed_any,
+            "actor_died" | "actor_unavailable" | "actor_init_failed" => actor.is_some_and(|a| self.doomed.contains(&a) || self.dead.contains(&a.owner)),
+            _ => false,
+        };
+        assert!(excused, "{} gets {id:?} and finds an error that nothing explains: {} {}", name(by), field("code"), field("message"));
+    }
+
+    /// The public form keeps 5 bytes of the counter and 6 of the owner.
+    fn actor_of(&self, bytes: &[u8]) -> Option<ActorId> {
+        self.made.keys().find(|id| id.is_actor() && id.actor_bytes() == bytes).copied()
+    }
+
+    /// A worker starts a call.
+    pub fn starts(&mut self, at: ProcId, from: ProcId, task: u64, attempt: u32) {
+        let info = self.calls.get(&(from, task)).expect("a submitted call");
+        assert!(info.max_retries < 0 || attempt as i64 <= i64::from(info.max_retries), "call {task} of {} starts attempt {attempt} of {}", name(from), info.max_retries);
+        let first = self.started.insert((from, task, attempt));
+        assert!(first, "call {task} of {} runs attempt {attempt} twice, now at {}", name(from), name(at));
+        if let (Some(actor), 0) = (info.actor, attempt) {
+            let last = self.order.insert((from, actor), task);
+            assert!(last.is_none_or(|last| last < task), "{} runs call {task} of {} after call {last:?}", name(at), name(from));
+        }
+    }
+
+    pub fn actor_starts(&mut self, at: ProcId, actor: ActorId) {
+        let before = self.incarnations.insert(actor, at);
+        assert!(before.is_none_or(|p| self.dead.contains(&p)), "two living incarnations of {actor:?}");
+    }
+
+    /// `owner` is gone with its table. What it kept for others may be lost with it.
+    pub fn process_died(&mut self, owner: &Owner, killed: bool) {
+        let me = owner.me();
+        self.dead.insert(me);
+        self.killed_any |= killed;
+        let gone: Vec<ActorId> = self.incarnations.iter().filter(|(_, p)| **p == me).map(|(a, _)| *a).collect();
+        self.doomed.extend(gone);
+        let mut list: Vec<ObjectId> = owner.ids();
+        while let Some(id) = list.pop() {
+            if self.tainted.insert(id) {
+                list.extend(self.contents.get(&id).into_iter().flatten());
+            }
+        }
+        for holders in self.handles.values_mut() {
+            holders.remove(&me);
+        }
+        self.handles.retain(|_, holders| !holders.is_empty());
+        for (_, readers) in self.views.values_mut() {
+            readers.remove(&me);
+        }
+        self.views.retain(|_, (_, readers)| !readers.is_empty());
+    }
+
+    /// Nothing that a living process refers to has left its owner's table.
+    pub fn check_alive(&self, owner: &Owner) {
+        let me = owner.me();
+        let first = ObjectId { owner: me, seq: 0 };
+        let last = ObjectId { owner: me, seq: u64::MAX };
+        for (id, holders) in self.handles.range(first..=last) {
+            let known = owner.get(*id).is_some() || self.tainted.contains(id);
+            assert!(known, "{id:?} was freed while {:?} refer to it", holders.keys().map(|p| name(*p)).collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! One process in miniature: the shell around `Owner`, `Exec` and `Extents`. It decides nothing that the real shell does not decide.
+
+use crate::env::{name, Env, Event, LinkId, Packet};
+use crate::frame::{Frame, Handle};
+use crate::sabotage::Bug;
+use ray_logic::exec::{Exec, Queued};
+use ray_logic::extents::Extents;
+use ray_logic::owner::{Command, Limits, Owner, Template};
+use ray_logic::Time;
+use ray_proto::msg::{ActorSpec, FromNode, Peer, ToNode};
+use ray_proto::{ActorId, ExtentId, ObjectId, ProcId, Resources, ShmRange};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+/// What is known of the link to another process.
+#[derive(Debug, Default)]
+struct Wire {
+    /// Our descriptor has come, and our marker is sent: we write directly.
+    direct: bool,
+    /// The peer's marker has come: we read directly.
+    open: bool,
+    /// Direct packets that came before the marker.
+    early: VecDeque<Peer>,
+}
+
+/// The actor that lives here.
+#[derive(Debug)]
+pub struct Home {
+    pub actor: ActorId,
+    pub next_seq: BTreeMap<ProcId, u64>,
+    pub state: Vec<Handle>,
+}
+
+pub struct Process {
+    pub id: ProcId,
+    pub owner: Owner,
+    pub exec: Exec,
+    pub extents: Extents,
+    pub frame: Option<Frame>,
+    /// Released by Python, not yet told to the owner.
+    pub drops: Vec<ObjectId>,
+    /// Pickled out of band: kept until the program's end.
+    pub pins: Vec<Handle>,
+    pub home: Option<Home>,
+    pub opened: BTreeSet<ExtentId>,
+    /// Call sites of this process, to be used again.
+    pub sites: Vec<Arc<Template>>,
+    pub known_templates: BTreeMap<(ProcId, u32), u32>,
+    pub template_runs: BTreeMap<(ProcId, u32), u32>,
+    pub last_started: Option<(ProcId, u64)>,
+    /// No further call starts; the process ends when nothing needs it.
+    pub leaving: bool,
+    /// The actor's last handle is gone: end when the queue is empty.
+    pub finishing: bool,
+    /// The process has ended by itself.
+    pub exited: bool,
+    pub stalled_until: Time,
+    pub next_token: u64,
+    /// About the running call: the process ends after it; its results.
+    pub leave_after: bool,
+    pub num_returns: u32,
+    /// About the driver's script: in its last get; over.
+    pub gets_all: bool,
+    pub done: bool,
+    wires: BTreeMap<ProcId, Wire>,
+    step_posted: bool,
+    drops_posted: bool,
+    tick_at: Time,
+}
+
+impl Process {
+    pub fn new(id: ProcId, total: Resources) -> Self {
+        Process {
+            id,
+            owner: Owner::new(id, total, Limits::default()),
+            exec: Exec::default(),
+            extents: Extents::default(),
+            frame: None,
+            drops: Vec::new(),
+            pins: Vec::new(),
+            home: None,
+            opened: BTreeSet::new(),
+            sites: Vec::new(),
+            known_templates: BTreeMap::new(),
+            template_runs: BTreeMap::new(),
+            last_started: None,
+            leaving: false,
+            finishing: false,
+            exited: false,
+            stalled_until: 0,
+            next_token: 1,
+            leave_after: false,
+            num_returns: 0,
+            gets_all: false,
+            done: false,
+            wires: BTreeMap::new(),
+            step_posted: false,
+            drops_posted: false,
+            tick_at: 0,
+        }
+    }
+
+    pub fn to_node(&self, env: &mut Env, message: ToNode) {
+        env.send(self.id, ProcId::NODE, Packet::Up(message));
+    }
+
+    pub fn post_step(&mut self, env: &mut Env) {
+        if !std::mem::replace(&mut self.step_posted, true) {
+            let slow = env.rng.permille(env.options.slow_steps);
+            let delay = if slow { env.rng.range(2_000, 30_000) } else { env.rng.range(1, 60) };
+            env.post(delay, Event::Step(self.id));
+        }
+    }
+
+    pub fn step(&mut self, env: &mut Env) {
+        self.step_posted = false;
+        match self.frame.take() {
+            Some(frame) => self.run_frame(env, frame),
+            None => self.start_next(env),
+        }
+    }
+
+    /// Python let go of a handle.
+    pub fn drop_handle(&mut self, env: &mut Env, handle: Handle) {
+        env.oracle.handle_dropped(self.id, handle.id);
+        if let Some(range) = handle.view {
+            env.oracle.view_dropped(self.id, range);
+        }
+        self.drops.push(handle.id);
+        if !std::mem::replace(&mut self.drops_posted, true) {
+            let delay = env.rng.range(0, 500);
+            env.post(delay, Event::Drops(self.id));
+        }
+    }
+
+    /// Tell the owner what Python let go of; now and then give back what is empty.
+    pub fn flush_drops(&mut self, env: &mut Env) {
+        self.drops_posted = false;
+        for id in std::mem::take(&mut self.drops) {
+            self.owner.release_local(id);
+        }
+        self.pump(env);
+        if env.rng.permille(100) {
+            for (extent, _) in self.extents.empty_extents() {
+                self.extents.remove(extent);
+                self.to_node(env, ToNode::ExtentDrop { extent });
+            }
+        }
+    }
+
+    pub fn receive(&mut self, env: &mut Env, from: ProcId, packet: Packet) {
+        match packet {
+            Packet::Down(message) => self.node_message(env, message),
+            Packet::Peer(message) => {
+                let wire = self.wires.entry(from).or_default();
+                match wire.open || from == self.id {
+                    true => self.peer_message(env, from, message),
+                    false => wire.early.push_back(message),
+                }
+            }
+            Packet::Up(_) => unreachable!("a process gets no message for the node"),
+        }
+    }
+
+    fn node_message(&mut self, env: &mut Env, message: FromNode) {
+        match message {
+            FromNode::Relayed { from, message } => match *message {
+                Peer::Switch {} => self.open_wire(env, from),
+                other => self.peer_message(env, from, other),
+            },
+            FromNode::Link { peer } => {
+                self.to_node(env, ToNode::Relay { to: peer, message: Box::new(Peer::Switch {}) });
+                self.wires.entry(peer).or_default().direct = true;
+            }
+            FromNode::ProcDied { proc_id, evidence } => {
+                self.drain_wire(env, proc_id);
+                self.owner.on_node(env.now, FromNode::ProcDied { proc_id, evidence });
+                let orphans = self.exec.forget_caller(proc_id);
+                self.owner.give_back(orphans, false, ProcId::NODE);
+            }
+            FromNode::ActorStart { actor, spec, .. } => self.start_actor(env, actor, *spec),
+            FromNode::ActorFinish { .. } => self.finishing = true,
+            FromNode::MayYouExit {} => {
+                let may_exit = self.is_spent();
+                self.to_node(env, ToNode::IdleExitReply { may_exit });
+            }
+            FromNode::Exit { .. } => self.exited = true,
+            FromNode::ExtentGrant { extent, size, token } => {
+                self.extents.add(extent, size);
+                self.extent_answer(env, token, Some(extent));
+            }
+            FromNode::StoreFull { token, .. } | FromNode::ExtentGone { token } => self.extent_answer(env, token, None),
+            FromNode::ExtentOpened { token, extent, .. } => {
+                self.opened.insert(extent);
+                self.extent_answer(env, token, Some(extent));
+            }
+            FromNode::RangeFreed { range } => assert!(self.extents.free(range), "{} is told to free {range:?} twice", name(self.id)),
+            other => self.owner.on_node(env.now, other),
+        }
+        self.pump(env);
+    }
+
+    fn open_wire(&mut self, env: &mut Env, from: ProcId) {
+        let wire = self.wires.entry(from).or_default();
+        wire.open = true;
+        for message in std::mem::take(&mut wire.early) {
+            self.peer_message(env, from, message);
+        }
+    }
+
+    /// What a dead peer still had on its direct link comes before the news of its death. If its marker is lost, frames before it are too.
+    fn drain_wire(&mut self, env: &mut Env, from: ProcId) {
+        if !self.wires.get(&from).is_some_and(|wire| wire.open) {
+            return;
+        }
+        while let Some(packet) = env.take_packet(LinkId { from, to: self.id }) {
+            let Packet::Peer(message) = packet else { unreachable!("a direct link carries peer messages") };
+            self.peer_message(env, from, message);
+        }
+    }
+
+    fn peer_message(&mut self, env: &mut Env, from: ProcId, message: Peer) {
+        match message {
+            Peer::Template { template, max_calls, .. } => {
+                self.known_templates.insert((from, template.0), max_calls);
+            }
+            Peer::Call { call } => {
+                self.owner.accept_call(from, &call);
+                if self.leaving {
+                    self.owner.give_back(vec![Queued { from, call }], false, ProcId::NODE);
+                } else if let Some(back) = self.exec.push(from, call) {
+                    self.owner.give_back(vec![back], true, ProcId::NODE);
+                }
+            }
+            Peer::Recall { tasks } => {
+                let back = self.exec.recall(from, &tasks);
+                self.owner.give_back(back, false, from);
+            }
+            other => self.owner.on_peer(env.now, from, other),
+        }
+        self.pump(env);
+    }
+
+    /// Carry out what the owner asks for.
+    pub fn pump(&mut self, env: &mut Env) {
+        let mut commands = Vec::new();
+        self.owner.take_commands(&mut commands);
+        for command in commands {
+            match command {
+                Command::Node(message) => self.to_node(env, message),
+                Command::Peer { to, message, .. } => self.send_peer(env, to, message),
+                Command::Wake(wait) if env.strikes(Bug::LostWake) => env.note(self.id, || format!("{wait:?} is not woken")),
+                Command::Wake(wait) => self.woken(env, wait),
+                Command::Free(range) => self.free(env, range),
+                Command::Notice(text) => env.note(self.id, || text),
+            }
+        }
+        self.owner.check_invariants();
+        self.extents.check_invariants();
+    }
+
+    fn send_peer(&mut self, env: &mut Env, to: ProcId, message: Peer) {
+        let direct = to == self.id || self.wires.get(&to).is_some_and(|wire| wire.direct);
+        match direct {
+            true => env.send(self.id, to, Packet::Peer(message)),
+            false => self.to_node(env, ToNode::Relay { to, message: Box::new(message) }),
+        }
+    }
+
+    fn free(&mut self, env: &mut Env, range: ShmRange) {
+        match self.extents.owns(range.extent) {
+            true => assert!(self.extents.free(range), "{} frees {range:?} twice", name(self.id)),
+            false => self.to_node(env, ToNode::FreeRange { range }),
+        }
+    }
+
+    /// Nothing in the process or elsewhere needs it.
+    pub fn is_spent(&self) -> bool {
+        self.frame.is_none() && self.exec.is_empty() && self.drops.is_empty() && self.pins.is_empty() && self.owner.leftovers().is_empty()
+    }
+
+    /// After each event: time, the next call, the end.
+    pub fn settle(&mut self, env: &mut Env) {
+        let deadline = self.owner.tick(env.now);
+        self.pump(env);
+        if let Some(at) = deadline {
+            if self.tick_at <= env.now || at < self.tick_at {
+                self.tick_at = at.max(env.now + 1);
+                env.post(self.tick_at - env.now, Event::Tick(self.id));
+            }
+        }
+        if self.leaving && self.is_spent() {
+            self.exited = true;
+        }
+        let idle = self.frame.is_none() && self.exec.is_empty();
+        if self.finishing && idle && self.owner.may_leave() {
+            self.exited = true;
+        }
+        if self.frame.is_none() && !self.exec.is_empty() && !self.leaving {
+            self.post_step(env);
+        }
+    }
+
+    fn start_actor(&mut self, env: &mut Env, actor: ActorId, spec: ActorSpec) {
+        env.oracle.actor_starts(self.id, actor);
+        self.home = Some(Home { actor, next_seq: BTreeMap::new(), state: Vec::new() });
+        self.start_constructor(env, actor, spec);
+    }
+}

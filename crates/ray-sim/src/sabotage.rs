@@ -1,0 +1,40 @@
+//! Planted bugs: what the checks must find. Each strikes from its n-th opportunity on, once.
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// A borrower's release never arrives.
+    LostRelease,
+    /// The node's grant reaches a second owner too.
+    DoubleGrant,
+    /// A woken waiter is not woken.
+    LostWake,
+    /// A range is free for its creator while somebody reads it.
+    FreeUnderPin,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Sabotage {
+    pub bug: Bug,
+    /// Opportunities to let pass.
+    pub skip: u32,
+    pub done: bool,
+}
+
+impl Sabotage {
+    pub fn new(bug: Bug, skip: u32) -> Self {
+        Sabotage { bug, skip, done: false }
+    }
+
+    /// Whether the bug strikes here.
+    pub fn strikes(&mut self, bug: Bug) -> bool {
+        if self.bug != bug || self.done {
+            return false;
+        }
+        if self.skip > 0 {
+            self.skip -= 1;
+            return false;
+        }
+        self.done = true;
+        true
+    }
+}

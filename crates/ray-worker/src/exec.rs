@@ -1,0 +1,172 @@
+//! Work for executors: calls, the construction of an actor, the end.
+
+use crate::library::{Core, Library};
+use ray_logic::exec::Queued;
+use ray_proto::msg::{ActorSpec, Call, Outcome, ToNode};
+use ray_proto::{ActorId, Blob, ObjectId, Payload, ProcId, Value};
+use std::collections::BTreeMap;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+/// A finished call's reply waits this long for company while more calls are queued.
+const REPLY_BATCH_US: u64 = 200;
+
+/// A caller's description of a call site.
+#[derive(Debug)]
+pub struct WorkTemplate {
+    pub name: String,
+    pub payload: Blob,
+    pub max_calls: u32,
+}
+
+pub struct CallWork {
+    pub from: ProcId,
+    pub template: Arc<WorkTemplate>,
+    pub call: Box<Call>,
+}
+
+pub struct ActorWork {
+    pub actor: ActorId,
+    pub incarnation: u32,
+    pub gpu_ids: Vec<u32>,
+    pub spec: Box<ActorSpec>,
+}
+
+/// What the daemon tells the process itself to do; goes before calls.
+pub(crate) enum Duty {
+    Construct(Box<ActorWork>),
+    Finish { reason: String },
+}
+
+pub enum Work {
+    Call(CallWork),
+    Construct(Box<ActorWork>),
+    /// Leave: run exit handlers and end the process.
+    Exit { reason: String },
+}
+
+impl Library {
+    /// The next piece of work, if there is one.
+    pub fn try_work(&self) -> Option<Work> {
+        let mut core = self.lock();
+        self.drain_drops(&mut core);
+        let work = core.next_work();
+        if let (Some(Work::Call(work)), Some((slot, board))) = (&work, &self.slot) {
+            board.start(*slot, work.from.0, work.call.task);
+        }
+        if work.is_none() {
+            core.flush_all();
+        }
+        self.settle(core);
+        work
+    }
+
+    /// Sleep until there may be work, or a signal comes. `seen` is from before `try_work`.
+    pub fn wait_for_work(&self, seen: u32) {
+        self.lock().sleepers += 1;
+        self.work_bell.wait(seen);
+        self.lock().sleepers -= 1;
+    }
+
+    pub fn work_seen(&self) -> u32 {
+        self.work_bell.now()
+    }
+
+    /// A descriptor that is readable when work came, for an asyncio loop.
+    pub fn work_fd(&self) -> i32 {
+        let waker = self.work_waker.get_or_init(|| ray_shm::poll::Waker::new().expect("one descriptor for the event loop"));
+        waker.wake();
+        waker.fd().as_raw_fd()
+    }
+
+    pub fn clear_work_fd(&self) {
+        if let Some(waker) = self.work_waker.get() {
+            waker.clear();
+        }
+    }
+
+    /// A call ended. Large results were stored for its caller by `store_for`.
+    pub fn finish_call(&self, work: &CallWork, outcome: Outcome, results: Vec<Payload>, leaving: bool) {
+        self.with(|core| {
+            let Some(running) = core.exec.finish(work.from, work.call.task) else { return };
+            for payload in &results {
+                if let Value::Shm(range) = payload.value {
+                    if work.from != self.me {
+                        core.to_node(ToNode::Published { range, owner: work.from });
+                    }
+                }
+            }
+            if leaving {
+                let unstarted = core.exec.forget_caller(work.from);
+                core.owner.give_back(unstarted, false, ProcId::NODE);
+            }
+            core.owner.finish_call(work.from, work.call.task, &running.covered, outcome, results, leaving);
+            let now = ray_shm::now_us();
+            let since = *core.replies_since.get_or_insert(now);
+            if leaving || core.exec.is_empty() || now >= since + REPLY_BATCH_US {
+                core.flush_all();
+            }
+        });
+    }
+
+    /// The constructor returned: from now on the actor takes calls.
+    pub fn actor_is_up(&self, work: &ActorWork) {
+        let covered = constructor_refs(work);
+        self.with(|core| {
+            core.owner.finish_creation(&covered, ToNode::ActorUp { actor: work.actor });
+            core.flush_all();
+        });
+    }
+
+    /// What is queued and running: may this process end without anybody missing it?
+    pub fn is_spare(&self) -> bool {
+        self.with(|core| core.is_spare())
+    }
+}
+
+/// References in a constructor's arguments, which its creator keeps while it runs.
+pub(crate) fn constructor_refs(work: &ActorWork) -> Vec<ObjectId> {
+    let args = &work.spec.args;
+    let body = (!args.body_id.is_nil()).then_some(args.body_id);
+    let deps = args.deps.iter().flat_map(|(id, payload)| std::iter::once(*id).chain(payload.refs.iter().copied()));
+    body.into_iter().chain(args.nested.iter().copied()).chain(deps).collect()
+}
+
+impl Core {
+    fn next_work(&mut self) -> Option<Work> {
+        if let Some(duty) = self.duties.pop_front() {
+            return match duty {
+                Duty::Construct(work) => Some(Work::Construct(work)),
+                // Calls that arrived before it are still done.
+                Duty::Finish { reason } if self.exec.is_empty() => Some(Work::Exit { reason }),
+                finish => {
+                    self.duties.push_back(finish);
+                    self.next_call()
+                }
+            };
+        }
+        self.next_call()
+    }
+
+    fn next_call(&mut self) -> Option<Work> {
+        let Queued { from, call } = self.exec.pop()?;
+        let template = self.templates.get(&(from, call.template)).cloned();
+        let template = template.unwrap_or_else(|| Arc::new(WorkTemplate { name: "?".into(), payload: Arc::from([]), max_calls: 0 }));
+        Some(Work::Call(CallWork { from, template, call }))
+    }
+
+    /// Nothing runs, nothing waits, and no live object is owned or lent here.
+    pub(crate) fn is_spare(&self) -> bool {
+        let (objects, tasks, _, _) = self.owner.sizes();
+        objects == 0 && tasks == 0 && self.exec.is_empty() && self.exec.running() == 0
+    }
+
+    /// Callers that died: what they queued is not wanted any more.
+    pub(crate) fn forget_caller(&mut self, caller: ProcId) {
+        let dropped = self.exec.forget_caller(caller);
+        let mut by_caller: BTreeMap<ProcId, Vec<Queued>> = BTreeMap::new();
+        dropped.into_iter().for_each(|queued| by_caller.entry(queued.from).or_default().push(queued));
+        by_caller.into_values().for_each(|calls| self.owner.give_back(calls, false, ProcId::NODE));
+        self.templates.retain(|(from, _), _| *from != caller);
+    }
+}

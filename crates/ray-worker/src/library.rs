@@ -1,0 +1,442 @@
+//! The state of the library and its calls that don't block: objects, calls, actors. Blocking parts stand in waits.rs and store.rs.
+
+use crate::event_loop;
+use crate::exec::{Duty, WorkTemplate};
+use crate::gate::{Bell, Gate};
+use crate::store::Extent;
+use crate::waits::Waiter;
+use crossbeam_queue::SegQueue;
+use ray_logic::exec::Exec;
+use ray_logic::extents::Extents;
+use ray_logic::owner::{ActorOptions, CallArgs, Command, Limits, Owner, SubmitError, Template, WaitId};
+use ray_proto::msg::{FromNode, Peer, ToNode};
+use ray_proto::{ActorId, Blob, ClassId, ExtentId, ObjectId, Payload, ProcId, Resources, TemplateId};
+use ray_shm::board::Board;
+use ray_shm::link::{Flushed, Writer};
+use ray_shm::poll::{Timer, Waker};
+use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+/// Output that waits for more leaves after this. Source: engine brief, "fire-and-forget calls leave within 1 ms".
+const SOON_US: u64 = 400;
+/// A batch is written at this size.
+const BATCH_BYTES: usize = 16 * 1024;
+const BATCH_FRAMES: usize = 64;
+
+/// Why a blocking call can't go on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Failure {
+    /// The session is over: shut down, or the daemon died. The text says which.
+    SessionOver(String),
+    StoreFull(String),
+    System(String),
+}
+
+pub struct Config {
+    pub limits: Limits,
+    /// The worker's slot on the board; None in a driver.
+    pub slot: Option<(u32, Board)>,
+}
+
+/// One line for the driver's log printer.
+#[derive(Clone, Debug)]
+pub struct LogRecord {
+    pub name: String,
+    pub pid: u32,
+    pub is_stderr: bool,
+    pub notice: bool,
+    pub text: String,
+}
+
+pub struct Library {
+    pub(crate) core: Mutex<Core>,
+    /// References dropped by Python, in any thread, at any moment.
+    dropped: SegQueue<ObjectId>,
+    soon: Timer,
+    soon_armed: AtomicBool,
+    pub(crate) waker: Waker,
+    pub(crate) work_bell: Bell,
+    /// Rung besides `work_bell` for an asyncio loop that polls a descriptor.
+    pub(crate) work_waker: OnceLock<Waker>,
+    pub(crate) log_bell: Bell,
+    over: AtomicBool,
+    forked: AtomicBool,
+    pub(crate) slot: Option<(u32, Board)>,
+    pub node_id: Blob,
+    pub me: ProcId,
+    pub node_total: Resources,
+}
+
+pub(crate) struct Direct {
+    pub writer: Writer,
+}
+
+pub(crate) struct Core {
+    pub owner: Owner,
+    pub exec: Exec,
+    pub duties: VecDeque<Duty>,
+    pub sleepers: u32,
+    pub node: Writer,
+    pub direct: FxHashMap<ProcId, Direct>,
+    /// Links with output not written yet; `ProcId::NODE` is the daemon's.
+    pub dirty: Vec<ProcId>,
+    /// Links whose socket was full.
+    pub stuck: Vec<ProcId>,
+    pub waiters: FxHashMap<WaitId, Waiter>,
+    pub answers: FxHashMap<u64, Answer>,
+    next_token: u64,
+    pub templates: FxHashMap<(ProcId, TemplateId), Arc<WorkTemplate>>,
+    pub extents: Extents,
+    pub open: FxHashMap<ExtentId, Extent>,
+    pub over: Option<String>,
+    pub logs: VecDeque<LogRecord>,
+    pub replies_since: Option<u64>,
+    commands: Vec<Command>,
+    /// Gates to open once the lock is released.
+    woken: Vec<Waiter>,
+}
+
+/// An answer of the node that a thread waits for.
+pub(crate) enum Answer {
+    Waiting(Arc<Gate>),
+    Here(FromNode, Option<OwnedFd>),
+}
+
+impl Library {
+    /// Take over a connected, welcomed link to the daemon and start the engine thread.
+    pub fn start(link: OwnedFd, welcome: FromNode, config: Config) -> Result<Arc<Library>, Failure> {
+        let FromNode::Welcome { proc_id, node_id, total, .. } = welcome else { return Err(Failure::System("the daemon did not say welcome".into())) };
+        let system = |error: rustix::io::Errno| Failure::System(format!("could not set up the engine: {error}"));
+        let fd = Arc::new(link);
+        let core = Core {
+            owner: Owner::new(proc_id, total.clone(), config.limits),
+            exec: Exec::default(),
+            duties: VecDeque::new(),
+            sleepers: 0,
+            node: Writer::new(fd.clone()),
+            direct: FxHashMap::default(),
+            dirty: Vec::new(),
+            stuck: Vec::new(),
+            waiters: FxHashMap::default(),
+            answers: FxHashMap::default(),
+            next_token: 1,
+            templates: FxHashMap::default(),
+            extents: Extents::default(),
+            open: FxHashMap::default(),
+            over: None,
+            logs: VecDeque::new(),
+            replies_since: None,
+            commands: Vec::new(),
+            woken: Vec::new(),
+        };
+        let library = Arc::new(Library {
+            core: Mutex::new(core),
+            dropped: SegQueue::new(),
+            soon: Timer::new().map_err(system)?,
+            soon_armed: AtomicBool::new(false),
+            waker: Waker::new().map_err(system)?,
+            work_bell: Bell::default(),
+            work_waker: OnceLock::new(),
+            log_bell: Bell::default(),
+            over: AtomicBool::new(false),
+            forked: AtomicBool::new(false),
+            slot: config.slot,
+            node_id,
+            me: proc_id,
+            node_total: total,
+        });
+        event_loop::start(library.clone(), fd).map_err(Failure::System)?;
+        Ok(library)
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().expect("the engine panicked while it held its state; see stderr")
+    }
+
+    /// Run `f` on the state, carry out what it asked for, then wake who became ready.
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut Core) -> R) -> R {
+        let mut core = self.lock();
+        self.drain_drops(&mut core);
+        let result = f(&mut core);
+        self.settle(core);
+        result
+    }
+
+    /// Carry out commands, decide what is written now, release the lock, open gates.
+    pub(crate) fn settle(&self, mut core: MutexGuard<'_, Core>) {
+        let later = core.carry_out();
+        let stuck = !core.stuck.is_empty();
+        let woken = std::mem::take(&mut core.woken);
+        drop(core);
+        if later {
+            self.arm_soon();
+        }
+        if stuck {
+            self.waker.wake();
+        }
+        woken.into_iter().for_each(Waiter::wake);
+    }
+
+    /// References that Python let go of since the last time.
+    pub(crate) fn drain_drops(&self, core: &mut Core) {
+        while let Some(id) = self.dropped.pop() {
+            core.owner.release_local(id);
+        }
+    }
+
+    /// The one thing that `ObjectRef.__del__` does.
+    pub fn drop_ref(&self, id: ObjectId) {
+        if !self.forked.load(Ordering::Relaxed) {
+            self.dropped.push(id);
+            self.arm_soon();
+        }
+    }
+
+    pub(crate) fn arm_soon(&self) {
+        if !self.soon_armed.swap(true, Ordering::AcqRel) {
+            self.soon.arm(SOON_US);
+        }
+    }
+
+    pub(crate) fn soon_fired(&self) {
+        self.soon.clear();
+        self.soon_armed.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn soon_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.soon.fd()
+    }
+
+    // ---- session
+
+    /// In the child of a user's fork: never touch the sockets again.
+    pub fn mark_forked(&self) {
+        self.forked.store(true, Ordering::Release);
+        self.over.store(true, Ordering::Release);
+    }
+
+    pub fn check(&self) -> Result<(), Failure> {
+        if !self.over.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if self.forked.load(Ordering::Acquire) {
+            let text = "this process was forked from one that uses ray; the connection belongs to the parent.\nhint: start the process with the \"spawn\" method, or call ray only in the parent";
+            return Err(Failure::SessionOver(text.into()));
+        }
+        Err(Failure::SessionOver(self.lock().over.clone().unwrap_or_default()))
+    }
+
+    /// The session ended: everybody who waits gets to know.
+    pub(crate) fn end(&self, why: &str) {
+        let mut core = self.lock();
+        if self.slot.is_some() {
+            // A worker without its daemon: nobody would ever end it, or what it started.
+            ray_shm::signals::end_own_group();
+        }
+        core.over.get_or_insert_with(|| why.to_owned());
+        self.over.store(true, Ordering::Release);
+        let mut woken: Vec<Waiter> = core.waiters.drain().map(|(_, waiter)| waiter).collect();
+        for answer in core.answers.values() {
+            if let Answer::Waiting(gate) = answer {
+                woken.push(Waiter::Gate(gate.clone()));
+            }
+        }
+        drop(core);
+        woken.into_iter().for_each(Waiter::wake);
+        self.work_bell.ring(u32::MAX);
+        if let Some(waker) = self.work_waker.get() {
+            waker.wake();
+        }
+        self.log_bell.ring(u32::MAX);
+    }
+
+    /// Tell the daemon to end everything. The caller waits for its exit.
+    pub fn shutdown(&self) {
+        if self.check().is_ok() {
+            self.with(|core| {
+                core.to_node(ToNode::Shutdown {});
+                core.flush_all();
+            });
+            self.end("ray.shutdown() was called");
+        }
+    }
+
+    // ---- objects
+
+    pub fn add_local(&self, id: ObjectId) {
+        self.with(|core| core.owner.add_local(id));
+    }
+
+    pub fn add_locals(&self, ids: &[ObjectId]) {
+        self.with(|core| ids.iter().for_each(|id| core.owner.add_local(*id)));
+    }
+
+    /// A reference that came out of band.
+    pub fn adopt(&self, id: ObjectId) {
+        self.with(|core| {
+            core.owner.add_local(id);
+            core.owner.register_borrow(id);
+        });
+    }
+
+    pub fn put(&self, payload: Payload) -> ObjectId {
+        self.with(|core| core.owner.put(payload))
+    }
+
+    // ---- calls
+
+    pub fn class_for(&self, shape: &Resources, env: &str) -> ClassId {
+        self.with(|core| core.owner.class_for(shape, env))
+    }
+
+    pub fn template(&self, template: Template) -> Arc<Template> {
+        self.with(|core| core.owner.template(template))
+    }
+
+    /// Submit; returns the call's counter. Its returns carry one local reference each.
+    pub fn submit(&self, template: &Arc<Template>, args: CallArgs) -> Result<u64, SubmitError> {
+        let now = ray_shm::now_us();
+        self.with(|core| core.owner.submit(now, template, args))
+    }
+
+    // ---- actors
+
+    pub fn new_actor_id(&self) -> ActorId {
+        self.with(|core| core.owner.new_actor_id())
+    }
+
+    pub fn create_actor(&self, actor: ActorId, options: ActorOptions, args: CallArgs) {
+        self.with(|core| core.owner.create_actor(actor, options, args));
+    }
+
+    pub fn kill_actor(&self, actor: ActorId, no_restart: bool) {
+        self.with(|core| {
+            core.to_node(ToNode::ActorKill { actor, no_restart });
+            core.flush_all();
+        });
+    }
+
+    pub fn tell_node(&self, message: ToNode) {
+        self.with(|core| {
+            core.to_node(message);
+            core.flush_all();
+        });
+    }
+
+    /// Leases without work go back now, not when their time is up.
+    pub fn return_idle_leases(&self) {
+        self.with(|core| {
+            core.owner.return_idle_leases();
+            core.flush_all();
+        });
+    }
+
+    /// This worker's slot on the board; None in a driver.
+    pub fn slot(&self) -> Option<u32> {
+        self.slot.as_ref().map(|(slot, _)| *slot)
+    }
+
+    /// (objects, tasks, leases, waits): for leak checks.
+    pub fn sizes(&self) -> (usize, usize, usize, usize) {
+        self.with(|core| core.owner.sizes())
+    }
+
+    /// The next log lines; waits for some. None: the session is over.
+    pub fn next_logs(&self) -> Option<Vec<LogRecord>> {
+        let seen = self.log_bell.now();
+        {
+            let mut core = self.lock();
+            if !core.logs.is_empty() {
+                return Some(core.logs.drain(..).collect());
+            }
+            if core.over.is_some() {
+                return None;
+            }
+        }
+        self.log_bell.wait(seen);
+        Some(Vec::new())
+    }
+}
+
+impl Core {
+    pub(crate) fn token(&mut self) -> u64 {
+        self.next_token += 1;
+        self.next_token
+    }
+
+    pub(crate) fn to_node(&mut self, message: ToNode) {
+        self.node.queue(&message);
+        self.mark_dirty(ProcId::NODE);
+    }
+
+    fn mark_dirty(&mut self, link: ProcId) {
+        if !self.dirty.contains(&link) {
+            self.dirty.push(link);
+        }
+    }
+
+    fn to_peer(&mut self, to: ProcId, message: Peer, urgent: bool) {
+        match self.direct.get_mut(&to) {
+            Some(direct) => {
+                direct.writer.queue(&message);
+                let (bytes, frames) = direct.writer.pending();
+                if urgent || bytes >= BATCH_BYTES || frames >= BATCH_FRAMES {
+                    self.flush(to);
+                } else {
+                    self.mark_dirty(to);
+                }
+            }
+            None => {
+                self.to_node(ToNode::Relay { to, message: Box::new(message) });
+                if urgent {
+                    self.flush(ProcId::NODE);
+                }
+            }
+        }
+    }
+
+    /// Turn the owner's commands into bytes and wake-ups. Returns whether some output waits for more.
+    pub(crate) fn carry_out(&mut self) -> bool {
+        let mut commands = std::mem::take(&mut self.commands);
+        self.owner.take_commands(&mut commands);
+        for command in commands.drain(..) {
+            match command {
+                Command::Node(message) => self.to_node(message),
+                Command::Peer { to, message, urgent } => self.to_peer(to, message, urgent),
+                Command::Wake(wait) => self.woken.extend(self.waiters.remove(&wait)),
+                Command::Free(range) => self.free(range),
+                Command::Notice(text) => self.logs.push_back(LogRecord { name: String::new(), pid: 0, is_stderr: true, notice: true, text }),
+            }
+        }
+        self.commands = commands;
+        if self.dirty.contains(&ProcId::NODE) {
+            self.flush(ProcId::NODE);
+        }
+        !self.dirty.is_empty()
+    }
+
+    pub(crate) fn flush(&mut self, link: ProcId) {
+        let writer = match link {
+            ProcId::NODE => &mut self.node,
+            _ => match self.direct.get_mut(&link) {
+                Some(direct) => &mut direct.writer,
+                None => return,
+            },
+        };
+        if writer.flush() == Flushed::Partly && !self.stuck.contains(&link) {
+            self.stuck.push(link);
+        }
+        self.dirty.retain(|other| *other != link);
+    }
+
+    pub(crate) fn flush_all(&mut self) {
+        self.carry_out();
+        for link in std::mem::take(&mut self.dirty) {
+            self.flush(link);
+        }
+        self.replies_since = None;
+    }
+}

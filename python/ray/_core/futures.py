@@ -1,0 +1,149 @@
+"""Futures of objects: completions come through one descriptor per event loop, and one thread for all concurrent futures.
+
+Invariants:
+1. A cancelled future loses no value: the object stays, and another await or get finds it.
+2. Many completions cost one wake-up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import weakref
+from concurrent.futures import Future
+
+from ray._core import session
+from ray._native import CompletionQueue
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ray._native import ObjectRef
+
+
+class _LoopBridge:
+    """The completions of one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._queue = CompletionQueue()
+        self._waiting: dict[int, tuple[ObjectRef[Any], asyncio.Future[Any]]] = {}
+        self._tokens = itertools.count(1)
+        self._loop = weakref.ref(loop)
+        loop.add_reader(self._queue.fileno(), self._drain)
+
+    def future(self, ref: ObjectRef[Any]) -> asyncio.Future[Any]:
+        loop = self._loop()
+        assert loop is not None, "called from its own loop"
+        future: asyncio.Future[Any] = loop.create_future()
+        token = next(self._tokens)
+        self._waiting[token] = (ref, future)
+        if self._queue.watch(_core(), ref, token):
+            del self._waiting[token]
+            _settle(ref, future)
+        return future
+
+    def _drain(self) -> None:
+        for token in self._queue.take():
+            ref, future = self._waiting.pop(token)
+            if not future.done():
+                _settle(ref, future)
+
+    def end(self) -> None:
+        """The session is over: whoever still waits gets its error."""
+        for ref, future in self._waiting.values():
+            if not future.done():
+                _settle(ref, future)
+        self._waiting.clear()
+
+
+_bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopBridge] = weakref.WeakKeyDictionary()
+
+
+def asyncio_future(ref: ObjectRef[Any]) -> asyncio.Future[Any]:
+    """Give a future of the running event loop.
+
+    Args:
+        ref: The object.
+
+    Returns:
+        A future with its value, or with what `get` would raise.
+
+    Raises:
+        RuntimeError: No event loop runs in this thread.
+    """
+    loop = asyncio.get_running_loop()
+    bridge = _bridges.get(loop)
+    if bridge is None:
+        bridge = _bridges[loop] = _LoopBridge(loop)
+    return bridge.future(ref)
+
+
+class _ThreadBridge:
+    """The completions of all concurrent futures: one thread that sleeps in `select`."""
+
+    def __init__(self) -> None:
+        self._queue = CompletionQueue()
+        self._waiting: dict[int, tuple[ObjectRef[Any], Future[Any]]] = {}
+        self._tokens = itertools.count(1)
+        threading.Thread(target=self._run, name="ray-futures", daemon=True).start()
+
+    def future(self, ref: ObjectRef[Any]) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
+        token = next(self._tokens)
+        self._waiting[token] = (ref, future)
+        if self._queue.watch(_core(), ref, token):
+            del self._waiting[token]
+            _settle(ref, future)
+        return future
+
+    def _run(self) -> None:
+        import select
+
+        poll = select.poll()
+        poll.register(self._queue.fileno(), select.POLLIN)
+        while True:
+            poll.poll()
+            for token in self._queue.take():
+                ref, future = self._waiting.pop(token)
+                _settle(ref, future)
+
+
+_threads: list[_ThreadBridge] = []
+_lock = threading.Lock()
+
+
+def concurrent_future(ref: ObjectRef[Any]) -> Future[Any]:
+    """Give a future for threads.
+
+    Args:
+        ref: The object.
+
+    Returns:
+        A future with its value, or with what `get` would raise.
+    """
+    with _lock:
+        if not _threads:
+            _threads.append(_ThreadBridge())
+    return _threads[0].future(ref)
+
+
+def _core() -> Any:
+    core = session.core
+    if core is None:
+        raise RuntimeError("the session of this reference has ended")
+    return core
+
+
+def _settle(ref: ObjectRef[Any], future: Any) -> None:
+    """The object is ready: fetch its value into the future."""
+    try:
+        value = _core().get([ref], 0)[0]
+    except BaseException as error:  # whatever the task raised belongs to the future
+        if isinstance(error, StopIteration):
+            error = RuntimeError(f"the task raised {error!r}")
+        future.set_exception(error)
+    else:
+        future.set_result(value)

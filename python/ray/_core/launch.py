@@ -1,0 +1,291 @@
+"""The steps of `ray.init`: check the arguments, look at the machine, start the engine. Loaded only when a driver starts."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+import os
+import sys
+import time
+
+from ray._core import host, session
+from ray._core.config import env
+from ray._core.environment import canonical_env, check_runtime_env
+from ray._core.options import check_namespace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TextIO
+
+SETTINGS: frozenset[str] = frozenset()
+"""Names that `_system_config` may hold. Kept equal to the engine's table of settings."""
+
+LOCAL_HOST = "127.0.0.1"
+_PRIVATE_ARGUMENTS = ("_memory", "_system_config", "_temp_dir")
+_NOT_YET = {
+    # argument: values that mean "not asked for"
+    "job_config": (None,),
+    "logging_config": (None,),
+    "enable_resource_isolation": (False,),
+    "cgroup_path": (None,),
+    "system_reserved_cpu": (None,),
+    "system_reserved_memory": (None,),
+}
+
+logger = logging.getLogger("ray")
+
+
+def check_arguments(arguments: dict[str, Any], private: dict[str, Any]) -> None:
+    """Check the arguments of `ray.init`.
+
+    Args:
+        arguments: The named ones.
+        private: The others.
+
+    Raises:
+        RuntimeError: Unknown, or no longer supported.
+        TypeError: Wrong type.
+        ValueError: Bad value.
+        NotImplementedError: Not built yet.
+    """
+    unknown = [name for name in private if name not in _PRIVATE_ARGUMENTS]
+    if unknown:
+        raise RuntimeError(f"ray.init() has no argument {', '.join(unknown)}")
+    if arguments["local_mode"]:
+        raise RuntimeError("local_mode is not supported\nhint: ray.init(num_cpus=1) starts in milliseconds and runs one task at a time")
+    _check_address(arguments["address"] if arguments["address"] is not None else env("RAY_ADDRESS") or None)
+    for name, unset in _NOT_YET.items():
+        if arguments[name] not in unset:
+            raise NotImplementedError(f"ray.init({name}=...) is not available yet")
+    namespace = arguments["namespace"]
+    if namespace is not None and not isinstance(namespace, str):
+        raise TypeError(f"namespace must be None or a string, got {type(namespace).__name__}")
+    check_namespace("namespace", namespace)
+    check_runtime_env(arguments["runtime_env"])
+    _check_amounts(arguments)
+    _check_labels(arguments["labels"])
+    _check_settings(private.get("_system_config"))
+
+
+def _check_address(address: Any) -> None:
+    if address is None or address == "local":
+        return
+    if not isinstance(address, str):
+        raise TypeError(f"address must be a string or None, got {type(address).__name__}")
+    raise NotImplementedError(f"connecting to a cluster (address={address!r}) is not available yet\nhint: leave the address out for a local node")
+
+
+def _check_amounts(arguments: dict[str, Any]) -> None:
+    for name in ("num_cpus", "num_gpus", "object_store_memory"):
+        value = arguments[name]
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise TypeError(f"{name} must be a number or None, got {type(value).__name__}: {value!r}")
+        if value is not None and (value < 0 or value != int(value)):
+            raise ValueError(f"{name} must be a whole number and not negative, got {value!r}")
+    store = arguments["object_store_memory"]
+    if store is not None and store < host.OBJECT_STORE_MIN_BYTES:
+        raise ValueError(f"object_store_memory is {store} bytes, but must be at least {host.OBJECT_STORE_MIN_BYTES}")
+    resources = arguments["resources"]
+    if resources is not None and not isinstance(resources, dict):
+        raise TypeError(f"resources must be a dict or None, got {type(resources).__name__}")
+    for name, amount in (resources or {}).items():
+        if name in ("CPU", "GPU", "memory", "object_store_memory"):
+            argument = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "_memory"}.get(name, name)
+            raise AmountNameError(f"resources cannot hold {name!r}\nhint: use {argument}={amount!r}")
+        if isinstance(amount, bool) or not isinstance(amount, (int, float)):
+            raise TypeError(f"resources[{name!r}] must be a number, got {type(amount).__name__}")
+        if amount < 0:
+            raise ValueError(f"resources[{name!r}] must not be negative, got {amount!r}")
+
+
+class AmountNameError(AssertionError, ValueError):
+    """A built-in resource was given among the custom ones. Compat: Ray raises AssertionError here; ValueError is what it is."""
+
+
+def _check_labels(labels: Any) -> None:
+    if labels is None:
+        return
+    if not isinstance(labels, dict) or not all(isinstance(part, str) for item in labels.items() for part in item):
+        raise TypeError(f"labels must be a dict of str to str, got {labels!r}")
+
+
+def _check_settings(settings: Any) -> None:
+    if settings is None:
+        return
+    if not isinstance(settings, dict):
+        raise TypeError(f"_system_config must be a dict, got {type(settings).__name__}")
+    for name in settings:
+        if name not in SETTINGS:
+            raise ValueError(f"_system_config has no setting {name!r}\nhint: known settings: {', '.join(sorted(SETTINGS)) or 'none'}")
+
+
+def start(arguments: dict[str, Any], private: dict[str, Any]) -> session.Session:
+    """Start a local node and connect to it.
+
+    Args:
+        arguments: Checked named arguments of `ray.init`.
+        private: Checked other arguments.
+
+    Returns:
+        The running session.
+
+    Raises:
+        RuntimeError: The node did not start.
+    """
+    from ray import _native
+    from ray._core.context import RayContext
+    from ray._core.log_printer import LogPrinter
+
+    if arguments["configure_logging"]:
+        configure_logging(arguments["logging_level"], arguments["logging_format"])
+    if arguments["include_dashboard"]:
+        logger.warning("there is no dashboard yet: include_dashboard=True has no effect")
+    config = engine_config(arguments, private, _native.__file__)
+    engine = _native.Core.start(config)
+    printer = None
+    if config["log_to_driver"]:
+        printer = LogPrinter(engine.next_log)
+        printer.start()
+    context = RayContext("", _address_info(engine.node_id.hex(), config["session_dir"]))
+    _install_hooks()
+    total = config["resources"]
+    logger.info("started a local node: %g CPUs, %g GPUs, session %s", total.get("CPU", 0), total.get("GPU", 0), config["session_dir"])
+    return session.Session(engine, context, printer, config["session_dir"], arguments)
+
+
+def engine_config(arguments: dict[str, Any], private: dict[str, Any], native_path: str) -> dict[str, Any]:
+    """Put together what the engine needs to start.
+
+    Args:
+        arguments: Checked named arguments of `ray.init`.
+        private: Checked other arguments.
+        native_path: File of the extension module.
+
+    Returns:
+        The argument of `Core.start`.
+    """
+    from uuid import uuid4
+
+    memory = host.memory_bytes()
+    store = arguments["object_store_memory"]
+    store = int(memory * host.OBJECT_STORE_SHARE) if store is None else int(store)
+    resources = {
+        "CPU": host.available_cpus() if arguments["num_cpus"] is None else arguments["num_cpus"],
+        "GPU": host.available_gpus() if arguments["num_gpus"] is None else arguments["num_gpus"],
+        "memory": private.get("_memory") or int(memory * host.MEMORY_SHARE),
+        "object_store_memory": store,
+        f"node:{LOCAL_HOST}": 1,
+        "node:__internal_head__": 1,
+        **(arguments["resources"] or {}),
+    }
+    return {
+        "python": sys.executable,
+        "native_path": native_path,
+        "resources": {name: float(amount) for name, amount in resources.items() if amount > 0},
+        "labels": dict(arguments["labels"] or {}),
+        "object_store_memory": store,
+        "session_dir": make_session_dir(private.get("_temp_dir")),
+        "sys_path": _import_path(),
+        "cwd": os.getcwd(),
+        "env": dict(os.environ),
+        "job_env": canonical_env(arguments["runtime_env"]),
+        "namespace": arguments["namespace"] or env("RAY_NAMESPACE") or str(uuid4()),
+        "log_to_driver": arguments["log_to_driver"] is not False,
+        "settings": {name: str(value) for name, value in (private.get("_system_config") or {}).items()},
+    }
+
+
+def _import_path() -> list[str]:
+    """Give `sys.path` for the workers: "" means this folder now, and what stands beside the script can be imported."""
+    path = [os.path.abspath(entry) if entry == "" else entry for entry in sys.path]
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    if script:
+        folder = os.path.dirname(os.path.abspath(script))
+        if folder not in path:
+            path.insert(0, folder)
+    return list(dict.fromkeys(path))
+
+
+def make_session_dir(temp_dir: str | None) -> str:
+    """Make the folder of a new session, readable by this user only.
+
+    Args:
+        temp_dir: Folder for sessions, None for the default.
+
+    Returns:
+        Its path.
+    """
+    base = os.fspath(temp_dir) if temp_dir is not None else _default_temp_dir()
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime())
+    path = os.path.join(os.path.abspath(base), f"session_{stamp}_{time.time_ns() // 1000 % 1_000_000:06d}_{os.getpid()}")
+    os.makedirs(path, mode=0o700)
+    return path
+
+
+def _default_temp_dir() -> str:
+    """Give "<tmp>/ray", or a folder of our own beside it where that belongs to another user."""
+    base = os.path.join(env("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray")
+    try:
+        os.makedirs(base, mode=0o700, exist_ok=True)
+    except OSError:
+        return f"{base}-{os.getuid()}"
+    return base if os.stat(base).st_uid == os.getuid() else f"{base}-{os.getuid()}"
+
+
+def _address_info(node_id: str, session_dir: str) -> dict[str, Any]:
+    return {
+        "node_ip_address": LOCAL_HOST,
+        "redis_address": None,
+        "object_store_address": None,
+        "raylet_socket_name": None,
+        "webui_url": "",
+        "session_dir": session_dir,
+        "metrics_export_port": None,
+        "gcs_address": "local",
+        "address": "local",
+        "dashboard_agent_listen_port": None,
+        "node_id": node_id,
+    }
+
+
+def note_reinit() -> None:
+    """Log that `ray.init` was called again and did nothing."""
+    logger.info("ray.init() was called again: using the running session")
+
+
+class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]  # generic since Python 3.11 only
+    """Writes to whatever `sys.stderr` is at that moment: programs and test tools replace it."""
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: TextIO) -> None:
+        """Ignored: StreamHandler sets it once when made."""
+
+
+def configure_logging(level: int | str, fmt: str | None) -> None:
+    """Set up the logger named "ray": one handler on stderr, nothing passed on to the root logger.
+
+    Args:
+        level: Level as a number or a name in any case.
+        fmt: Format of the lines, None for the default.
+
+    Raises:
+        ValueError: Unknown level.
+    """
+    logger.setLevel(level.upper() if isinstance(level, str) else level)
+    handler = next((h for h in logger.handlers if isinstance(h, _StderrHandler)), None)
+    if handler is None:
+        handler = _StderrHandler()
+        logger.addHandler(handler)
+    handler.setFormatter(logging.Formatter(fmt or "%(asctime)s\t%(levelname)s %(filename)s:%(lineno)s -- %(message)s"))
+    logger.propagate = False
+
+
+@functools.cache
+def _install_hooks() -> None:
+    atexit.register(session.at_exit)
+    os.register_at_fork(after_in_child=session.after_fork_in_child)

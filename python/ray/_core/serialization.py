@@ -1,0 +1,84 @@
+"""Values to bytes: cloudpickle with out-of-band buffers, and errors that name the path to what can't be pickled.
+
+The native half (crate ray-py, values.rs) decides what is plain, lays out the bytes and counts the references met on the way.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+
+import cloudpickle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_FAILURES = (TypeError, AttributeError, pickle.PicklingError, NotImplementedError, RecursionError, ValueError)
+
+
+def serialize(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
+    """Pickle a value; large buffers stay where they are.
+
+    Args:
+        value: Anything that cloudpickle takes.
+
+    Returns:
+        The pickle, and the buffers that belong to it.
+
+    Raises:
+        TypeError: Something inside can't be pickled; the text names its path.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        """True: into the stream, for memory that is not one contiguous run."""
+        try:
+            buffer.raw()
+        except BufferError:
+            return True
+        buffers.append(buffer)
+        return False
+
+    return _dump(value, keep), buffers
+
+
+def dumps_payload(fields: dict[str, Any]) -> bytes:
+    """Pickle the description of a call site or an actor class.
+
+    Args:
+        fields: Its parts, see the module that reads them (worker_main).
+
+    Returns:
+        Bytes for `loads_payload`.
+
+    Raises:
+        TypeError: Something inside can't be pickled; the text names its path.
+    """
+    return _dump(fields, None)
+
+
+def loads_payload(data: bytes) -> dict[str, Any]:
+    """Read what `dumps_payload` wrote.
+
+    Args:
+        data: The bytes.
+
+    Returns:
+        The parts.
+    """
+    fields: dict[str, Any] = pickle.loads(data)
+    return fields
+
+
+def _dump(value: Any, keep: Callable[[pickle.PickleBuffer], bool] | None) -> bytes:
+    with io.BytesIO() as file:
+        pickler = cloudpickle.Pickler(file, protocol=5, buffer_callback=keep)
+        try:
+            pickler.dump(value)
+        except _FAILURES as error:
+            from ray._core.pickle_path import explain
+
+            raise explain(value, error) from error
+        return file.getvalue()

@@ -1,0 +1,192 @@
+"""Start and end of the runtime in this process: `ray.init`, `ray.shutdown`, and the one engine of the process.
+
+Invariants:
+1. `core` is the engine of this process or None. It is the only mutable global of the package, with the session that started it.
+2. In a worker `core` is set by the worker's main function and there is no session.
+3. A child made by `os.fork` has no engine: it neither uses nor ends that of its parent.
+
+Lock: `_lock` (re-entrant) is held while starting and ending; nothing else is locked under it.
+"""
+
+from __future__ import annotations
+
+from _thread import RLock  # not `threading`, which `import ray` need not load
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from ray._core.context import RayContext
+    from ray._core.log_printer import LogPrinter
+    from ray._native import Core
+
+core: Core | None = None
+"""The engine of this process. Read it at every use: it changes with `init` and `shutdown`."""
+
+current: Session | None = None
+"""What `init` started here; None in workers."""
+
+_lock = RLock()
+
+
+class Session:
+    """What a driver started."""
+
+    def __init__(self, engine: Core, context: RayContext, printer: LogPrinter | None, session_dir: str, settings: Mapping[str, Any]) -> None:
+        self.core = engine
+        self.context = context
+        self.printer = printer
+        self.session_dir = session_dir
+        self.settings = settings
+
+    def end(self) -> None:
+        """Stop the engine, then print what the workers still said."""
+        self.core.shutdown()
+        if self.printer is not None:
+            self.printer.stop()
+
+
+def init(
+    address: str | None = None,
+    *,
+    num_cpus: int | None = None,
+    num_gpus: int | None = None,
+    resources: dict[str, float] | None = None,
+    labels: dict[str, str] | None = None,
+    object_store_memory: int | None = None,
+    local_mode: bool = False,
+    ignore_reinit_error: bool = False,
+    include_dashboard: bool | None = None,
+    dashboard_host: str = "127.0.0.1",
+    dashboard_port: int | None = None,
+    job_config: Any = None,
+    configure_logging: bool = True,
+    logging_level: int | str = "info",
+    logging_format: str | None = None,
+    logging_config: Any = None,
+    log_to_driver: bool | None = None,
+    namespace: str | None = None,
+    runtime_env: dict[str, Any] | None = None,
+    enable_resource_isolation: bool = False,
+    cgroup_path: str | None = None,
+    system_reserved_cpu: float | None = None,
+    system_reserved_memory: int | None = None,
+    proxy_server_url: str | None = None,
+    **kwargs: Any,
+) -> RayContext:
+    """Start a node on this machine and connect to it.
+
+    Args:
+        address: None or "local". Other addresses are not available yet.
+        num_cpus: CPUs to offer; by default those that this process may use.
+        num_gpus: GPUs to offer; by default those that are visible.
+        resources: Custom resources and their amounts.
+        labels: Labels of the node.
+        object_store_memory: Size of the object store in bytes; by default 30 % of the memory.
+        local_mode: Not supported, as in Ray 2.60.
+        ignore_reinit_error: Return the running session instead of raising.
+        include_dashboard: There is no dashboard yet: True gives a warning.
+        dashboard_host: Unused without a dashboard.
+        dashboard_port: Unused without a dashboard.
+        job_config: Not available yet.
+        configure_logging: Set up the logger named "ray".
+        logging_level: Level of that logger.
+        logging_format: Format of its lines.
+        logging_config: Not available yet.
+        log_to_driver: Print what workers print; by default yes.
+        namespace: Namespace for named actors; by default a fresh one of its own.
+        runtime_env: Environment of all tasks and actors; `env_vars` so far.
+        enable_resource_isolation: Not available yet.
+        cgroup_path: Not available yet.
+        system_reserved_cpu: Not available yet.
+        system_reserved_memory: Not available yet.
+        proxy_server_url: Unused without a dashboard.
+        **kwargs: `_temp_dir` (where the session folder goes), `_system_config` (settings of the engine), `_memory` (bytes to offer).
+
+    Returns:
+        A context with the addresses, usable in a `with` statement.
+
+    Raises:
+        RuntimeError: Already started, an unknown argument, or the node did not start.
+        ValueError: An argument has a bad value.
+        TypeError: An argument has the wrong type.
+        NotImplementedError: An argument asks for what is not built yet.
+
+    Example:
+        >>> with ray.init(num_cpus=2):
+        ...     print(ray.get(ray.put(1)))
+        1
+    """
+    from ray._core import launch
+
+    global core, current
+    arguments = {name: value for name, value in locals().items() if name not in ("kwargs", "launch", "ignore_reinit_error")}
+    with _lock:
+        if core is not None:
+            if current is None or not ignore_reinit_error:
+                raise RuntimeError(
+                    "ray.init() was called, but this process is connected already\nhint: pass ignore_reinit_error=True, or call ray.shutdown() first"
+                )
+            launch.note_reinit()
+            return current.context
+        launch.check_arguments(arguments, kwargs)
+        current = launch.start(arguments, kwargs)
+        core = current.core
+        return current.context
+
+
+def auto_init() -> Core:
+    """Give the engine, starting a local node if there is none.
+
+    Returns:
+        The engine of this process.
+    """
+    if core is None:
+        with _lock:
+            if core is None:
+                init()
+    assert core is not None
+    return core
+
+
+def is_initialized() -> bool:
+    """Tell whether this process is connected.
+
+    Returns:
+        True between `init` and `shutdown`, and always in a worker.
+    """
+    return core is not None
+
+
+def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:  # noqa: ARG001  Ray's signature
+    """Disconnect, and end the node that `init` started. Does nothing when not connected.
+
+    Args:
+        wait_for_processes: Kept for compatibility: the processes of the node have always ended when this returns.
+        _exiting_interpreter: Set by the exit hook of the interpreter.
+    """
+    global core, current
+    with _lock:
+        ending, current = current, None
+        if ending is None:
+            return
+        core = None
+        ending.end()
+
+
+def at_exit() -> None:
+    """End the session when the interpreter exits."""
+    shutdown(_exiting_interpreter=True)
+
+
+def after_fork_in_child() -> None:
+    """Let go of the parent's engine without ending it."""
+    global core, current, _lock
+    _lock = RLock()  # another thread may have held it
+    if core is not None:
+        _inherited.append((core, current))  # never dropped: its destructor would act on the parent's sockets
+    core = current = None
+
+
+_inherited: list[Any] = []

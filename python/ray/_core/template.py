@@ -1,0 +1,121 @@
+"""The template process: it has the worker's code imported, forks workers and reaps them. Its other half is crates/ray-node/src/template.rs.
+
+Invariants:
+1. One thread, for ever: a fork of a process with threads copies their locks in whatever state they are.
+2. No user code runs here, and nothing that opens a connection or a device.
+3. Every child's end is reported, with its status and peak memory.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+
+def run(link: socket.socket, board_fd: int, config: dict[str, Any]) -> NoReturn:
+    """Serve fork requests until the daemon goes away.
+
+    Args:
+        link: SEQPACKET socket to the daemon.
+        board_fd: The status board, passed on to every worker.
+        config: `sys_path`, `namespace`, `settings`.
+    """
+    from ray import _native
+    from ray._core import worker_main
+
+    _native.set_process_name("ray-template")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    worker_main.preload()
+    gc.collect()
+    gc.freeze()
+    template = _Template(link, board_fd, config, (wake_read, wake_write))
+    link.send(b"ready")
+    template.serve()
+
+
+class _Template:
+    def __init__(self, link: socket.socket, board_fd: int, config: dict[str, Any], wake: tuple[int, int]) -> None:
+        self._link = link
+        self._board_fd = board_fd
+        self._config = config
+        self._wake = wake
+
+    def serve(self) -> NoReturn:
+        """This is the main loop of the template."""
+        poll = select.poll()
+        poll.register(self._link, select.POLLIN)
+        poll.register(self._wake[0], select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                if fd == self._wake[0]:
+                    os.read(fd, 4096)
+                    self._reap()
+                else:
+                    self._request()
+
+    def _request(self) -> None:
+        packet, fds, _, _ = socket.recv_fds(self._link, 1 << 20, 4)
+        if not packet:
+            os._exit(0)
+        _, proc, slot, env = packet.decode().split(" ", 3)
+        try:
+            self._check_single_threaded()
+            pid = os.fork()
+        except (OSError, RuntimeError) as error:
+            self._link.send(f"failed {proc} {error}".encode())
+        else:
+            if pid == 0:
+                self._become_worker(fds, int(slot), env)
+            self._link.send(f"forked {proc} {pid}".encode())
+        for fd in fds:
+            os.close(fd)
+
+    def _check_single_threaded(self) -> None:
+        threads = len(os.listdir("/proc/self/task"))
+        if threads != 1:
+            raise RuntimeError(f"the template process has {threads} threads; a fork would copy their locks")
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._link.send(f"exited {pid} {os.waitstatus_to_exitcode(status)} {usage.ru_maxrss}".encode())
+
+    def _become_worker(self, fds: list[int], slot: int, env: str) -> NoReturn:
+        """In the child. Never returns: the template's stack is not the worker's."""
+        code = 1
+        try:
+            os.setsid()
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            for fd in self._wake:
+                os.close(fd)
+            self._link.close()
+            link_fd, out_fd, err_fd = fds
+            null = os.open(os.devnull, os.O_RDONLY)
+            for ours, standard in ((null, 0), (out_fd, 1), (err_fd, 2)):
+                os.dup2(ours, standard)
+                os.close(ours)
+            from ray._core import worker_main
+
+            code = worker_main.main(link_fd, slot, self._board_fd, self._config, env)
+        except BaseException:  # the outermost frame of the process: print, then end
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(code)

@@ -1,0 +1,319 @@
+"""A worker process: set up after the fork, then run calls until told to end.
+
+The loop that runs calls is native (crates/ray-py/src/execute.rs); it calls back here for what is better said in Python: resolving payloads,
+constructing actors, encoding errors, event loops. Payloads are described in remote_function.py and actor.py, which write them.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import io
+import os
+import sys
+
+from ray import _native
+from ray._core import session
+from ray._core.actor_spec import BUILTIN_METHODS
+from ray._core.errors import ActorExit, encode_exception
+from ray._core.serialization import loads_payload
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+    from typing import Any
+
+_NAME_MARK = "\x01ray:name:"
+"""Starts a line that tells the daemon what runs now; kept equal to NAME_MARK in crates/ray-node/src/conn.rs."""
+
+
+class _Worker:
+    """What this process is, once it is a worker. One instance per process."""
+
+    def __init__(self) -> None:
+        self.instance: Any = None
+        self.actor_name = ""
+        self.actor_fields: dict[str, Any] = {}
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.retry_rules: dict[bytes, bool | tuple[type[BaseException], ...]] = {}
+        self.visible_gpus: list[str] | None = None
+
+
+_worker = _Worker()
+
+
+def preload() -> None:
+    """Import, in the template, what most workers need: forked memory is shared."""
+    import asyncio
+    import concurrent.futures.thread
+    import contextvars
+    import inspect
+    import json
+    import traceback
+
+    import ray
+
+    del asyncio, concurrent, contextvars, inspect, json, traceback
+    del ray
+
+
+def main(link_fd: int, slot: int, board_fd: int, config: dict[str, Any], env: str) -> int:
+    """Run a worker.
+
+    Args:
+        link_fd: Socket to the daemon.
+        slot: Its place on the status board.
+        board_fd: The status board.
+        config: The template's configuration.
+        env: Canonical JSON of its runtime environment, "" for none.
+
+    Returns:
+        The exit code.
+    """
+    _native.set_process_name("ray-worker")
+    apply_env(env)
+    core = _native.Core.attach(link_fd, slot, board_fd, config["namespace"], env)
+    session.core = core
+    os.register_at_fork(after_in_child=core.mark_forked)
+    sys.stdout = _NamedStream(1, core)
+    sys.stderr = _NamedStream(2, core)
+    faulthandler.enable(2, all_threads=False)
+    while True:
+        reason = _native.run_calls(core)
+        if reason != "constructed":
+            break
+        if _worker.instance is None:
+            continue  # the constructor failed: the daemon says what next
+        if _worker.loop is not None:
+            _run_async_actor(core, _worker.loop)
+            break
+        if _worker.actor_fields["max_concurrency"] > 1:
+            _run_threads(core, _worker.actor_fields["max_concurrency"])
+            break
+    _run_exit_hooks()
+    return 0
+
+
+def _run_exit_hooks() -> None:
+    _worker.instance = None
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+
+
+def apply_env(env: str) -> None:
+    """Take on a runtime environment.
+
+    Args:
+        env: Canonical JSON, "" for none.
+    """
+    if not env:
+        return
+    import json
+
+    variables: dict[str, str] = json.loads(env).get("env_vars", {})
+    os.environ.update(variables)
+    for entry in reversed(variables.get("PYTHONPATH", "").split(os.pathsep)):
+        if entry and entry not in sys.path:
+            sys.path.insert(0, entry)
+
+
+class _NamedStream(io.TextIOWrapper):
+    """stdout or stderr of a worker: unbuffered, so that nothing is lost when it is killed, with a mark line when another call speaks."""
+
+    def __init__(self, fd: int, core: _native.Core) -> None:
+        raw = io.FileIO(fd, "w", closefd=False)
+        super().__init__(io.BufferedWriter(raw), encoding="utf-8", errors="backslashreplace", line_buffering=True)
+        self._core_of_names = core
+        self._said = ""
+        self._at_line_start = True
+
+    def write(self, text: str, /) -> int:
+        if not text:
+            return 0
+        name = _worker.actor_name or self._core_of_names.running_name()
+        if name != self._said and self._at_line_start:
+            self._said = name
+            super().write(f"{_NAME_MARK}{name}\n")
+        self._at_line_start = text.endswith("\n")
+        written = super().write(text)
+        if not self._at_line_start:
+            self.flush()
+        return written
+
+
+def resolve(payload: bytes) -> Callable[..., Any]:
+    """Find the callable of a call site.
+
+    Args:
+        payload: Its description.
+
+    Returns:
+        The function, or the method bound to this process's actor.
+    """
+    fields = loads_payload(payload)
+    _worker.retry_rules[payload] = fields.get("retry_exceptions") or False
+    if fields["kind"] == "function":
+        function: Callable[..., Any] = fields["function"]
+        return function
+    name = fields["name"]
+    builtin = BUILTIN_METHODS.get(name)
+    if builtin is not None and not hasattr(_worker.instance, name):
+        return _bind_builtin(builtin)
+    attribute = getattr(type(_worker.instance), name, None)
+    if isinstance(attribute, property):
+        return lambda: getattr(_worker.instance, name)
+    method: Callable[..., Any] = getattr(_worker.instance, name)
+    return method
+
+
+def _bind_builtin(builtin: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **kwargs: builtin(_worker.instance, *args, **kwargs)
+
+
+def construct(payload: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Make this process an actor.
+
+    Args:
+        payload: Description of its class.
+        args: Positional arguments of the constructor.
+        kwargs: Keyword arguments of the constructor.
+    """
+    fields = loads_payload(payload)
+    cls = fields["cls"]
+    _worker.actor_fields = fields
+    _worker.actor_name = fields["class_name"]
+    if not fields["is_async"]:
+        _worker.instance = cls(*args, **kwargs)
+        return
+    import asyncio
+
+    async def construct_in_loop() -> Any:
+        return cls(*args, **kwargs)
+
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    _worker.instance = loop.run_until_complete(construct_in_loop())
+    _worker.loop = loop
+
+
+def encode_error(exception: BaseException, name: str, node: str, attempt: int) -> tuple[bytes, bool]:
+    """Make the record of a failed call.
+
+    Args:
+        exception: What it raised.
+        name: Name of the call.
+        node: Hex id of this node.
+        attempt: Number of earlier attempts.
+
+    Returns:
+        The record, and False.
+    """
+    return encode_exception(exception, task_name=name, pid=os.getpid(), node=node, attempt=attempt), False
+
+
+def is_retryable(payload: bytes, exception: BaseException) -> bool:
+    """Tell whether a call site wants to be retried after an exception.
+
+    Args:
+        payload: Its description.
+        exception: What the call raised.
+
+    Returns:
+        True if its `retry_exceptions` names it.
+    """
+    rule = _worker.retry_rules.get(payload, False)
+    if isinstance(rule, tuple):
+        return isinstance(getattr(exception, "cause", exception), rule) or isinstance(exception, rule)
+    return bool(rule) and isinstance(exception, Exception)
+
+
+def exit_reason(exception: SystemExit) -> str:
+    """Say why an actor ends itself.
+
+    Args:
+        exception: What it raised.
+
+    Returns:
+        A sentence part.
+    """
+    if isinstance(exception, ActorExit):
+        return "it exited by itself: exit_actor() was called"
+    return f"it exited by itself: sys.exit({exception.code!r}) was called"
+
+
+def set_visible_gpus(ids: list[int]) -> None:
+    """Show a call its GPUs and no others.
+
+    Args:
+        ids: Logical GPUs; empty restores what the process started with.
+    """
+    variable = "CUDA_VISIBLE_DEVICES"
+    if _worker.visible_gpus is None:
+        text = os.environ.get(variable, "")
+        _worker.visible_gpus = text.split(",") if text else []
+    if ids:
+        known = _worker.visible_gpus
+        os.environ[variable] = ",".join(known[i] if i < len(known) else str(i) for i in ids)
+    elif _worker.visible_gpus:
+        os.environ[variable] = ",".join(_worker.visible_gpus)
+    else:
+        os.environ.pop(variable, None)
+
+
+def _run_threads(core: _native.Core, count: int) -> None:
+    """A threaded actor: each thread runs calls; the first that is told to end ends them all."""
+    import threading
+
+    over = threading.Event()
+
+    def serve() -> None:
+        try:
+            _native.run_calls(core)
+        finally:
+            over.set()
+
+    for index in range(count):
+        threading.Thread(target=serve, name=f"ray-call-{index}", daemon=True).start()
+    over.wait()
+
+
+def _run_async_actor(core: _native.Core, loop: asyncio.AbstractEventLoop) -> None:
+    """An async actor: calls become coroutines of one event loop, at most `max_concurrency` at once."""
+    import asyncio
+    import contextvars
+
+    running: contextvars.ContextVar[Any] = contextvars.ContextVar("ray_call")
+    core.set_async_variable(running)
+    room = asyncio.Semaphore(_worker.actor_fields["max_concurrency"])
+    tasks: set[asyncio.Task[None]] = set()
+    ended = loop.create_future()
+
+    async def run(call: _native.PendingCall) -> None:
+        running.set(call)
+        async with room:
+            try:
+                function, args, kwargs = call.prepare()
+                result = function(*args, **(kwargs or {}))
+                if hasattr(result, "__await__"):
+                    result = await result
+            except SystemExit as error:
+                core.leave_actor(exit_reason(error))
+                ended.done() or ended.set_result(None)
+            except BaseException as error:  # the boundary of the user's call: its error is its result
+                call.fail(error)
+            else:
+                call.finish(result)
+
+    def take() -> None:
+        calls, end = _native.take_calls(core)
+        for call in calls:
+            task = loop.create_task(run(call))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        if end is not None and not ended.done():
+            ended.set_result(None)
+
+    loop.add_reader(core.work_fd(), take)
+    loop.run_until_complete(ended)

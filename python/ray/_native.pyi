@@ -1,0 +1,156 @@
+"""Types of the extension module (crate ray-py). The one contract between the Python and the Rust half of the core."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar, final
+
+T = TypeVar("T")
+
+__version__: str
+"""Our own release, for example "0.1.0"."""
+
+@final
+class ObjectRef(Generic[T]):
+    """A counted reference to an object. Hashable, comparable by id, picklable inside `ray` calls and out of band.
+
+    Dropping the last reference in any thread at any moment is safe: it only appends to a lock-free list.
+    """
+
+    def __init__(self, id: bytes, owner_addr: str = "", call_site_data: str = "", skip_adding_local_ref: bool = False, tensor_transport: str | None = None) -> None: ...
+    def binary(self) -> bytes:
+        """28 bytes."""
+    def hex(self) -> str: ...
+    def is_nil(self) -> bool: ...
+    def size(self) -> int: ...
+    def task_id_binary(self) -> bytes:
+        """24 bytes."""
+    def job_id_binary(self) -> bytes:
+        """4 bytes."""
+    def actor_id_binary(self) -> bytes:
+        """16 bytes; meaningful for the handle object of an actor."""
+    def owner_proc(self) -> int: ...
+    def future(self) -> Future[T]: ...
+    def __await__(self) -> Any: ...
+
+@final
+class CallTemplate:
+    """Everything constant about a call site: built once per (function, options) or (actor, method, options), then called many times.
+
+    Calling it pickles the arguments, submits, and returns one ObjectRef (num_returns == 1), a list (num_returns > 1) or None (num_returns == 0).
+    Fast check: without keyword arguments and with min_args <= len(args) <= max_args (max_args None = unbounded) nothing else is checked;
+    otherwise `binder(*args, **kwargs)` is called first and its TypeError propagates.
+    """
+
+    @staticmethod
+    def task(
+        core: Core,
+        *,
+        payload: bytes,
+        name: str,
+        num_returns: int,
+        max_retries: int,
+        retry_exceptions: bool,
+        max_calls: int,
+        resources: dict[str, float],
+        env: str,
+        min_args: int,
+        max_args: int | None,
+        binder: Callable[..., Any] | None,
+    ) -> CallTemplate:
+        """`payload`: opaque bytes for the worker (see ray._core.payload). `resources`: {"CPU": 1.0, "GPU": .., "memory": bytes, custom..}.
+        `env`: canonical JSON of the runtime_env, "" for none. `max_retries` -1 = for ever. `retry_exceptions`: whether the worker's verdict "retryable" counts."""
+    @staticmethod
+    def method(
+        core: Core,
+        actor: ObjectRef[Any],
+        *,
+        payload: bytes,
+        name: str,
+        num_returns: int,
+        max_task_retries: int,
+        retry_exceptions: bool,
+        max_pending_calls: int,
+        min_args: int,
+        max_args: int | None,
+        binder: Callable[..., Any] | None,
+    ) -> CallTemplate:
+        """`max_pending_calls` -1 = unbounded, else PendingCallsLimitExceeded. The template holds a reference to the actor's handle object."""
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+    def submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
+
+@final
+class Core:
+    """The engine of this process: owner, store and links. One per process."""
+
+    @staticmethod
+    def start(config: dict[str, Any]) -> Core:
+        """Start a daemon and connect to it as its driver. Raises RuntimeError naming what failed.
+
+        Keys: python (str), native_path (str), resources (dict[str, float]), labels, object_store_memory (int, bytes), session_dir (str),
+        sys_path (list[str]), cwd (str), env (dict[str, str]), job_env (str), namespace (str), log_to_driver (bool), settings (dict[str, str])."""
+    @staticmethod
+    def attach(fd: int, slot: int, board_fd: int) -> Core:
+        """Connect as a worker over an inherited socket. Called after fork, never before."""
+    def shutdown(self) -> None:
+        """Idempotent. Ends the daemon and waits for it. Every blocked call in this process raises."""
+    def is_alive(self) -> bool: ...
+    @property
+    def node_id(self) -> bytes: ...
+    @property
+    def proc_id(self) -> int: ...
+    @property
+    def daemon_pid(self) -> int: ...
+
+    # objects
+    def put(self, value: Any) -> ObjectRef[Any]: ...
+    def get(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
+        """Values in order. Raises the first error found, GetTimeoutError after timeout_s, KeyboardInterrupt at once."""
+    def wait(self, refs: Sequence[ObjectRef[Any]], num_returns: int, timeout_s: float | None, fetch_local: bool) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+        """Arguments are already checked for type; ValueError for duplicates."""
+    def wait_many(self, refs: Sequence[ObjectRef[Any]], callback: Callable[[list[int]], None]) -> None: ...
+
+    # actors
+    def create_actor(
+        self,
+        *,
+        payload: bytes,
+        class_name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        resources: dict[str, float],
+        placement_resources: dict[str, float],
+        env: str,
+        max_restarts: int,
+        max_concurrency: int,
+        is_async: bool,
+        name: str,
+        namespace: str,
+        detached: bool,
+        get_if_exists: bool,
+    ) -> ObjectRef[Any]:
+        """Returns the handle object. With a name that is taken: ValueError, or the existing actor's handle if get_if_exists.
+        `resources` are held while the actor lives, `placement_resources` are needed to place it (Ray: 1 CPU to place, 0 to run, by default)."""
+    def get_actor(self, name: str, namespace: str) -> tuple[ObjectRef[Any], bytes] | None:
+        """(handle object, payload given at creation) of a living or pending named actor, None if there is none."""
+    def list_named_actors(self, all_namespaces: bool, namespace: str) -> list[tuple[str, str]]: ...
+    def kill_actor(self, actor: ObjectRef[Any], no_restart: bool) -> None: ...
+
+    # introspection
+    def resources(self) -> tuple[dict[str, float], dict[str, float]]:
+        """(total, available) of the node. Cached leases count as available."""
+    def context(self) -> dict[str, Any]:
+        """Of the calling thread's running call: task_id (bytes 24), actor_id (bytes 16 or b""), task_name, attempt, resources (dict), gpu_ids (list[int]),
+        worker_id (bytes 28), node_id (bytes 28), job_id (bytes 4), namespace, was_restarted (bool), env (str). In the driver the task fields are the driver's."""
+    def next_log(self) -> list[tuple[str, int, bool, str, bytes]] | None:
+        """Blocks (without the GIL) for lines of workers: (name, pid, is_stderr, kind, text); kind "out" for a worker's line, "notice" for a message of the runtime. None = shut down."""
+
+@final
+class PinnedBuffer:
+    """A read-only buffer over shared memory that keeps its object alive."""
+
+def daemon_main() -> None:
+    """Run a node's daemon on file descriptor 0 until its driver goes away. Used by `Core.start` only."""
+
+def exit_actor_requested() -> None: ...
+def is_plain(value: object) -> bool:
+    """True for None, bool, int, float, str, bytes and small tuples, lists and dicts of them: values that plain pickle carries with the same meaning everywhere."""

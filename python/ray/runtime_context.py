@@ -1,0 +1,230 @@
+"""Where the running code is: its ids, its resources, its environment."""
+
+from __future__ import annotations
+
+from ray._core import session
+from ray._core.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ray.actor import ActorHandle
+
+__all__ = ["RuntimeContext", "get_runtime_context"]
+
+_ACCELERATORS = ("FURIOSA", "GPU", "HPU", "MBLT", "NPU", "RBLN", "TPU", "TTNPU", "neuron_cores")
+"""Families of accelerators by resource name. Only GPUs are handed out so far."""
+
+
+class RuntimeContext:
+    """Answers questions about the driver, task or actor that asks. Made by `get_runtime_context`."""
+
+    def __init__(self, worker: Any = None) -> None:
+        self.worker = worker
+
+    @staticmethod
+    def _read() -> dict[str, Any]:
+        return session.auto_init().context()
+
+    @classmethod
+    def _read_in_worker(cls) -> dict[str, Any]:
+        """Read the context of a task or actor.
+
+        Raises:
+            RuntimeError: In the driver.
+        """
+        if session.current is not None:
+            raise RuntimeError("this is only known inside a task or actor, and this is the driver")
+        return cls._read()
+
+    def get(self) -> dict[str, Any]:
+        """Give the ids in one dict. Deprecated in Ray in favour of the `get_..._id` methods.
+
+        Returns:
+            "job_id", "node_id", "namespace", and inside a call "task_id" and "actor_id", as id objects.
+        """
+        found = {"job_id": self.job_id, "node_id": self.node_id, "namespace": self.namespace}
+        if session.current is None:
+            found["task_id"] = self.task_id
+            if self.actor_id is not None:
+                found["actor_id"] = self.actor_id
+        return found
+
+    def get_job_id(self) -> str:
+        """Id of the job in hex."""
+        return self.job_id.hex()
+
+    def get_node_id(self) -> str:
+        """Id of the node in hex."""
+        return self.node_id.hex()
+
+    def get_worker_id(self) -> str:
+        """Id of the process in hex."""
+        worker_id: bytes = self._read()["worker_id"]
+        return worker_id.hex()
+
+    def get_task_id(self) -> str | None:
+        """Id of the running task in hex; None in the driver."""
+        task_id = None if session.current is not None else self._read()["task_id"]
+        return task_id.hex() if task_id else None
+
+    def get_task_name(self) -> str | None:
+        """Name of the running task; None in the driver."""
+        return None if session.current is not None else self._read()["task_name"]
+
+    def get_actor_id(self) -> str | None:
+        """Id of the actor in hex; None outside actors."""
+        actor_id: bytes = self._read()["actor_id"]
+        return actor_id.hex() if actor_id else None
+
+    def get_assigned_resources(self) -> dict[str, float]:
+        """Resources that the running task or actor holds.
+
+        Returns:
+            Amount by resource name.
+
+        Raises:
+            RuntimeError: In the driver.
+        """
+        resources: dict[str, float] = self._read_in_worker()["resources"]
+        return resources
+
+    def get_accelerator_ids(self) -> dict[str, list[str]]:
+        """Ids of the accelerators that the running task or actor holds, by family.
+
+        Returns:
+            A list for each family, for example {"GPU": ["0"], ...}.
+        """
+        found: dict[str, list[str]] = {family: [] for family in _ACCELERATORS}
+        found["GPU"] = [str(gpu) for gpu in self._read()["gpu_ids"]]
+        return found
+
+    def get_resource_ids(self) -> dict[str, list[str]]:
+        """Older name of `get_accelerator_ids`."""
+        return self.get_accelerator_ids()
+
+    def get_node_labels(self) -> dict[str, str]:
+        """Labels of the node."""
+        from ray._core.introspection import nodes
+
+        labels: dict[str, str] = nodes()[0]["Labels"]
+        return labels
+
+    def get_placement_group_id(self) -> str | None:
+        """Id of the placement group in hex; None outside of one."""
+        return None
+
+    def get_runtime_env_string(self) -> str:
+        """The environment of the caller as JSON."""
+        return self._read()["env"] or "{}"
+
+    def get_session_name(self) -> str:
+        """Name of the session: the last part of its folder."""
+        return self._session_dir().rpartition("/")[2]
+
+    def get_temp_dir(self) -> str:
+        """Folder that holds the folders of sessions."""
+        return self._session_dir().rpartition("/")[0]
+
+    def _session_dir(self) -> str:
+        context = self._read()
+        return session.current.session_dir if session.current is not None else context["session_dir"]
+
+    @property
+    def job_id(self) -> JobID:
+        """Id of the job."""
+        return JobID(self._read()["job_id"])
+
+    @property
+    def node_id(self) -> NodeID:
+        """Id of the node."""
+        return NodeID(self._read()["node_id"])
+
+    @property
+    def task_id(self) -> TaskID | None:
+        """Id of the running task; None in the driver."""
+        task_id = None if session.current is not None else self._read()["task_id"]
+        return TaskID(task_id) if task_id else None
+
+    @property
+    def actor_id(self) -> ActorID | None:
+        """Id of the actor; None outside actors."""
+        actor_id = self._read()["actor_id"]
+        return ActorID(actor_id) if actor_id else None
+
+    @property
+    def namespace(self) -> str:
+        """Namespace of the job."""
+        namespace: str = self._read()["namespace"]
+        return namespace
+
+    @property
+    def gcs_address(self) -> str:
+        """Address of the cluster."""
+        return "local" if session.current is None else session.current.context.address_info["gcs_address"]
+
+    @property
+    def runtime_env(self) -> dict[str, Any]:
+        """The environment of the caller."""
+        import json
+
+        found: dict[str, Any] = json.loads(self.get_runtime_env_string())
+        return found
+
+    @property
+    def was_current_actor_reconstructed(self) -> bool:
+        """Whether the actor has been restarted.
+
+        Raises:
+            RuntimeError: Outside actors.
+        """
+        context = self._read_in_worker()
+        if not context["actor_id"]:
+            raise RuntimeError("this is only known inside an actor")
+        return bool(context["was_restarted"])
+
+    @property
+    def current_actor(self) -> ActorHandle[Any]:
+        """A handle to the actor itself.
+
+        Raises:
+            RuntimeError: Outside actors.
+        """
+        from ray.actor import current_actor_handle
+
+        return current_actor_handle()
+
+    @property
+    def current_placement_group_id(self) -> PlacementGroupID:
+        """Id of the placement group; nil outside of one."""
+        return PlacementGroupID.nil()
+
+    @property
+    def should_capture_child_tasks_in_placement_group(self) -> bool:
+        """Whether tasks started here join the placement group."""
+        return False
+
+
+def get_runtime_context() -> RuntimeContext:
+    """Give the context of the caller.
+
+    Returns:
+        A view: each question is answered for the caller at that moment.
+
+    Example:
+        >>> ray.get_runtime_context().get_job_id()
+        '01000000'
+    """
+    session.auto_init()
+    return RuntimeContext()
+
+
+def get_gpu_ids() -> list[int]:
+    """Give the ids of the GPUs that the running task or actor holds.
+
+    Returns:
+        Indices; empty in the driver.
+    """
+    gpu_ids: list[int] = session.auto_init().context()["gpu_ids"]
+    return list(gpu_ids)

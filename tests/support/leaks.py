@@ -1,0 +1,95 @@
+"""What this process holds of the operating system, to be compared before and after."""
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from support.processes import descendants
+from support.waiting import wait_for
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Resources of the calling process. Compare with `leaked_since`."""
+
+    fds: dict[int, str]
+    threads: set[str]
+    children: set[str]
+    shm: set[str]
+    memfd_maps: set[str]
+
+    @classmethod
+    def take(cls) -> "Snapshot":
+        return cls(fds=_fds(), threads=_threads(), children=_children(), shm=_shm(), memfd_maps=_memfd_maps())
+
+    def leaked(self) -> dict[str, list[str]]:
+        """What the process holds now beyond this snapshot, by kind; empty when nothing leaked."""
+        now = Snapshot.take()
+        more_fds = Counter(now.fds.values()) - Counter(self.fds.values())
+        found = {
+            "fds": [f"{count} x {target}" for target, count in sorted(more_fds.items())] if len(now.fds) > len(self.fds) else [],
+            "threads": sorted(now.threads - self.threads),
+            "children": sorted(now.children - self.children),
+            "shm": sorted(name for name in now.shm - self.shm if not _held_by_anyone(name)),
+            "memfd maps": sorted(now.memfd_maps - self.memfd_maps),
+        }
+        return {kind: things for kind, things in found.items() if things}
+
+    def check(self, timeout_s: float = 3.0) -> None:
+        """Fail unless everything is back to this snapshot within `timeout_s` seconds."""
+        try:
+            wait_for(lambda: not self.leaked(), timeout_s)
+        except AssertionError:
+            leaked = self.leaked()
+            if leaked:
+                raise AssertionError(f"leaked: {leaked}") from None
+
+
+def _fds() -> dict[int, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue  # the descriptor of the listing itself
+        found[int(name)] = target.split(":[")[0] if target.startswith(("socket:", "pipe:")) else target
+    return found
+
+
+def _threads() -> set[str]:
+    found = set()
+    for tid in os.listdir("/proc/self/task"):
+        try:
+            name = Path(f"/proc/self/task/{tid}/comm").read_text().strip()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        found.add(f"{tid} {name}")
+    return found
+
+
+def _children() -> set[str]:
+    return {f"{one.pid} {one.comm}" for one in descendants()}
+
+
+def _shm() -> set[str]:
+    return set(os.listdir("/dev/shm"))
+
+
+def _memfd_maps() -> set[str]:
+    lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
+    return {line for line in lines if "memfd:" in line}
+
+
+def _held_by_anyone(shm_name: str) -> bool:
+    """Whether a living process maps or opens the entry: then it is in use by somebody else, not left behind."""
+    path = f"/dev/shm/{shm_name}"
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if path in Path(f"/proc/{pid}/maps").read_text(errors="replace"):
+                return True
+            if any(os.readlink(f"/proc/{pid}/fd/{fd}") == path for fd in os.listdir(f"/proc/{pid}/fd")):
+                return True
+        except OSError:
+            continue
+    return False
