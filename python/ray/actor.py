@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from ray._core.option_types import ActorCallOptions, MethodCallOptions
+    from ray._core.decorators import ActorCallOptions, MethodCallOptions
     from ray._native import CallTemplate, Core, ObjectRef
 
 __all__ = [

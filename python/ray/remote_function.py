@@ -24,7 +24,7 @@ from ray._core.signatures import CallSignature, is_coroutine, is_generator, sign
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ray._core.option_types import RemoteOptions, TaskCallOptions
+    from ray._core.decorators import RemoteOptions, TaskCallOptions
     from ray._native import CallTemplate, Core, ObjectRef
     from ray.actor import ActorClass
 

@@ -70,7 +70,7 @@ class Script:
         pids.update({one.pid: one for one in everything() if one.session == self.pid and not one.zombie})
         return list(pids.values())
 
-    def wait_for_output(self, text: str, timeout_s: float = 30.0) -> None:
+    def wait_for_output(self, text: str, timeout_s: float | None = None) -> None:
         """Block until the program has printed `text`; fail at once if it ends before."""
 
         def seen() -> bool:
@@ -80,7 +80,7 @@ class Script:
                 raise AssertionError(f"ended with {self.popen.returncode} before printing {text!r}: {self.report()}")
             return False
 
-        wait_for(seen, timeout_s, f"{text!r} in the output: {self.report()}")
+        wait_for(seen, timeout_s or (20.0 if is_own() else 90.0), f"{text!r} in the output: {self.report()}")
 
     def signal(self, number: signal.Signals) -> float:
         """Send a signal to the program alone; returns the moment on the monotonic clock."""

@@ -179,7 +179,8 @@ def test_broken_pipe_does_not_end_the_printer(monkeypatch):
         def write(self, text):
             raise BrokenPipeError
 
-        flush = write
+        def flush(self):
+            raise BrokenPipeError
 
     lines = [out(1, "lost"), out(1, "kept", is_stderr=True)]
     assert printed(lines, monkeypatch, Broken())[1] == "(f pid=1) kept\n"

@@ -125,7 +125,7 @@ fn template_config(config: &Bound<'_, PyDict>) -> PyResult<String> {
 }
 
 /// Say hello and wait for the welcome.
-fn handshake(link: OwnedFd, first: ToNode) -> Result<(OwnedFd, FromNode), String> {
+fn handshake(link: OwnedFd, first: ToNode) -> Result<(Reader, FromNode), String> {
     let link = Arc::new(link);
     let mut writer = Writer::new(link.clone());
     writer.queue(&first);
@@ -153,9 +153,8 @@ fn handshake(link: OwnedFd, first: ToNode) -> Result<(OwnedFd, FromNode), String
         FromNode::Welcome { protocol, .. } => return Err(format!("the daemon speaks protocol {protocol}, this library {PROTOCOL}")),
         _ => return Err("the daemon did not say welcome first".into()),
     }
-    drop((writer, reader));
-    let link = Arc::try_unwrap(link).map_err(|_| "the link is in use")?;
-    Ok((link, welcome))
+    // The reader goes on to the engine: it may hold frames that came right behind the welcome.
+    Ok((reader, welcome))
 }
 
 #[pymethods]
@@ -180,9 +179,9 @@ impl Core {
         };
         let started = py.detach(|| -> Result<Core, String> {
             let (mut daemon, link) = DaemonProcess::start(&python, &native_path)?;
-            let result = handshake(link, ToNode::Boot { boot }).and_then(|(link, welcome)| {
+            let result = handshake(link, ToNode::Boot { boot }).and_then(|(reader, welcome)| {
                 let config = Config { limits: Limits::default(), slot: None };
-                Library::start(link, welcome, config).map_err(|failure| format!("{failure:?}"))
+                Library::start(reader, welcome, config).map_err(|failure| format!("{failure:?}"))
             });
             match result {
                 Ok(library) => Ok(Core::install(library, Some(daemon), job)),
@@ -204,9 +203,9 @@ impl Core {
             let board = Board::open(&board_fd).map_err(|error| error.to_string())?;
             // Shared by all workers of the template: the descriptor itself is not needed any more.
             drop(board_fd);
-            let (link, welcome) = handshake(link, ToNode::Hello { protocol: PROTOCOL, pid: std::process::id() })?;
+            let (reader, welcome) = handshake(link, ToNode::Hello { protocol: PROTOCOL, pid: std::process::id() })?;
             let config = Config { limits: Limits::default(), slot: Some((slot, board)) };
-            let library = Library::start(link, welcome, config).map_err(|failure| format!("{failure:?}"))?;
+            let library = Library::start(reader, welcome, config).map_err(|failure| format!("{failure:?}"))?;
             Ok(Core::install(library, None, Job { namespace, env }))
         };
         py.detach(attach).map_err(PyRuntimeError::new_err)

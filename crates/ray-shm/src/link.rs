@@ -130,6 +130,11 @@ impl Reader {
         self.fd.as_fd()
     }
 
+    /// The socket, for the writing half.
+    pub fn shared_fd(&self) -> Arc<OwnedFd> {
+        self.fd.clone()
+    }
+
     /// One read. `Closed` comes only after everything before it was read.
     pub fn fill(&mut self) -> Filled {
         self.make_room();

@@ -14,6 +14,8 @@ pub struct Options {
     pub actors: u32,
     /// Actors that keep a CPU for life; always fewer than the CPUs.
     pub heavy_actors: u32,
+    /// The most CPUs a task may ask for.
+    pub widest: u32,
     /// A put or a result goes to shared memory.
     pub shm: u32,
     /// A call raises.
@@ -50,6 +52,7 @@ impl Options {
         o.driver_steps = 5 + some(1000, 40);
         o.actors = some(600, 6);
         o.heavy_actors = some(300, 3).min(o.cpus - 1);
+        o.widest = if o.heavy_actors == 0 { o.cpus.min(2) } else { 1 };
         o.shm = some(700, 500);
         o.raises = some(500, 200);
         o.max_calls = some(300, 300);
@@ -75,6 +78,7 @@ impl Options {
             driver_steps: 30,
             actors: 0,
             heavy_actors: 0,
+            widest: 1,
             shm: 0,
             raises: 0,
             max_calls: 0,

@@ -48,6 +48,8 @@ pub struct Oracle {
     pub contents: BTreeMap<ObjectId, Vec<ObjectId>>,
     /// Actors that somebody killed, that left, whose constructor raised or whose process was killed.
     pub doomed: BTreeSet<ActorId>,
+    /// Actors whose constructor takes results of calls, which may fail.
+    pub needy: BTreeSet<ActorId>,
     pub dead: BTreeSet<ProcId>,
     pub killed_any: bool,
     children: BTreeMap<Path, u32>,
@@ -161,6 +163,8 @@ impl Oracle {
             "object_lost" => object.is_ok_and(|o| self.tainted.contains(&o)),
             "owner_died" => object.is_ok_and(|o| self.dead.contains(&o.owner)),
             "worker_crashed" => self.killed_any,
+            "actor_init_failed" if actor.is_some_and(|a| self.needy.contains(&a)) => true,
+            "actor_died" | "actor_unavailable" if self.killed_any => true,
             "actor_died" | "actor_unavailable" | "actor_init_failed" => actor.is_some_and(|a| self.doomed.contains(&a) || self.dead.contains(&a.owner)),
             _ => false,
         };

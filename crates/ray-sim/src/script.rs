@@ -148,8 +148,7 @@ impl Process {
         if let Some(site) = env.rng.pick(&tasks).filter(|_| env.rng.permille(700)) {
             return site;
         }
-        let widest = if env.options.heavy_actors == 0 { env.options.cpus.min(2) } else { 1 };
-        let cpu = env.rng.pick(&[1.0, 1.0, 1.0, 0.5, 0.0, f64::from(widest)]).expect("a shape");
+        let cpu = env.rng.pick(&[1.0, 1.0, 1.0, 0.5, 0.0, f64::from(env.options.widest)]).expect("a shape");
         let odd = if env.rng.permille(100) { "other" } else { "" };
         let class = self.owner.class_for(&Resources::from_f64([("CPU", cpu)]), odd);
         let max_calls = if env.rng.permille(env.options.max_calls) { env.rng.range(1, 3) as u32 } else { 0 };
@@ -212,6 +211,9 @@ impl Process {
         let args = self.args(env, frame, mentions);
         let actor = self.owner.new_actor_id();
         env.note(self.id, || format!("creates {actor:?} with {args:?}"));
+        if !args.deps.is_empty() {
+            env.oracle.needy.insert(actor);
+        }
         let options = ActorOptions {
             class_name: "A".into(),
             payload: Arc::from(&b"class"[..]),

@@ -33,9 +33,8 @@ enum Fate {
 }
 
 /// Start the engine thread.
-pub(crate) fn start(library: Arc<Library>, fd: Arc<OwnedFd>) -> Result<(), String> {
+pub(crate) fn start(library: Arc<Library>, node: Reader) -> Result<(), String> {
     let poll = Poll::new().map_err(|e| format!("epoll: {e}"))?;
-    let node = Reader::new(fd);
     poll.add(node.fd(), NODE).and_then(|()| poll.add(library.waker.fd(), WAKER)).and_then(|()| poll.add(library.soon_fd(), SOON)).map_err(|e| format!("epoll: {e}"))?;
     let mut engine = Engine { library, poll, node, direct: FxHashMap::default(), unopened: FxHashMap::default(), next_sweep: 0 };
     let body = move || {
@@ -50,7 +49,11 @@ pub(crate) fn start(library: Arc<Library>, fd: Arc<OwnedFd>) -> Result<(), Strin
 impl Engine {
     fn run(&mut self) -> String {
         let mut ready: Vec<Ready> = Vec::with_capacity(64);
-        let mut timeout = None;
+        // Frames may have come right behind the handshake.
+        if let Fate::Over(why) = self.read_node() {
+            return why;
+        }
+        let mut timeout = self.pass_time();
         loop {
             if let Err(error) = self.poll.wait(timeout, &mut ready) {
                 return format!("the engine could not wait for events: {error}");

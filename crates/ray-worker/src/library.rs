@@ -12,7 +12,7 @@ use ray_logic::owner::{ActorOptions, CallArgs, Command, Limits, Owner, SubmitErr
 use ray_proto::msg::{FromNode, Peer, ToNode};
 use ray_proto::{ActorId, Blob, ClassId, ExtentId, ObjectId, Payload, ProcId, Resources, TemplateId};
 use ray_shm::board::Board;
-use ray_shm::link::{Flushed, Writer};
+use ray_shm::link::{Flushed, Reader, Writer};
 use ray_shm::poll::{Timer, Waker};
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
@@ -107,16 +107,15 @@ pub(crate) enum Answer {
 
 impl Library {
     /// Take over a connected, welcomed link to the daemon and start the engine thread.
-    pub fn start(link: OwnedFd, welcome: FromNode, config: Config) -> Result<Arc<Library>, Failure> {
+    pub fn start(node: Reader, welcome: FromNode, config: Config) -> Result<Arc<Library>, Failure> {
         let FromNode::Welcome { proc_id, node_id, total, .. } = welcome else { return Err(Failure::System("the daemon did not say welcome".into())) };
         let system = |error: rustix::io::Errno| Failure::System(format!("could not set up the engine: {error}"));
-        let fd = Arc::new(link);
         let core = Core {
             owner: Owner::new(proc_id, total.clone(), config.limits),
             exec: Exec::default(),
             duties: VecDeque::new(),
             sleepers: 0,
-            node: Writer::new(fd.clone()),
+            node: Writer::new(node.shared_fd()),
             direct: FxHashMap::default(),
             dirty: Vec::new(),
             stuck: Vec::new(),
@@ -148,7 +147,7 @@ impl Library {
             me: proc_id,
             node_total: total,
         });
-        event_loop::start(library.clone(), fd).map_err(Failure::System)?;
+        event_loop::start(library.clone(), node).map_err(Failure::System)?;
         Ok(library)
     }
 

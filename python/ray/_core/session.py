@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from ray._core.context import RayContext
+    from ray._core.launch import RayContext
     from ray._core.log_printer import LogPrinter
     from ray._native import Core
 

@@ -5,7 +5,7 @@ use super::Owner;
 use crate::exec::{covered_refs, Queued};
 use ray_proto::msg::{Call, Outcome, Peer, Reply, ToNode};
 use ray_proto::{ObjectId, Payload, ProcId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Owner {
     /// A call arrived. While it is here its caller keeps every reference in it.
@@ -28,36 +28,38 @@ impl Owner {
             tasks.entry(answer).or_default();
         }
         for queued in calls {
-            let mut unregistered = self.uncover(&covered_refs(&queued.call));
-            // What an earlier call left behind here was covered by this one. The caller counts us before it reads that the call came back: same link.
-            if let Some(ids) = unregistered.remove(&queued.from) {
-                self.borrow_then(BTreeMap::from([(queued.from, ids)]), Then::Nothing);
-            }
-            let listed = tasks.entry(queued.from).or_default();
-            match unregistered.is_empty() {
-                true => listed.push(queued.call.task),
-                false => self.borrow_then(unregistered, Then::Returned { to: queued.from, task: queued.call.task }),
-            }
+            self.drop_covers(&covered_refs(&queued.call));
+            tasks.entry(queued.from).or_default().push(queued.call.task);
         }
         for (to, tasks) in tasks {
             self.send(to, Peer::Returned { tasks, blocked }, true);
         }
     }
 
-    /// Drop covers; references that outlive them and are not registered yet are returned by owner, already counted as granted.
+    /// An unstarted call goes: what an ended one left here is registered, what a running one uses is covered by that one.
+    fn drop_covers(&mut self, refs: &[ObjectId]) {
+        for id in refs {
+            if let Some(object) = self.objects.get_mut(id) {
+                object.covers -= 1;
+                self.free_if_unused(*id);
+            }
+        }
+    }
+
+    /// A call ended: drop its covers. References that we still use and that are not registered are returned by owner, already counted as granted.
+    /// Covers of other calls don't excuse them: two processes that call each other would each rely on the other.
     fn uncover(&mut self, refs: &[ObjectId]) -> BTreeMap<ProcId, Vec<ObjectId>> {
         let mut unregistered: BTreeMap<ProcId, Vec<ObjectId>> = BTreeMap::new();
         for &id in refs {
             let (me, registered) = (self.me, self.is_registered(id));
             let Some(object) = self.objects.get_mut(&id) else { continue };
-            object.covers -= 1;
-            let outlives = object.covers == 0 && !registered && (object.local > 0 || object.holds > 0);
-            if outlives && id.owner != me {
+            let listed = unregistered.get(&id.owner).is_some_and(|ids| ids.contains(&id));
+            if id.owner != me && !registered && !listed && (object.local > 0 || object.holds > 0) {
                 object.granted += 1;
                 unregistered.entry(id.owner).or_default().push(id);
             }
-            self.free_if_unused(id);
         }
+        self.drop_covers(refs);
         unregistered
     }
 
@@ -73,7 +75,9 @@ impl Owner {
         }
         let mut unregistered = self.uncover(covered);
         let retained = unregistered.remove(&to).unwrap_or_default();
-        if unregistered.is_empty() {
+        // After a leaving reply the caller starts whatever is not answered elsewhere: it must be the last.
+        let after = if leaving { self.parked_replies(to) } else { BTreeSet::new() };
+        if unregistered.is_empty() && after.is_empty() {
             let reply = Box::new(Reply { task, outcome, results, retained, leaving });
             return self.send(to, Peer::Reply { reply }, false);
         }
@@ -81,7 +85,7 @@ impl Owner {
         let held: Vec<ObjectId> = inside.chain(&retained).copied().collect();
         held.iter().for_each(|id| self.hold(*id));
         let reply = Box::new(Reply { task, outcome, results, retained, leaving });
-        self.borrow_then(unregistered, Then::Reply { to, reply, held });
+        self.borrow_after(after, unregistered, Then::Reply { to, reply, held });
     }
 
     /// A constructor ended well: register what the actor keeps of its arguments, then tell the node.

@@ -3,7 +3,7 @@
 use super::{Command, Owner};
 use ray_proto::msg::{Peer, Reply};
 use ray_proto::{ObjectId, ProcId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What to do once every owner has acknowledged a registration.
 #[derive(Debug)]
@@ -16,8 +16,6 @@ pub(super) enum Then {
     Unhold(ObjectId),
     /// Send the reply that waited for it. `held`: what the receiver owns in it. Were it released before the reply leaves, the release would overtake it.
     Reply { to: ProcId, reply: Box<Reply>, held: Vec<ObjectId> },
-    /// Give back an unstarted call whose caller covered what we still use of third processes.
-    Returned { to: ProcId, task: u64 },
     /// Send a message to the node that waited for it.
     Node(ray_proto::msg::ToNode),
 }
@@ -26,6 +24,8 @@ pub(super) enum Then {
 pub(super) struct PendingBorrow {
     /// What each owner has not acknowledged yet.
     waiting_on: BTreeMap<ProcId, Vec<ObjectId>>,
+    /// Other registrations whose consequence must come first.
+    after: BTreeSet<u64>,
     then: Then,
 }
 
@@ -84,6 +84,17 @@ impl Owner {
 
     /// Register with the owners in `wanted` (granted already counted), then do `then`.
     pub(super) fn borrow_then(&mut self, wanted: BTreeMap<ProcId, Vec<ObjectId>>, then: Then) {
+        self.borrow_after(BTreeSet::new(), wanted, then);
+    }
+
+    /// Replies to `to` that wait for acks.
+    pub(super) fn parked_replies(&self, to: ProcId) -> BTreeSet<u64> {
+        let is_it = |then: &Then| matches!(then, Then::Reply { to: other, .. } if *other == to);
+        self.pending_borrows.iter().filter(|(_, pending)| is_it(&pending.then)).map(|(token, _)| *token).collect()
+    }
+
+    /// Like `borrow_then`, and not before everything in `after` is done.
+    pub(super) fn borrow_after(&mut self, after: BTreeSet<u64>, wanted: BTreeMap<ProcId, Vec<ObjectId>>, then: Then) {
         let token = self.next_token();
         let mut waiting_on = BTreeMap::new();
         for (owner, ids) in wanted {
@@ -93,10 +104,10 @@ impl Owner {
                 waiting_on.insert(owner, ids);
             }
         }
-        if waiting_on.is_empty() {
+        if waiting_on.is_empty() && after.is_empty() {
             self.run(then);
         } else {
-            self.pending_borrows.insert(token, PendingBorrow { waiting_on, then });
+            self.pending_borrows.insert(token, PendingBorrow { waiting_on, after, then });
         }
     }
 
@@ -128,10 +139,18 @@ impl Owner {
                 self.registering.remove(&id);
             }
         }
-        if pending.waiting_on.is_empty() {
-            let pending = self.pending_borrows.remove(&token).expect("looked up above");
-            self.run(pending.then);
+        self.run_if_due(token);
+    }
+
+    fn run_if_due(&mut self, token: u64) {
+        let due = |pending: &PendingBorrow| pending.waiting_on.is_empty() && pending.after.is_empty();
+        if !self.pending_borrows.get(&token).is_some_and(due) {
+            return;
         }
+        let pending = self.pending_borrows.remove(&token).expect("looked up above");
+        self.run(pending.then);
+        let behind: Vec<u64> = self.pending_borrows.iter_mut().filter_map(|(other, p)| p.after.remove(&token).then_some(*other)).collect();
+        behind.into_iter().for_each(|token| self.run_if_due(token));
     }
 
     fn run(&mut self, then: Then) {
@@ -139,7 +158,6 @@ impl Owner {
             Then::HoldDone { to, task } => self.send(to, Peer::HoldDone { task }, false),
             Then::Unhold(id) => self.unhold(id),
             Then::Nothing => {}
-            Then::Returned { to, task } => self.send(to, Peer::Returned { tasks: vec![task], blocked: false }, true),
             Then::Reply { to, reply, held } => {
                 self.send(to, Peer::Reply { reply }, true);
                 held.into_iter().for_each(|id| self.unhold(id));
