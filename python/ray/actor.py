@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ray._core.decorators import ActorCallOptions, MethodCallOptions
-    from ray._native import CallTemplate, Core, ObjectRef
+    from ray._native import CallTemplate, ObjectRef
 
 __all__ = [
     "ActorClass",
@@ -61,8 +61,8 @@ class ActorClassInheritanceException(TypeError):
 class ActorMethod:
     """A method of an actor, made by attribute access on a handle."""
 
-    def __init__(self, core: Core | None, ref: ObjectRef[Any], actor: ActorSpec, spec: MethodSpec, name: str | None = None) -> None:
-        self._core = core
+    def __init__(self, epoch: int, ref: ObjectRef[Any], actor: ActorSpec, spec: MethodSpec, name: str | None = None) -> None:
+        self._epoch = epoch
         self._ref = ref
         self._actor = actor
         self._spec = spec
@@ -85,7 +85,12 @@ class ActorMethod:
         """
         template = self._bind()
         self.__dict__["remote"] = template  # found before the class's function from now on
+        session.tell_at_end(self)
         return template(*args, **kwargs)
+
+    def forget_engine(self) -> None:
+        """Let go of the template: the session has ended, and the actor with it."""
+        self.__dict__.pop("remote", None)
 
     def _bind(self) -> CallTemplate:
         from ray._core.serialization import dumps_payload
@@ -102,7 +107,7 @@ class ActorMethod:
             "retry_exceptions": spec.retry_exceptions,
         }
         core = session.core
-        if core is None or core is not self._core:
+        if core is None or self._epoch != session.epoch:
             raise RuntimeError(f"the session that this actor {actor.class_name} belongs to has ended\nhint: create it again after ray.init()")
         return CallTemplate.method(
             core,
@@ -150,7 +155,7 @@ class ActorMethod:
         group = options.get("concurrency_group")
         if group is not None and group not in self._actor.groups:
             raise ValueError(f"{self._actor.class_name} has no concurrency group {group!r}, only: {', '.join(self._actor.groups) or 'none'}")
-        return ActorMethod(self._core, self._ref, self._actor, self._spec.replace(options), options.get("name") or self._name)
+        return ActorMethod(self._epoch, self._ref, self._actor, self._spec.replace(options), options.get("name") or self._name)
 
     def bind(self, /, *args: Any, **kwargs: Any) -> NoReturn:
         """Build a graph node. Not available yet.
@@ -191,7 +196,7 @@ class ActorHandle(Generic[T]):
     def __init__(self, ref: ObjectRef[Any], spec: ActorSpec) -> None:
         self._ray_ref = ref
         self._ray_spec = spec
-        self._ray_core = session.core
+        self._ray_epoch = session.epoch
 
     def __getattr__(self, name: str) -> ActorMethod:
         if name.startswith("_ray_"):  # the handle itself is not complete: copy and pickle ask so
@@ -199,7 +204,7 @@ class ActorHandle(Generic[T]):
         spec = self._ray_spec.methods.get(name) or builtin_method(name)
         if spec is None:
             raise AttributeError(_no_method(self._ray_spec, name))
-        found = self.__dict__[name] = ActorMethod(self._ray_core, self._ray_ref, self._ray_spec, spec)
+        found = self.__dict__[name] = ActorMethod(self._ray_epoch, self._ray_ref, self._ray_spec, spec)
         return found
 
     @property
@@ -247,14 +252,14 @@ ActorProxy = Union[ActorHandle[T], type[T]]  # noqa: UP007  an alias with a para
 class _ClassExport:
     """An actor's class as it is sent: read once, pickled once per engine and set of options. Shared by all variants of one actor class."""
 
-    __slots__ = ("_core", "_described", "_init", "_payloads", "cls", "groups")
+    __slots__ = ("_described", "_epoch", "_init", "_payloads", "cls", "groups")
 
     def __init__(self, cls: type, groups: dict[str, int]) -> None:
         self.cls = cls
         self.groups = groups
         self._described: tuple[ActorSpec, bool] | None = None
         self._init: CallSignature | None = None
-        self._core: Core | None = None
+        self._epoch = session.epoch
         self._payloads: dict[Any, bytes] = {}
 
     @property
@@ -274,11 +279,11 @@ class _ClassExport:
             self._init = signature_of(constructor, skip_first=True) if own else CallSignature(())
         return self._init
 
-    def payload(self, core: Core, spec: ActorSpec, max_concurrency: int) -> bytes:
+    def payload(self, spec: ActorSpec, max_concurrency: int) -> bytes:
         from ray._core.serialization import dumps_payload
 
-        if self._core is not core:
-            self._core, self._payloads = core, {}
+        if self._epoch != session.epoch:
+            self._epoch, self._payloads = session.epoch, {}
         key = (max_concurrency, spec.max_task_retries, spec.max_pending_calls)
         data = self._payloads.get(key)
         if data is None:
@@ -416,7 +421,7 @@ class ActorClass(Generic[T]):
         concurrency = options.get("max_concurrency") or (DEFAULT_ASYNC_CONCURRENCY if is_async else 1)
         held, placement = actor_resources(options)
         ref = core.create_actor(
-            payload=export.payload(core, spec, concurrency),
+            payload=export.payload(spec, concurrency),
             class_name=self._cls.__name__,
             args=args,
             kwargs=kwargs,
@@ -536,9 +541,9 @@ def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
         ValueError: Not a handle.
     """
     if not isinstance(actor, ActorHandle):
-        raise ValueError(f"ray.kill takes an actor handle, got {type(actor).__name__}: {actor!r:.100}")
+        raise ValueError(f"ray.kill takes an actor handle, got {type(actor).__name__}: {actor!r:.100}\nhint: to stop a task use ray.cancel(ref)")
     core = session.auto_init()
-    if core is not actor._ray_core:
+    if actor._ray_epoch != session.epoch:
         raise ValueError(f"{actor!r} belongs to a session that has ended, and ended with it")
     core.kill_actor(actor._ray_ref, no_restart)
 

@@ -50,12 +50,12 @@ _NEVER: Any = object()
 class _Export:
     """A function as it is sent: pickled once per engine and set of retried exceptions. Shared by all variants of one remote function."""
 
-    __slots__ = ("_core", "_payloads", "_signature", "function")
+    __slots__ = ("_epoch", "_payloads", "_signature", "function")
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self._signature: CallSignature | None = None
-        self._core: Core | None = None
+        self._epoch = session.epoch
         self._payloads: dict[Any, bytes] = {}
 
     @property
@@ -64,11 +64,11 @@ class _Export:
             self._signature = signature_of(self.function)
         return self._signature
 
-    def payload(self, core: Core, retry_exceptions: bool | tuple[type[BaseException], ...]) -> bytes:
+    def payload(self, retry_exceptions: bool | tuple[type[BaseException], ...]) -> bytes:
         from ray._core.serialization import dumps_payload
 
-        if self._core is not core:
-            self._core, self._payloads = core, {}
+        if self._epoch != session.epoch:
+            self._epoch, self._payloads = session.epoch, {}
         data = self._payloads.get(retry_exceptions)
         if data is None:
             data = dumps_payload({"kind": "function", "function": self.function, "retry_exceptions": retry_exceptions})
@@ -170,7 +170,7 @@ class RemoteFunction(Generic[F]):
         signature = self._export.signature
         template = CallTemplate.task(
             core,
-            payload=self._export.payload(core, retry),
+            payload=self._export.payload(retry),
             name=options.get("name") or self.__dict__["__name__"],
             num_returns=1 if num_returns is None else num_returns,
             max_retries=DEFAULT_MAX_RETRIES if max_retries is None else max_retries,
@@ -183,7 +183,12 @@ class RemoteFunction(Generic[F]):
             binder=signature.bind,
         )
         self._bound = (core, template)
+        session.tell_at_end(self)
         return template
+
+    def forget_engine(self) -> None:
+        """Let go of the template: the session has ended."""
+        self._bound = (_NEVER, _NEVER)
 
     @overload
     def options(  # pyright: ignore[reportOverlappingOverload]  # 0 is an int too

@@ -78,6 +78,11 @@ class RuntimeContext:
         actor_id: bytes = self._read()["actor_id"]
         return actor_id.hex() if actor_id else None
 
+    def get_actor_name(self) -> str | None:
+        """Name of the actor, "" if it has none; None outside actors."""
+        context = self._read()
+        return context["actor_name"] if context["actor_id"] else None
+
     def get_assigned_resources(self) -> dict[str, float]:
         """Resources that the running task or actor holds.
 

@@ -8,13 +8,15 @@ from pathlib import Path
 from support.processes import descendants
 from support.waiting import wait_for
 
+ALLOCATOR_THREAD = "jemalloc_bg_thd"  # pyarrow's, started at its first use
+
 
 @dataclass(frozen=True)
 class Snapshot:
     """Resources of the calling process. Compare with `leaked_since`."""
 
     fds: dict[int, str]
-    threads: set[str]
+    threads: Counter[str]
     children: set[str]
     shm: set[str]
     memfd_maps: set[str]
@@ -29,7 +31,7 @@ class Snapshot:
         more_fds = Counter(now.fds.values()) - Counter(self.fds.values())
         found = {
             "fds": [f"{count} x {target}" for target, count in sorted(more_fds.items())] if len(now.fds) > len(self.fds) else [],
-            "threads": sorted(now.threads - self.threads),
+            "threads": [f"{count} x {name}" for name, count in sorted((now.threads - self.threads).items())],
             "children": sorted(now.children - self.children),
             "shm": sorted(name for name in now.shm - self.shm if not _held_by_anyone(name)),
             "memfd maps": sorted(now.memfd_maps - self.memfd_maps),
@@ -57,14 +59,14 @@ def _fds() -> dict[int, str]:
     return found
 
 
-def _threads() -> set[str]:
-    found = set()
+def _threads() -> Counter[str]:
+    found: Counter[str] = Counter()
     for tid in os.listdir("/proc/self/task"):
         try:
             name = Path(f"/proc/self/task/{tid}/comm").read_text().strip()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        found.add(f"{tid} {name}")
+        found[name] += name != ALLOCATOR_THREAD
     return found
 
 

@@ -1,5 +1,6 @@
 """What both checkers must accept, and what they must infer. Checked by test_typing.py, never run."""
 
+from collections.abc import Callable
 from typing import Any
 
 from typing_extensions import assert_type
@@ -101,7 +102,7 @@ def typed_methods(counter: ActorProxy[Counter]) -> None:
     assert_type(counter.add.remote(ray.put(1)), ObjectRef[int] | Any)
 
 
-def passed_on(function: RemoteFunction[[int], ObjectRef[str]]) -> ObjectRef[str]:
+def passed_on(function: RemoteFunction[Callable[[int], ObjectRef[str]]]) -> ObjectRef[str]:
     return function.remote(1)
 
 

@@ -216,7 +216,7 @@ impl Daemon {
             let watch = flushed == Flushed::Partly;
             if conn.closed_at.is_none() && std::mem::replace(&mut conn.watching_writes, watch) != watch {
                 // The link is in the set: this only fails when the process is being torn down.
-                let _ = self.poll.watch_writes(conn.writer.fd(), Token::Link(*id).pack(), watch);
+                let _ = self.poll.watch_writes(conn.reader.fd(), Token::Link(*id).pack(), watch);
             }
         }
         self.resume_pipes();

@@ -177,6 +177,8 @@ wire_enum! {
         20 = Lines { lines: Vec<WorkerLine> },
         21 = Notice { text: String },
         22 = ActorFinish { actor: ActorId },
+        /// A process that has died (see `ProcDied` before) had made these for the receiver. What belongs to no object there is to be freed.
+        23 = OrphanRanges { ranges: Vec<ShmRange> },
     }
 }
 

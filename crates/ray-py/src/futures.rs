@@ -28,6 +28,11 @@ impl CompletionQueue {
         core.library().watch(object.id, &self.inner, token)
     }
 
+    /// Make the descriptor readable although nothing is done.
+    fn wake(&self) {
+        self.inner.wake();
+    }
+
     fn take(&self) -> Vec<u64> {
         self.inner.take()
     }

@@ -32,7 +32,8 @@ pub enum Flushed {
 }
 
 pub struct Writer {
-    fd: Arc<OwnedFd>,
+    /// None once closed.
+    fd: Option<Arc<OwnedFd>>,
     buffer: Vec<u8>,
     sent: usize,
     /// Descriptors to send, with the position in `buffer` of their frame.
@@ -43,11 +44,19 @@ pub struct Writer {
 
 impl Writer {
     pub fn new(fd: Arc<OwnedFd>) -> Self {
-        Writer { fd, buffer: Vec::new(), sent: 0, fds: VecDeque::new(), frames: 0, closed: false }
+        Writer { fd: Some(fd), buffer: Vec::new(), sent: 0, fds: VecDeque::new(), frames: 0, closed: false }
     }
 
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+    /// None once closed.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.fd.as_ref().map(|fd| fd.as_fd())
+    }
+
+    /// Let go of the socket; what is queued is dropped.
+    pub fn close(&mut self) {
+        self.closed = true;
+        self.fd = None;
+        self.flush();
     }
 
     pub fn queue<T: Wire>(&mut self, message: &T) {
@@ -90,17 +99,18 @@ impl Writer {
     }
 
     fn write_some(&mut self) -> Result<usize, Errno> {
+        let Some(fd) = &self.fd else { return Err(Errno::PIPE) };
         let next_fd = self.fds.front().map(|(at, _)| *at);
         if next_fd != Some(self.sent) {
             let end = next_fd.unwrap_or(self.buffer.len());
-            return rustix::net::send(&*self.fd, &self.buffer[self.sent..end], SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+            return rustix::net::send(&**fd, &self.buffer[self.sent..end], SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
         }
         let end = self.fds.get(1).map_or(self.buffer.len(), |(at, _)| *at);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         let fds = [self.fds[0].1.as_fd()];
         control.push(SendAncillaryMessage::ScmRights(&fds));
-        let n = sendmsg(&*self.fd, &[IoSlice::new(&self.buffer[self.sent..end])], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
+        let n = sendmsg(&**fd, &[IoSlice::new(&self.buffer[self.sent..end])], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
         self.fds.pop_front();
         Ok(n)
     }

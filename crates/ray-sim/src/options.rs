@@ -48,8 +48,8 @@ impl Options {
         let mut some = |on: u32, max: u64| if rng.permille(on) { 1 + rng.below(max) as u32 } else { 0 };
         let mut o = Options::calm();
         o.cpus = [1, 2, 2, 4][some(1000, 4) as usize - 1];
-        o.calls = 5 + some(1000, 60);
-        o.driver_steps = 5 + some(1000, 40);
+        o.calls = 5 + some(1000, 120);
+        o.driver_steps = 5 + some(1000, 60);
         o.actors = some(600, 6);
         o.heavy_actors = some(300, 3).min(o.cpus - 1);
         o.widest = if o.heavy_actors == 0 { o.cpus.min(2) } else { 1 };

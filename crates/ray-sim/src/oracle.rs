@@ -52,6 +52,8 @@ pub struct Oracle {
     pub needy: BTreeSet<ActorId>,
     pub dead: BTreeSet<ProcId>,
     pub killed_any: bool,
+    /// Somebody died with something in its table: ranges made for it stay with their makers.
+    pub stranded_any: bool,
     children: BTreeMap<Path, u32>,
     started: BTreeSet<(ProcId, u64, u32)>,
     raised: BTreeSet<u64>,
@@ -201,6 +203,7 @@ impl Oracle {
         let gone: Vec<ActorId> = self.incarnations.iter().filter(|(_, p)| **p == me).map(|(a, _)| *a).collect();
         self.doomed.extend(gone);
         let mut list: Vec<ObjectId> = owner.ids();
+        self.stranded_any |= killed || !list.is_empty();
         while let Some(id) = list.pop() {
             if self.tainted.insert(id) {
                 list.extend(self.contents.get(&id).into_iter().flatten());

@@ -35,12 +35,13 @@ enum Fate {
 /// Start the engine thread.
 pub(crate) fn start(library: Arc<Library>, node: Reader) -> Result<(), String> {
     let poll = Poll::new().map_err(|e| format!("epoll: {e}"))?;
-    poll.add(node.fd(), NODE).and_then(|()| poll.add(library.waker.fd(), WAKER)).and_then(|()| poll.add(library.soon_fd(), SOON)).map_err(|e| format!("epoll: {e}"))?;
+    poll.add(node.fd(), NODE).and_then(|()| library.watch_timers(&poll, WAKER, SOON)).map_err(|e| format!("epoll: {e}"))?;
     let mut engine = Engine { library, poll, node, direct: FxHashMap::default(), unopened: FxHashMap::default(), next_sweep: 0 };
     let body = move || {
         ray_shm::signals::block_all();
         let why = engine.run();
         engine.library.end(&why);
+        engine.library.close();
     };
     // The engine's stack holds no user data: a small one is enough.
     std::thread::Builder::new().name("ray-engine".into()).stack_size(256 * 1024).spawn(body).map(|_| ()).map_err(|e| format!("no thread for the engine: {e}"))
@@ -73,7 +74,7 @@ impl Engine {
     fn handle(&mut self, event: Ready) -> Fate {
         match event.token {
             WAKER => {
-                self.library.waker.clear();
+                self.library.waker_fired();
                 Fate::GoOn
             }
             SOON => {
@@ -126,7 +127,7 @@ impl Engine {
         if let Some(writer) = writer {
             let on = writer.pending().0 > 0;
             // A link that is gone from the poll set has nothing left to write.
-            let _ = self.poll.watch_writes(writer.fd(), link.0, on);
+            let _ = writer.fd().map(|fd| self.poll.watch_writes(fd, link.0, on));
         }
     }
 

@@ -13,7 +13,7 @@ use ray_proto::msg::{FromNode, Peer, ToNode};
 use ray_proto::{ActorId, Blob, ClassId, ExtentId, ObjectId, Payload, ProcId, Resources, TemplateId};
 use ray_shm::board::Board;
 use ray_shm::link::{Flushed, Reader, Writer};
-use ray_shm::poll::{Timer, Waker};
+use ray_shm::poll::{Poll, Timer, Waker};
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -55,9 +55,9 @@ pub struct Library {
     pub(crate) core: Mutex<Core>,
     /// References dropped by Python, in any thread, at any moment.
     dropped: SegQueue<ObjectId>,
-    soon: Timer,
+    /// What wakes the engine thread; None once it has ended.
+    wakers: Mutex<Option<Wakers>>,
     soon_armed: AtomicBool,
-    pub(crate) waker: Waker,
     pub(crate) work_bell: Bell,
     /// Rung besides `work_bell` for an asyncio loop that polls a descriptor.
     pub(crate) work_waker: OnceLock<Waker>,
@@ -68,6 +68,13 @@ pub struct Library {
     pub node_id: Blob,
     pub me: ProcId,
     pub node_total: Resources,
+}
+
+struct Wakers {
+    /// Output or dropped references wait: come soon.
+    soon: Timer,
+    /// Come now.
+    now: Waker,
 }
 
 pub(crate) struct Direct {
@@ -134,9 +141,8 @@ impl Library {
         let library = Arc::new(Library {
             core: Mutex::new(core),
             dropped: SegQueue::new(),
-            soon: Timer::new().map_err(system)?,
+            wakers: Mutex::new(Some(Wakers { soon: Timer::new().map_err(system)?, now: Waker::new().map_err(system)? })),
             soon_armed: AtomicBool::new(false),
-            waker: Waker::new().map_err(system)?,
             work_bell: Bell::default(),
             work_waker: OnceLock::new(),
             log_bell: Bell::default(),
@@ -174,7 +180,7 @@ impl Library {
             self.arm_soon();
         }
         if stuck {
-            self.waker.wake();
+            self.with_wakers(|wakers| wakers.now.wake());
         }
         woken.into_iter().for_each(Waiter::wake);
     }
@@ -196,17 +202,40 @@ impl Library {
 
     pub(crate) fn arm_soon(&self) {
         if !self.soon_armed.swap(true, Ordering::AcqRel) {
-            self.soon.arm(SOON_US);
+            self.with_wakers(|wakers| wakers.soon.arm(SOON_US));
+        }
+    }
+
+    fn with_wakers(&self, f: impl FnOnce(&Wakers)) {
+        if let Some(wakers) = &*self.wakers.lock().expect("no panic while held") {
+            f(wakers);
         }
     }
 
     pub(crate) fn soon_fired(&self) {
-        self.soon.clear();
+        self.with_wakers(|wakers| wakers.soon.clear());
         self.soon_armed.store(false, Ordering::Release);
     }
 
-    pub(crate) fn soon_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.soon.fd()
+    pub(crate) fn waker_fired(&self) {
+        self.with_wakers(|wakers| wakers.now.clear());
+    }
+
+    pub(crate) fn watch_timers(&self, poll: &Poll, now: u64, soon: u64) -> Result<(), rustix::io::Errno> {
+        let mut added = Ok(());
+        self.with_wakers(|wakers| added = poll.add(wakers.now.fd(), now).and_then(|()| poll.add(wakers.soon.fd(), soon)));
+        added
+    }
+
+    /// The engine thread has ended: close every descriptor. Views keep their mappings.
+    pub(crate) fn close(&self) {
+        let mut core = self.lock();
+        core.node.close();
+        core.direct.clear();
+        core.open.clear();
+        core.extents = Extents::default();
+        drop(core);
+        self.wakers.lock().expect("no panic while held").take();
     }
 
     // ---- session

@@ -57,6 +57,11 @@ impl CompletionQueue {
         }
     }
 
+    /// Make the descriptor readable although nothing is done.
+    pub fn wake(&self) {
+        self.waker.wake();
+    }
+
     /// The tokens done since the last call.
     pub fn take(&self) -> Vec<u64> {
         let mut done = self.done.lock().expect("no panic while held");

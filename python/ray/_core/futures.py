@@ -50,13 +50,6 @@ class _LoopBridge:
             if not future.done():
                 _settle(ref, future)
 
-    def end(self) -> None:
-        """The session is over: whoever still waits gets its error."""
-        for ref, future in self._waiting.values():
-            if not future.done():
-                _settle(ref, future)
-        self._waiting.clear()
-
 
 _bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopBridge] = weakref.WeakKeyDictionary()
 
@@ -87,7 +80,9 @@ class _ThreadBridge:
         self._queue = CompletionQueue()
         self._waiting: dict[int, tuple[ObjectRef[Any], Future[Any]]] = {}
         self._tokens = itertools.count(1)
-        threading.Thread(target=self._run, name="ray-futures", daemon=True).start()
+        self._over = False
+        self._thread = threading.Thread(target=self._run, name="ray-futures", daemon=True)
+        self._thread.start()
 
     def future(self, ref: ObjectRef[Any]) -> Future[Any]:
         future: Future[Any] = Future()
@@ -104,11 +99,18 @@ class _ThreadBridge:
 
         poll = select.poll()
         poll.register(self._queue.fileno(), select.POLLIN)
-        while True:
+        while not self._over or self._waiting:
             poll.poll()
             for token in self._queue.take():
                 ref, future = self._waiting.pop(token)
                 _settle(ref, future)
+
+
+    def end(self) -> None:
+        """The session is over, and every waiting future has been told: let the thread end."""
+        self._over = True
+        self._queue.wake()
+        self._thread.join()
 
 
 _threads: list[_ThreadBridge] = []
@@ -128,6 +130,13 @@ def concurrent_future(ref: ObjectRef[Any]) -> Future[Any]:
         if not _threads:
             _threads.append(_ThreadBridge())
     return _threads[0].future(ref)
+
+
+def end_threads() -> None:
+    """End the thread of the concurrent futures. Called when the session has ended."""
+    with _lock:
+        while _threads:
+            _threads.pop().end()
 
 
 def _core() -> Any:

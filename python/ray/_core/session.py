@@ -4,18 +4,21 @@ Invariants:
 1. `core` is the engine of this process or None. It is the only mutable global of the package, with the session that started it.
 2. In a worker `core` is set by the worker's main function and there is no session.
 3. A child made by `os.fork` has no engine: it neither uses nor ends that of its parent.
+4. When a session ends, nothing of this package keeps its engine: those that hold a part of it were announced with `tell_at_end`.
 
 Lock: `_lock` (re-entrant) is held while starting and ending; nothing else is locked under it.
 """
 
 from __future__ import annotations
 
+import sys
 from _thread import RLock  # not `threading`, which `import ray` need not load
+from weakref import WeakSet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
+    from typing import Any, Protocol
 
     from ray._core.launch import RayContext
     from ray._core.log_printer import LogPrinter
@@ -27,7 +30,19 @@ core: Core | None = None
 current: Session | None = None
 """What `init` started here; None in workers."""
 
+epoch = 0
+"""Number of engines that this process has lost. What belongs to one remembers its epoch instead of keeping it alive."""
+
 _lock = RLock()
+_holders: WeakSet[Holder] = WeakSet()
+
+
+if TYPE_CHECKING:
+
+    class Holder(Protocol):
+        """Keeps a part of the engine, such as a template of calls."""
+
+        def forget_engine(self) -> None: ...
 
 
 class Session:
@@ -43,6 +58,9 @@ class Session:
     def end(self) -> None:
         """Stop the engine, then print what the workers still said."""
         self.core.shutdown()
+        futures = sys.modules.get("ray._core.futures")
+        if futures is not None:
+            futures.end_threads()
         if self.printer is not None:
             self.printer.stop()
 
@@ -166,13 +184,22 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
         wait_for_processes: Kept for compatibility: the processes of the node have always ended when this returns.
         _exiting_interpreter: Set by the exit hook of the interpreter.
     """
-    global core, current
+    global core, current, epoch
     with _lock:
         ending, current = current, None
         if ending is None:
             return
         core = None
+        epoch += 1
+        for holder in list(_holders):
+            holder.forget_engine()
+        _holders.clear()
         ending.end()
+
+
+def tell_at_end(holder: Holder) -> None:
+    """Announce an object that keeps a part of the engine: `holder.forget_engine()` is called when the session ends."""
+    _holders.add(holder)
 
 
 def at_exit() -> None:
@@ -182,10 +209,12 @@ def at_exit() -> None:
 
 def after_fork_in_child() -> None:
     """Let go of the parent's engine without ending it."""
-    global core, current, _lock
+    global core, current, epoch, _lock
     _lock = RLock()  # another thread may have held it
     if core is not None:
+        core.mark_forked()
         _inherited.append((core, current))  # never dropped: its destructor would act on the parent's sockets
+        epoch += 1
     core = current = None
 
 

@@ -190,6 +190,9 @@ impl Node {
 
     /// The constructor raised.
     pub(super) fn actor_failed(&mut self, now: Time, from: ProcId, id: ActorId, error: Value) {
+        if from == id.owner && self.actors.get(&id).is_none_or(|actor| actor.spec.is_none()) {
+            return self.actor_never_was(id, error);
+        }
         let Some(actor) = self.actors.get(&id) else { return };
         if actor.life != Life::Starting(from) {
             return;
@@ -203,6 +206,15 @@ impl Node {
         self.actor_ends(id, "actor_init_failed", &text, &cause);
         self.leave(from, "the actor's constructor failed");
         self.schedule(now);
+    }
+
+    /// Its creator could not create it: `error` is the last word.
+    fn actor_never_was(&mut self, id: ActorId, error: Value) {
+        let actor = self.actors.entry(id).or_insert_with(Actor::unknown);
+        if !actor.is_dead() {
+            actor.life = Life::Dead(error.clone());
+            self.tell(id, ActorState::Dead { cause: error });
+        }
     }
 
     fn leave(&mut self, worker: ProcId, reason: &str) {

@@ -86,8 +86,11 @@ impl Node {
     pub(super) fn range_published(&mut self, from: ProcId, range: ShmRange, owner: ProcId) {
         let owner_gone = !self.procs.contains_key(&owner);
         let Some(extent) = self.extents.get_mut(&range.extent).filter(|e| e.creator == from) else { return };
-        if extent.early.remove(&range.offset) || owner_gone {
+        if extent.early.remove(&range.offset) {
             return self.send(from, FromNode::RangeFreed { range });
+        }
+        if owner_gone {
+            return;
         }
         extent.foreign.insert(range.offset, owner);
     }
@@ -111,18 +114,24 @@ impl Node {
         }
     }
 
-    /// A process is gone: what it owned in others' extents is free, what others own in its extents stays.
+    /// A process is gone. What others own in its extents stays; what it owned in others' extents can't be freed: readers that it knew of may hold views.
+    /// Such a range is lost until its creator ends.
     pub(super) fn creator_died(&mut self, proc_id: ProcId) {
         let ids: Vec<ExtentId> = self.extents.keys().copied().collect();
+        let mut orphans: BTreeMap<ProcId, Vec<ShmRange>> = BTreeMap::new();
+        for (id, extent) in self.extents.iter().filter(|(_, e)| e.creator == proc_id) {
+            for (offset, owner) in &extent.foreign {
+                orphans.entry(*owner).or_default().push(ShmRange { extent: *id, offset: *offset, len: 0 });
+            }
+        }
+        for (owner, ranges) in orphans {
+            self.send(owner, FromNode::OrphanRanges { ranges });
+        }
         for id in ids {
             let extent = self.extents.get_mut(&id).expect("listed");
             extent.orphan |= extent.creator == proc_id;
-            let creator = extent.creator;
-            let offsets: Vec<u64> = extent.foreign.iter().filter(|(_, owner)| **owner == proc_id).map(|(at, _)| *at).collect();
-            for offset in offsets {
-                self.extents.get_mut(&id).expect("listed").foreign.remove(&offset);
-                self.send(creator, FromNode::RangeFreed { range: ShmRange { extent: id, offset, len: 0 } });
-            }
+            // Others may still read what the dead process owned, and its table is gone: never reused, closed with the extent.
+            extent.foreign.retain(|_, owner| *owner != proc_id);
             self.drop_if_spent(id);
         }
     }

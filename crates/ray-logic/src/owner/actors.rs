@@ -24,12 +24,11 @@ pub(super) struct ActorClient {
     queue: VecDeque<u64>,
     /// Calls sent to this incarnation, by position.
     in_flight: BTreeMap<u64, u64>,
-    next_seq: u64,
 }
 
 impl ActorClient {
     fn new() -> Self {
-        ActorClient { place: Whereabouts::Away, queue: VecDeque::new(), in_flight: BTreeMap::new(), next_seq: 0 }
+        ActorClient { place: Whereabouts::Away, queue: VecDeque::new(), in_flight: BTreeMap::new() }
     }
 
     pub(super) fn pending(&self) -> usize {
@@ -98,6 +97,8 @@ impl Owner {
                 Value::Shm(_) => String::new(),
             };
             let error = system_error("actor_init_failed", &[("actor_id", &hex(&actor.actor_bytes())), ("class_name", &name), ("message", &message), ("cause", &cause_hex)]);
+            // Whoever got the handle from us asks the node.
+            self.out.push(Command::Node(ToNode::ActorFailed { actor, error: error.clone() }));
             return self.actor_changed(actor, ActorState::Dead { cause: error });
         }
         spec.args = self.args_of(&self.tasks[&call]);
@@ -149,9 +150,11 @@ impl Owner {
 
     fn send_actor_call(&mut self, actor: ActorId, at: ProcId, call: u64) {
         self.send_template(at, call);
+        // Counted per process, not per client: the last handle may go and another one come.
+        let peer = self.peer(at);
+        let seq = peer.actor_calls;
+        peer.actor_calls += 1;
         let client = self.actor(actor);
-        let seq = client.next_seq;
-        client.next_seq += 1;
         let urgent = client.in_flight.is_empty();
         client.in_flight.insert(seq, call);
         let message = self.call_message(call, Some((actor, seq)), vec![]);
@@ -191,9 +194,7 @@ impl Owner {
     }
 
     fn actor_alive(&mut self, actor: ActorId, proc_id: ProcId) {
-        let client = self.actor(actor);
-        client.place = Whereabouts::At(proc_id);
-        client.next_seq = 0;
+        self.actor(actor).place = Whereabouts::At(proc_id);
         if proc_id != self.me {
             self.peer(proc_id);
             self.out.push(Command::Node(ToNode::Connect { proc_id }));
@@ -207,9 +208,9 @@ impl Owner {
         let unsent = self.tasks.get(&actor.call()).is_some_and(|task| task.unresolved > 0);
         if unsent {
             self.end_creation(actor);
-        } else {
-            self.out.push(Command::Node(ToNode::ActorOutOfScope { actor }));
         }
+        // Also when it was never sent: others may have asked the node about it.
+        self.out.push(Command::Node(ToNode::ActorOutOfScope { actor }));
     }
 
     /// The constructor's arguments are not needed any more.

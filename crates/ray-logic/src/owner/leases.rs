@@ -35,6 +35,8 @@ pub(super) struct Lease {
     pid: u32,
     gpu_ids: Vec<u32>,
     in_flight: VecDeque<u64>,
+    /// So many at the front have started for sure: later ones were answered, and a worker starts calls in order.
+    started: usize,
     /// When the call at the head became the head.
     head_since: Time,
     idle_since: Time,
@@ -148,7 +150,7 @@ impl Owner {
             return self.out.push(Command::Node(ToNode::LeaseReturn { lease: id, leaving: true }));
         }
         record.leases.push(id);
-        let lease = Lease { class, worker, pid, gpu_ids, in_flight: VecDeque::new(), head_since: now, idle_since: now, blocked: false, recalling: false, reclaimed: false };
+        let lease = Lease { class, worker, pid, gpu_ids, in_flight: VecDeque::new(), started: 0, head_since: now, idle_since: now, blocked: false, recalling: false, reclaimed: false };
         self.leases.insert(id, lease);
         self.leased_workers.insert(worker, id);
         self.pump(now, class);
@@ -179,6 +181,7 @@ impl Owner {
         let lease = self.leases.get_mut(&id).expect("indexed");
         let Some(at) = lease.in_flight.iter().position(|other| *other == call) else { return false };
         lease.in_flight.remove(at);
+        lease.started = if at < lease.started { lease.started - 1 } else { at };
         lease.blocked = false;
         lease.head_since = now;
         lease.idle_since = now;
@@ -278,7 +281,7 @@ impl Owner {
         let lease = &self.leases[&id];
         let class = lease.class;
         let mine = evidence.last_started.filter(|(caller, _)| *caller == self.me).map(|(_, call)| call);
-        let started = mine.and_then(|call| lease.in_flight.iter().position(|other| *other == call)).map_or(0, |at| at + 1);
+        let started = mine.and_then(|call| lease.in_flight.iter().position(|other| *other == call)).map_or(0, |at| at + 1).max(lease.started);
         let victims: Vec<u64> = lease.in_flight.iter().take(started).copied().collect();
         self.requeue_in_flight(id);
         self.return_lease(id, true);
@@ -345,8 +348,8 @@ impl Owner {
             for call in &class.queue {
                 assert_eq!(self.tasks.get(call).map(|task| task.place), Some(Place::Queued), "call {call} is queued");
             }
-            let runnable = class.leases.iter().all(|id| !self.leases[id].in_flight.is_empty() || self.leases[id].reclaimed);
-            assert!(class.queue.is_empty() || runnable, "calls are queued while a lease is idle");
+            let is_open = |id: &LeaseId| self.leases[id].in_flight.is_empty() && !self.leases[id].reclaimed && !self.leases[id].recalling;
+            assert!(class.queue.is_empty() || !class.leases.iter().any(is_open), "calls are queued while a lease is idle");
             assert!(class.queue.is_empty() || class.wanted > 0 || !class.leases.is_empty(), "calls are queued, and nobody was asked for a worker");
         }
     }

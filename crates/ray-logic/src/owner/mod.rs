@@ -51,6 +51,8 @@ struct PeerState {
     owned_by_them: usize,
     /// Grants of ours that it holds.
     granted_to_them: usize,
+    /// Calls sent to the actor that lives there.
+    actor_calls: u64,
 }
 
 /// Node capacity and tunables that the shell reads from the config table.
@@ -175,6 +177,7 @@ impl Owner {
             FromNode::Infeasible { class, text, fatal } => self.class_infeasible(class, text, fatal),
             FromNode::ActorChanged { actor, state } => self.actor_changed(actor, state),
             FromNode::ProcDied { proc_id, evidence } => self.proc_died(now, proc_id, &evidence),
+            FromNode::OrphanRanges { ranges } => self.free_unknown(ranges),
             _ => {}
         }
     }

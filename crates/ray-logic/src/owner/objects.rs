@@ -3,8 +3,8 @@
 use super::{Command, Owner, WaitId};
 use ray_proto::msg::Peer;
 use ray_proto::value::system_error;
-use ray_proto::{ObjectId, Payload, ProcId, Value};
-use std::collections::BTreeMap;
+use ray_proto::{ExtentId, ObjectId, Payload, ProcId, ShmRange, Value};
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum State {
@@ -267,8 +267,9 @@ impl Owner {
         hit.sort_unstable();
         let how = crate::evidence::describe(evidence);
         for id in hit {
+            // Calls that fail with an earlier one may have dropped it.
+            let Some(object) = self.objects.get_mut(&id) else { continue };
             let value = owner_died(id, &format!("the process that owned it is gone: {how}"));
-            let object = self.object(id);
             let was_ready = object.is_ready();
             object.state = State::Pending;
             if was_ready {
@@ -277,6 +278,17 @@ impl Owner {
                 self.set_ready(id, Payload { value, refs: vec![] });
             }
         }
+    }
+
+    /// Ranges made for us by a process that died. Those whose reply was lost with it belong to no object here.
+    pub(super) fn free_unknown(&mut self, ranges: Vec<ShmRange>) {
+        let known = |object: &Object| match object.state {
+            State::Ready(Value::Shm(range)) => Some((range.extent, range.offset)),
+            _ => None,
+        };
+        let known: BTreeSet<(ExtentId, u64)> = self.objects.values().filter_map(known).collect();
+        let lost = ranges.into_iter().filter(|range| !known.contains(&(range.extent, range.offset)));
+        self.out.extend(lost.map(Command::Free));
     }
 
     /// Panics when a count is off; called by the simulator and by tests after each step.
