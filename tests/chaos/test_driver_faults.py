@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from support import Snapshot, run_script, start_script, wait_for
+from support import Snapshot, run_script, start_script
 
 pytestmark = pytest.mark.limit(30)
 
@@ -18,7 +18,7 @@ context = ray.init(num_cpus=2, include_dashboard=False)
 
 @ray.remote
 def forever(path):
-    print("task runs", flush=True)
+    open("started", "w").close()
     with open(path) as file:
         return file.read()
 
@@ -31,6 +31,8 @@ actor = Actor.remote()
 assert ray.get(actor.ping.remote()) == "pong"
 held = [ray.put(b"x" * 5_000_000) for _ in range(5)]
 refs = [forever.remote(os.environ["FIFO"]) for _ in range(4)]
+while refs and not os.path.exists("started"):
+    ray.wait(refs, timeout=0.01)
 print("session", context.address_info.get("session_dir"), flush=True)
 """
 
@@ -45,7 +47,7 @@ def busy(tmp_path):
     def start(code="ray.get(refs)\n"):
         script = start_script(BUSY + code, cwd=tmp_path, env={"FIFO": str(fifo)})
         started.append(script)
-        wait_for(lambda: "task runs" in script.stdout + script.stderr and "session" in script.stdout, 20, "a running task")
+        script.wait_for_output("session")
         return script
 
     yield start

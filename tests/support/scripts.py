@@ -39,7 +39,8 @@ class Script:
 
     def __init__(self, argv: Sequence[str], cwd: Path, env: dict[str, str] | None = None, **popen: Any) -> None:
         self.mark = uuid.uuid4().hex
-        self._out, self._err = (Path(tempfile.mkstemp(prefix="script-")[1]) for _ in range(2))
+        self._folder = tempfile.TemporaryDirectory(prefix="script-output-")
+        self._out, self._err = (Path(self._folder.name) / name for name in ("stdout", "stderr"))
         self._started = time.monotonic()
         environment = {**os.environ, **(env or {}), MARK: self.mark}
         with self._out.open("wb") as out, self._err.open("wb") as err:
@@ -53,8 +54,7 @@ class Script:
     def __exit__(self, *_: object) -> None:
         end([one.pid for one in self.survivors()])
         self.popen.wait()
-        self._out.unlink()
-        self._err.unlink()
+        self._folder.cleanup()
 
     @property
     def stdout(self) -> str:

@@ -1,7 +1,7 @@
 """What both checkers must accept, and what they must infer. Checked by test_typing.py, never run."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec
 
 from typing_extensions import assert_type
 
@@ -9,6 +9,8 @@ import ray
 from ray import ObjectRef
 from ray.actor import ActorClass, ActorHandle, ActorProxy
 from ray.remote_function import RemoteFunction
+
+P = ParamSpec("P")
 
 
 @ray.remote
@@ -38,6 +40,9 @@ class Counter:
     @ray.method(num_returns=1)
     def show(self) -> str:
         return str(self.n)
+
+    def add_twice(self, by: int) -> int:
+        return self.add(by) + self.add(by, times=1)
 
     @ray.method
     async def later(self) -> bytes:
@@ -102,8 +107,9 @@ def typed_methods(counter: ActorProxy[Counter]) -> None:
     assert_type(counter.add.remote(ray.put(1)), ObjectRef[int] | Any)
 
 
-def passed_on(function: RemoteFunction[Callable[[int], ObjectRef[str]]]) -> ObjectRef[str]:
-    return function.remote(1)
+def passed_on(function: RemoteFunction[Callable[P, ObjectRef[str]]], *args: P.args, **kwargs: P.kwargs) -> ObjectRef[str]:
+    """A wrapper keeps the parameters of what it wraps."""
+    return function.remote(*args, **kwargs)
 
 
-passed_on(label)
+passed_on(label, number=1)

@@ -21,6 +21,8 @@ const CLOSING_US: u64 = 2_000_000;
 /// A stopped worker is reported after this (law 7).
 const STOPPED_US: u64 = 5_000_000;
 const LOOK_US: u64 = 1_000_000;
+/// A driver that does not read its last log lines within this does not get them.
+const LAST_WORDS_US: u64 = 1_000_000;
 /// Bytes of log lines waiting for the driver above which workers' pipes are not read: they block, nothing is lost.
 const LOG_BACKLOG: usize = 4 << 20;
 
@@ -555,6 +557,22 @@ impl Daemon {
         self.send(self.driver, &FromNode::Notice { text });
     }
 
+    /// What the workers wrote before they were ended still reaches the driver.
+    fn say_last_words(&mut self) {
+        let workers: Vec<ProcId> = self.conns.keys().copied().filter(|id| *id != self.driver).collect();
+        workers.into_iter().for_each(|id| self.drain_pipes(id));
+        let deadline = ray_shm::now_us() + LAST_WORDS_US;
+        while let Some(driver) = self.conns.get_mut(&self.driver) {
+            if driver.writer.flush() != Flushed::Partly || ray_shm::now_us() > deadline {
+                return;
+            }
+            let fd = driver.reader.fd();
+            let timeout = rustix::time::Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+            // Ready, late or interrupted: the loop tries again until the deadline.
+            let _ = rustix::event::poll(&mut [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::OUT)], Some(&timeout));
+        }
+    }
+
     /// Nothing may outlive us: workers, their children, the template.
     fn end_everything(&mut self) {
         let driver = self.driver;
@@ -563,6 +581,7 @@ impl Daemon {
             template.end();
         }
         pids.iter().for_each(|pid| kill_group(*pid));
+        self.say_last_words();
         // Children forked a moment ago are unknown to us yet ours by inheritance.
         let deadline = ray_shm::now_us() + 1_000_000;
         while ray_shm::now_us() < deadline {

@@ -184,7 +184,7 @@ wire_enum! {
 
 wire_enum! {
     pub enum Peer {
-        0 = Template { template: TemplateId, name: String, payload: Blob, max_calls: u32 },
+        0 = Template { template: TemplateId, name: String, payload: Blob, max_calls: u32, held: Resources },
         1 = Call { call: Box<Call> },
         2 = Reply { reply: Box<Reply> },
         3 = Recall { tasks: Vec<u64> },

@@ -3,7 +3,8 @@
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict};
-use ray_proto::{ActorId, Blob, ObjectId, ProcId};
+use ray_proto::{ActorId, Blob, ObjectId, ProcId, Resources, UNIT};
+use ray_worker::WorkTemplate;
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ pub(crate) struct Running {
     pub name: Arc<str>,
     pub attempt: u32,
     pub gpu_ids: Vec<u32>,
+    pub template: Arc<WorkTemplate>,
 }
 
 thread_local! {
@@ -30,6 +32,8 @@ pub(crate) struct ThisActor {
     pub incarnation: u32,
     pub gpu_ids: Vec<u32>,
     pub payload: Blob,
+    pub name: String,
+    pub held: Resources,
 }
 
 pub(crate) fn set_actor(actor: ThisActor) {
@@ -89,6 +93,13 @@ pub(crate) fn describe<'py>(py: Python<'py>, library: &ray_worker::Library) -> P
     dict.set_item("in_task", running.is_some())?;
     dict.set_item("actor_id", actor.map_or_else(|| PyBytes::new(py, b""), |actor| PyBytes::new(py, &actor.id.actor_bytes())))?;
     dict.set_item("task_name", running.as_ref().map_or("", |r| &*r.name))?;
+    let held = actor.map(|actor| &actor.held).or(running.as_ref().map(|r| &r.template.held));
+    let amounts = PyDict::new(py);
+    for (name, amount) in held.iter().flat_map(|held| &held.0) {
+        amounts.set_item(name, *amount as f64 / UNIT as f64)?;
+    }
+    dict.set_item("resources", amounts)?;
+    dict.set_item("actor_name", actor.map_or("", |actor| &actor.name))?;
     dict.set_item("attempt", running.as_ref().map_or(0, |r| r.attempt))?;
     dict.set_item("gpu_ids", gpu_ids.unwrap_or_default())?;
     dict.set_item("worker_id", PyBytes::new(py, &worker_id))?;

@@ -98,8 +98,15 @@ impl Core {
     }
 }
 
-fn ids_of(refs: &Bound<'_, PyAny>) -> PyResult<Vec<ObjectId>> {
-    let one = |item: Bound<'_, PyAny>| -> PyResult<ObjectId> { Ok(item.cast::<ObjectRef>()?.get().id) };
+/// The ids of references of this session.
+fn ids_of(library: &Arc<Library>, refs: &Bound<'_, PyAny>) -> PyResult<Vec<ObjectId>> {
+    let one = |item: Bound<'_, PyAny>| -> PyResult<ObjectId> {
+        let object = item.cast::<ObjectRef>()?.get();
+        match object.is_of(library) {
+            true => Ok(object.id),
+            false => Err(PyValueError::new_err(format!("{} belongs to no session or to one that has ended; its object is gone", object.__repr__()))),
+        }
+    };
     match refs.cast::<PyList>() {
         Ok(list) => list.iter().map(one).collect(),
         Err(_) => refs.try_iter()?.map(|item| one(item?)).collect(),
@@ -258,7 +265,7 @@ impl Core {
     }
 
     fn get<'py>(&self, py: Python<'py>, refs: &Bound<'py, PyAny>, timeout_s: Option<f64>) -> PyResult<Bound<'py, PyList>> {
-        let ids = ids_of(refs)?;
+        let ids = ids_of(&self.library, refs)?;
         let found = loop {
             if let Some(found) = self.library.values(&ids) {
                 break found;
@@ -280,7 +287,7 @@ impl Core {
     fn wait<'py>(&self, py: Python<'py>, refs: &Bound<'py, PyList>, num_returns: usize, timeout_s: Option<f64>, fetch_local: bool) -> PyResult<(Bound<'py, PyList>, Bound<'py, PyList>)> {
         // Everything is on this node, so what is ready is local.
         let _ = fetch_local;
-        let ids = ids_of(refs)?;
+        let ids = ids_of(&self.library, refs)?;
         if ids.iter().collect::<HashSet<_, rustc_hash::FxBuildHasher>>().len() < ids.len() {
             return Err(PyValueError::new_err("wait: the list holds the same reference more than once.\nhint: pass list(set(refs))"));
         }
@@ -372,7 +379,7 @@ impl Core {
     /// (total, available) of the node. Cached leases are returned first, so they count as available.
     fn resources(&self, py: Python<'_>) -> PyResult<(HashMap<String, f64>, HashMap<String, f64>)> {
         let as_f64 = |r: Resources| r.0.into_iter().map(|(name, amount)| (name, amount as f64 / UNIT as f64)).collect();
-        self.library.return_idle_leases();
+        self.library.return_idle();
         match self.ask(py, |token| ToNode::ResourcesQuery { token })? {
             FromNode::ResourcesAre { total, available, .. } => Ok((as_f64(total), as_f64(available))),
             _ => Ok((HashMap::new(), HashMap::new())),

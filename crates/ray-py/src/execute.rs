@@ -11,7 +11,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 use ray_proto::msg::{Outcome, ToNode};
 use ray_proto::value::FLAG_RAISED;
 use ray_proto::{Payload, ProcId, TemplateId, Value};
-use ray_worker::{ActorWork, CallWork, Library, Work};
+use ray_worker::{ActorWork, CallWork, Library, Work, WorkTemplate};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -64,7 +64,7 @@ impl Resolver {
 }
 
 fn running(work: &CallWork, name: Arc<str>) -> Running {
-    Running { from: work.from, task: work.call.task, name, attempt: work.call.attempt, gpu_ids: work.call.gpu_ids.clone() }
+    Running { from: work.from, task: work.call.task, name, attempt: work.call.attempt, gpu_ids: work.call.gpu_ids.clone(), template: work.template.clone() }
 }
 
 /// What `run_calls` returns after a constructor ran: the caller then decides how the actor's calls are run.
@@ -157,10 +157,11 @@ thread_local! {
 
 /// The constructor of an actor. Afterwards this process is the actor.
 fn construct(py: Python<'_>, library: &Arc<Library>, work: &ActorWork) -> PyResult<()> {
-    let this = ThisActor { id: work.actor, incarnation: work.incarnation, gpu_ids: work.gpu_ids.clone(), payload: work.spec.payload.clone() };
+    let this = ThisActor { id: work.actor, incarnation: work.incarnation, gpu_ids: work.gpu_ids.clone(), payload: work.spec.payload.clone(), name: work.spec.name.clone(), held: work.spec.held.clone() };
     context::set_actor(this);
     let name = format!("{}.__init__", work.spec.class_name);
-    let running = Running { from: work.actor.owner, task: work.actor.call(), name: Arc::from(name.as_str()), attempt: work.incarnation - 1, gpu_ids: work.gpu_ids.clone() };
+    let template = Arc::new(WorkTemplate { name: name.clone(), payload: work.spec.payload.clone(), max_calls: 0, held: work.spec.held.clone() });
+    let running = Running { from: work.actor.owner, task: work.actor.call(), name: Arc::from(name.as_str()), attempt: work.incarnation - 1, gpu_ids: work.gpu_ids.clone(), template };
     let entered = context::enter(running);
     let construct = || -> PyResult<()> {
         set_visible_gpus(py, &work.gpu_ids)?;

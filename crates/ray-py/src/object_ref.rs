@@ -23,6 +23,10 @@ impl ObjectRef {
         ObjectRef { id, library: Some(library.clone()) }
     }
 
+    pub(crate) fn is_of(&self, library: &Arc<Library>) -> bool {
+        self.library.as_ref().is_some_and(|own| Arc::ptr_eq(own, library))
+    }
+
     /// A reference found inside a value: whoever holds the value keeps the object, so only a local count is needed.
     pub(crate) fn inside_value(library: &Arc<Library>, id: ObjectId) -> Self {
         library.add_local(id);
@@ -182,7 +186,7 @@ impl ObjectRef {
         }
     }
 
-    fn __repr__(&self) -> String {
+    pub(crate) fn __repr__(&self) -> String {
         format!("ObjectRef({})", self.hex())
     }
 

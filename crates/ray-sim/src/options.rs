@@ -50,7 +50,7 @@ impl Options {
         o.cpus = [1, 2, 2, 4][some(1000, 4) as usize - 1];
         o.calls = 5 + some(1000, 120);
         o.driver_steps = 5 + some(1000, 60);
-        o.actors = some(600, 6);
+        o.actors = some(650, 8);
         o.heavy_actors = some(300, 3).min(o.cpus - 1);
         o.widest = if o.heavy_actors == 0 { o.cpus.min(2) } else { 1 };
         o.shm = some(700, 500);

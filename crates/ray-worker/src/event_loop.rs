@@ -325,8 +325,8 @@ impl Core {
                     Some(refused) => self.owner.give_back(vec![refused], true, ProcId::NODE),
                 }
             }
-            Peer::Template { template, name, payload, max_calls } => {
-                self.templates.insert((from, template), Arc::new(WorkTemplate { name, payload, max_calls }));
+            Peer::Template { template, name, payload, max_calls, held } => {
+                self.templates.insert((from, template), Arc::new(WorkTemplate { name, payload, max_calls, held }));
             }
             Peer::Recall { tasks } => {
                 let taken = self.exec.recall(from, &tasks);

@@ -3,12 +3,13 @@
 use crate::library::{Core, Library};
 use ray_logic::exec::Queued;
 use ray_proto::msg::{ActorSpec, Call, Outcome, ToNode};
-use ray_proto::{ActorId, Blob, ObjectId, Payload, ProcId, Value};
+use ray_proto::{ActorId, Blob, ObjectId, Payload, ProcId, Resources, Value};
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-/// A finished call's reply waits this long for company while more calls are queued.
+/// The reply of an actor's call waits this long for company while more calls are queued. A task's does not: if the next task ends the worker, what is done
+/// must not be done again.
 const REPLY_BATCH_US: u64 = 200;
 
 /// A caller's description of a call site.
@@ -17,6 +18,8 @@ pub struct WorkTemplate {
     pub name: String,
     pub payload: Blob,
     pub max_calls: u32,
+    /// What the call's lease holds; nothing for methods, which use what their actor holds.
+    pub held: Resources,
 }
 
 pub struct CallWork {
@@ -103,7 +106,7 @@ impl Library {
             core.owner.finish_call(work.from, work.call.task, &running.covered, outcome, results, leaving);
             let now = ray_shm::now_us();
             let since = *core.replies_since.get_or_insert(now);
-            if leaving || core.exec.is_empty() || now >= since + REPLY_BATCH_US {
+            if leaving || core.exec.is_empty() || work.call.actor_seq.is_none() || now >= since + REPLY_BATCH_US {
                 core.flush_all();
             }
         });
@@ -151,7 +154,7 @@ impl Core {
     fn next_call(&mut self) -> Option<Work> {
         let Queued { from, call } = self.exec.pop()?;
         let template = self.templates.get(&(from, call.template)).cloned();
-        let template = template.unwrap_or_else(|| Arc::new(WorkTemplate { name: "?".into(), payload: Arc::from([]), max_calls: 0 }));
+        let template = template.unwrap_or_else(|| Arc::new(WorkTemplate { name: "?".into(), payload: Arc::from([]), max_calls: 0, held: Resources::default() }));
         Some(Work::Call(CallWork { from, template, call }))
     }
 

@@ -2,7 +2,7 @@
 
 use crate::event_loop;
 use crate::exec::{Duty, WorkTemplate};
-use crate::gate::{Bell, Gate};
+use crate::gate::{Bell, Gate, Woken};
 use crate::store::Extent;
 use crate::waits::Waiter;
 use crossbeam_queue::SegQueue;
@@ -22,6 +22,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// Output that waits for more leaves after this. Source: engine brief, "fire-and-forget calls leave within 1 ms".
 const SOON_US: u64 = 400;
+/// The daemon ends its processes within this, or is taken for stuck.
+const SHUTDOWN_US: u64 = 3_000_000;
 /// A batch is written at this size.
 const BATCH_BYTES: usize = 16 * 1024;
 const BATCH_FRAMES: usize = 64;
@@ -63,6 +65,8 @@ pub struct Library {
     pub(crate) work_waker: OnceLock<Waker>,
     pub(crate) log_bell: Bell,
     over: AtomicBool,
+    /// Opened when the engine thread has read everything.
+    ended: Gate,
     forked: AtomicBool,
     pub(crate) slot: Option<(u32, Board)>,
     pub node_id: Blob,
@@ -147,6 +151,7 @@ impl Library {
             work_waker: OnceLock::new(),
             log_bell: Bell::default(),
             over: AtomicBool::new(false),
+            ended: Gate::default(),
             forked: AtomicBool::new(false),
             slot: config.slot,
             node_id,
@@ -235,6 +240,7 @@ impl Library {
         core.open.clear();
         core.extents = Extents::default();
         drop(core);
+        self.ended.open();
         self.wakers.lock().expect("no panic while held").take();
     }
 
@@ -281,13 +287,16 @@ impl Library {
         self.log_bell.ring(u32::MAX);
     }
 
-    /// Tell the daemon to end everything. The caller waits for its exit.
+    /// Tell the daemon to end everything, and take what it still says: the last lines of the workers. The caller waits for its exit.
     pub fn shutdown(&self) {
         if self.check().is_ok() {
             self.with(|core| {
+                core.over.get_or_insert_with(|| "ray.shutdown() was called".into());
                 core.to_node(ToNode::Shutdown {});
                 core.flush_all();
             });
+            let patience = Some(SHUTDOWN_US);
+            while self.ended.wait(patience) == Woken::Interrupted {}
             self.end("ray.shutdown() was called");
         }
     }
@@ -354,10 +363,11 @@ impl Library {
         });
     }
 
-    /// Leases without work go back now, not when their time is up.
-    pub fn return_idle_leases(&self) {
+    /// Leases and extents without use go back now, not when their time is up.
+    pub fn return_idle(&self) {
         self.with(|core| {
             core.owner.return_idle_leases();
+            core.give_back_empty(0, 0);
             core.flush_all();
         });
     }
@@ -380,7 +390,7 @@ impl Library {
             if !core.logs.is_empty() {
                 return Some(core.logs.drain(..).collect());
             }
-            if core.over.is_some() {
+            if self.over.load(Ordering::Acquire) {
                 return None;
             }
         }

@@ -132,6 +132,8 @@ class LogPrinter:
             self._due.notify_all()
             if self._deduplicator is not None:
                 self._print(self._deduplicator.expire(None))
+        if self._flusher is not None:
+            self._flusher.join(timeout_s)
 
     def _read(self) -> None:
         while (lines := self._next_log()) is not None:

@@ -186,6 +186,7 @@ def construct(payload: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     _worker.actor_name = fields["class_name"]
     if not fields["is_async"]:
         _worker.instance = cls(*args, **kwargs)
+        _take_name_from_repr()
         return
     import asyncio
 
@@ -196,6 +197,17 @@ def construct(payload: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     asyncio.set_event_loop(loop)
     _worker.instance = loop.run_until_complete(construct_in_loop())
     _worker.loop = loop
+    _take_name_from_repr()
+
+
+def _take_name_from_repr() -> None:
+    """Compat: an actor whose class says how it is shown is shown so in the prefix of its output."""
+    if type(_worker.instance).__repr__ is object.__repr__:
+        return
+    try:
+        _worker.actor_name = repr(_worker.instance)
+    except Exception as error:  # the user's __repr__: an actor is not lost over its looks
+        print(f"the __repr__ of {_worker.actor_name} raised {error!r}", file=sys.stderr)
 
 
 def encode_error(exception: BaseException, name: str, node: str, attempt: int) -> tuple[bytes, bool]:

@@ -84,7 +84,12 @@ impl Node {
         let infeasible = [&spec.to_place, &spec.held].into_iter().find(|shape| !shape.fits_in(&self.config.total));
         let text = infeasible.map(|shape| format!("actor {}: {}", spec.class_name, super::sched::explain_infeasible(shape, &self.config.total)));
         let actor = self.actors.entry(id).or_insert_with(|| Actor::unknown());
-        if matches!(actor.life, Life::Dead(_)) || actor.spec.is_some() {
+        if actor.is_dead() {
+            // Somebody it was passed to killed it first.
+            let state = actor.state();
+            return self.send(creator, FromNode::ActorChanged { actor: id, state });
+        }
+        if actor.spec.is_some() {
             return;
         }
         actor.class_name = spec.class_name.clone();

@@ -14,7 +14,7 @@ mod store;
 
 use crate::Time;
 use ray_proto::msg::{Evidence, FromNode, ToNode};
-use ray_proto::{ActorId, ExtentId, LeaseId, ProcId, Resources};
+use ray_proto::{ActorId, ExtentId, LeaseId, ProcId, Resources, UNIT};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -135,7 +135,10 @@ impl Node {
             ToNode::Connect { proc_id } => self.connect(from, proc_id),
             ToNode::Relay { to, message } => self.send(to, FromNode::Relayed { from, message }),
             ToNode::ResourcesQuery { token } => {
-                let (total, available) = (self.config.total.clone(), self.available.clone());
+                let (total, mut available) = (self.config.total.clone(), self.available.clone());
+                if let Some(store) = available.0.get_mut("object_store_memory") {
+                    *store -= self.store_used as i64 * UNIT;
+                }
                 self.send(from, FromNode::ResourcesAre { token, total, available });
             }
             ToNode::IdleExitReply { may_exit } => self.idle_exit_answered(now, from, may_exit),

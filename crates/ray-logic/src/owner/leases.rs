@@ -3,16 +3,20 @@
 //! A class asks level-triggered ("with n granted so far, m more"), pushes to the least loaded lease, at most its fair share deep, so that
 //! calls behind a long one stay few, and takes unstarted calls back when another worker is free (`rebalance`).
 
-use super::tasks::Place;
+use super::tasks::{CallKind, Place};
 use super::{Command, Owner};
 use crate::evidence::describe;
 use crate::Time;
 use ray_proto::msg::{Evidence, Peer, ToNode};
-use ray_proto::{ClassId, LeaseId, ProcId};
+use ray_proto::{ClassId, LeaseId, ProcId, Resources};
 use std::collections::VecDeque;
+
+/// A call that replies within this counts as short.
+const QUICK_US: Time = 2_000;
 
 #[derive(Debug)]
 pub(super) struct Class {
+    shape: Resources,
     queue: VecDeque<u64>,
     leases: Vec<LeaseId>,
     in_flight: usize,
@@ -23,8 +27,8 @@ pub(super) struct Class {
 }
 
 impl Class {
-    pub(super) fn new(slots: u32) -> Self {
-        Class { queue: VecDeque::new(), leases: Vec::new(), in_flight: 0, granted: 0, wanted: 0, slots }
+    pub(super) fn new(shape: Resources, slots: u32) -> Self {
+        Class { shape, queue: VecDeque::new(), leases: Vec::new(), in_flight: 0, granted: 0, wanted: 0, slots }
     }
 }
 
@@ -37,6 +41,8 @@ pub(super) struct Lease {
     in_flight: VecDeque<u64>,
     /// So many at the front have started for sure: later ones were answered, and a worker starts calls in order.
     started: usize,
+    /// How many calls may be in flight: doubles with every quick reply, halves with a slow one, so that little ever waits behind a long call.
+    depth: usize,
     /// When the call at the head became the head.
     head_since: Time,
     idle_since: Time,
@@ -93,7 +99,7 @@ impl Owner {
         let load = |id: &LeaseId| self.leases[id].in_flight.len();
         let open = |id: &&LeaseId| {
             let lease = &self.leases[*id];
-            !(lease.blocked || lease.recalling || lease.reclaimed)
+            !(lease.blocked || lease.recalling || lease.reclaimed) && lease.in_flight.len() < lease.depth
         };
         let best = record.leases.iter().filter(open).min_by_key(|id| load(id))?;
         let workers = record.leases.len().max(record.slots as usize).max(1);
@@ -120,7 +126,11 @@ impl Owner {
     pub(super) fn send_template(&mut self, to: ProcId, call: u64) {
         let template = self.tasks[&call].template.clone();
         if self.peer(to).templates.insert(template.id.0) {
-            let message = Peer::Template { template: template.id, name: template.name.clone(), payload: template.payload.clone(), max_calls: template.max_calls };
+            let held = match template.kind {
+                CallKind::Task { class } => self.classes[class.0 as usize].shape.clone(),
+                _ => Resources::default(),
+            };
+            let message = Peer::Template { template: template.id, name: template.name.clone(), payload: template.payload.clone(), max_calls: template.max_calls, held };
             self.send(to, message, false);
         }
     }
@@ -150,7 +160,7 @@ impl Owner {
             return self.out.push(Command::Node(ToNode::LeaseReturn { lease: id, leaving: true }));
         }
         record.leases.push(id);
-        let lease = Lease { class, worker, pid, gpu_ids, in_flight: VecDeque::new(), started: 0, head_since: now, idle_since: now, blocked: false, recalling: false, reclaimed: false };
+        let lease = Lease { class, worker, pid, gpu_ids, in_flight: VecDeque::new(), started: 0, depth: 1, head_since: now, idle_since: now, blocked: false, recalling: false, reclaimed: false };
         self.leases.insert(id, lease);
         self.leased_workers.insert(worker, id);
         self.pump(now, class);
@@ -183,6 +193,8 @@ impl Owner {
         lease.in_flight.remove(at);
         lease.started = if at < lease.started { lease.started - 1 } else { at };
         lease.blocked = false;
+        let quick = now < lease.head_since + QUICK_US;
+        lease.depth = if quick { (2 * lease.depth).min(self.limits.pipeline_depth) } else { lease.depth.div_ceil(2) };
         lease.head_since = now;
         lease.idle_since = now;
         let class = lease.class;

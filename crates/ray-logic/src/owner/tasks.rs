@@ -106,7 +106,7 @@ impl Owner {
         }
         let class = ClassId(self.classes.len() as u32);
         let slots = shape.slots_in(&self.node_total, 1024).max(1);
-        self.classes.push(super::leases::Class::new(slots));
+        self.classes.push(super::leases::Class::new(shape.clone(), slots));
         self.class_ids.insert((shape.clone(), env.to_owned()), class);
         self.out.push(Command::Node(ray_proto::msg::ToNode::DefineClass { class, shape: shape.clone(), env: env.to_owned() }));
         class
@@ -208,7 +208,7 @@ impl Owner {
 
     pub(super) fn replied(&mut self, now: Time, from: ProcId, reply: Reply) {
         let call = reply.task;
-        let third_party = reply.results.iter().flat_map(|p| &p.refs).any(|id| id.owner != self.me && id.owner != from);
+        let third_party = reply.results.iter().flat_map(|p| &p.refs).any(|id| from == self.me || id.owner != self.me && id.owner != from);
         let mut unregistered = std::collections::BTreeMap::new();
         for payload in &reply.results {
             for (owner, ids) in self.adopt_refs(from, &payload.refs) {
