@@ -16,8 +16,8 @@ import pytest
 
 TESTS = Path(__file__).parent
 sys.path.insert(0, str(TESTS))
-# Workers import what the tests define at module level by name: `tests.conformance...` and `support`.
-os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+# Workers import `support` by name.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 from support import Gate, Snapshot, Tally, init, is_own  # noqa: E402
 
@@ -101,6 +101,8 @@ def _module_runtime(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     import ray
 
+    # By value: a worker that had to import the test's module would import pytest with it, half a second each time.
+    ray.cloudpickle.register_pickle_by_value(request.module)
     ray.shutdown()
     before = Snapshot.take()
     yield

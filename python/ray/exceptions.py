@@ -77,13 +77,26 @@ def rebuild_error(cls: type[E], args: tuple[Any, ...]) -> E:
     Returns:
         The exception with these `args` and without any other attribute.
     """
-    base = next(c for c in cls.__mro__ if c.__module__ == "builtins")
-    error: E = base.__new__(cls, *args)
+    error, base = _new_error(cls, args)
     try:
         base.__init__(error, *args)  # type: ignore[misc]  # sets `args`, as OSError and its like see fit
     except TypeError:  # a base that wants other arguments than these
         error.args = args
     return error
+
+
+def _new_error(cls: type[E], args: tuple[Any, ...]) -> tuple[E, type]:
+    """Make a bare exception by the `__new__` of its built-in base, and give that base.
+
+    With several built-in bases only the one that fixes the layout may make it; Python says which by refusing the others.
+    """
+    for base in cls.__mro__:
+        if base.__module__ == "builtins":
+            try:
+                return base.__new__(cls, *args), base
+            except TypeError:
+                continue
+    raise TypeError(f"no built-in base of {cls.__qualname__} takes {args!r:.100}")
 
 
 class RayError(Exception):
@@ -259,8 +272,7 @@ class RayTaskError(RayError):
         name = f"RayTaskError({type(self.cause).__name__})"
         try:
             cls = type(name, (_DualMixin, RayTaskError, type(self.cause)), {"__module__": __name__, "__qualname__": name})
-            base = next(c for c in cls.__mro__ if c.__module__ == "builtins")
-            dual: RayTaskError = base.__new__(cls, *self.cause.args)
+            dual: RayTaskError = _new_error(cls, self.cause.args)[0]
         except Exception:  # noqa: BLE001  the user's metaclass, __init_subclass__ or layout refuses: converted to the plain error
             return self
         dual.__dict__.update(cause=self.cause, _task_error=self)

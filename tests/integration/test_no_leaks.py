@@ -6,7 +6,7 @@ import threading
 import pytest
 
 import ray
-from support import Snapshot, init, tree_pids, wait_for
+from support import Snapshot, init, is_own, tree_pids, wait_for
 
 pytestmark = pytest.mark.limit(30)
 
@@ -77,6 +77,24 @@ def test_leaks_of_refs_and_handles_kept_over_shutdown_are_none(no_leak: Snapshot
     del kept
     gc.collect()
     assert ray.get(double.remote(3)) == 6
+
+
+def test_leaks_while_refs_are_still_held_are_none(no_leak: Snapshot):
+    """Refs, handles, futures and errors held over `shutdown` hold nothing of the operating system."""
+
+    @ray.remote
+    def fail():
+        raise ValueError("kept")
+
+    before = Snapshot.take()
+    init(num_cpus=1)
+    actor, future = Actor.remote(), fail.remote().future()
+    kept = [ray.put(b"x" * 2_000_000), double.remote(1), actor, actor.size, double.remote(2).future(), future, future.exception(10)]
+    ray.get(kept[1])
+    ray.shutdown()
+    if is_own():
+        before.check()
+    del kept
 
 
 def test_leaks_of_a_failed_init_are_none(no_leak: Snapshot):

@@ -45,6 +45,11 @@ class BadText(Exception):
         raise RuntimeError("no text")
 
 
+class TwoBases(ValueError, OSError):
+    def __init__(self, code):
+        super().__init__(code, "two")
+
+
 class Frozen(Exception):
     def __setattr__(self, name, value):
         raise AttributeError(f"frozen: {name}")
@@ -88,6 +93,7 @@ def test_attempt_shows_in_the_text_of_retries():
         (Slotted("s"), lambda e: (e.cause.extra, e.cause.private()) == ("s", "s")),
         (BadReduce("r"), lambda e: e.cause.args == ("r",)),
         (BadText("t"), lambda e: e.cause.args == ("t",)),
+        (TwoBases(5), lambda e: (e.errno, e.strerror) == (5, "two")),
         (Frozen("f"), lambda e: e.cause.args == ("f",)),
         (FileNotFoundError(2, "gone", "a/b"), lambda e: (e.errno, e.filename) == (2, "a/b")),
         (ImportError("i", name="n", path="p"), lambda e: (e.name, e.path) == ("n", "p")),

@@ -28,6 +28,8 @@ pub(crate) struct Conn {
     pub ended_by_us: String,
     /// The link is closed: it is gone or about to be.
     pub closed_at: Option<u64>,
+    /// Its template is dead: we are its parent.
+    pub orphan: bool,
     /// The poll set also waits for room in its socket.
     pub watching_writes: bool,
     /// Since when /proc shows it stopped, and whether that was said.
@@ -47,6 +49,7 @@ impl Conn {
             tail: VecDeque::new(),
             ended_by_us: String::new(),
             closed_at: None,
+            orphan: false,
             watching_writes: false,
             stopped_since: None,
         }

@@ -21,6 +21,8 @@ const CLOSING_US: u64 = 2_000_000;
 /// A stopped worker is reported after this (law 7).
 const STOPPED_US: u64 = 5_000_000;
 const LOOK_US: u64 = 1_000_000;
+/// How often an orphan whose link closed is looked for among the dead.
+const REAP_US: u64 = 1_000;
 /// A driver that does not read its last log lines within this does not get them.
 const LAST_WORDS_US: u64 = 1_000_000;
 /// Bytes of log lines waiting for the driver above which workers' pipes are not read: they block, nothing is lost.
@@ -274,9 +276,6 @@ impl Daemon {
         if conn.closed_at.replace(now).is_none() {
             self.poll.remove(conn.reader.fd());
         }
-        if self.template.is_none() {
-            self.reap_orphans();
-        }
     }
 
     fn link(&mut self, a: ProcId, b: ProcId) {
@@ -324,8 +323,11 @@ impl Daemon {
 
     fn fork(&mut self, proc_id: ProcId, env: String) {
         let made = pair().and_then(|(ours, theirs)| {
-            let (out, out_write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-            let (err, err_write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+            let (out, out_write) = pipe_with(PipeFlags::CLOEXEC)?;
+            let (err, err_write) = pipe_with(PipeFlags::CLOEXEC)?;
+            // Only our ends: a worker that writes faster than the driver reads waits.
+            rustix::fs::fcntl_setfl(&out, rustix::fs::OFlags::NONBLOCK)?;
+            rustix::fs::fcntl_setfl(&err, rustix::fs::OFlags::NONBLOCK)?;
             Ok((ours, theirs, Pipe::new(out), out_write, Pipe::new(err), err_write))
         });
         let (ours, link, out, out_write, err, err_write) = match made {
@@ -398,6 +400,7 @@ impl Daemon {
             self.poll.remove(template.fd());
             template.end();
         }
+        self.conns.values_mut().for_each(|conn| conn.orphan = conn.pid != 0);
         self.reap_orphans();
         if let Err(why) = self.start_template() {
             let text = format!("no new workers can be started: {why}");
@@ -409,9 +412,12 @@ impl Daemon {
 
     /// Workers of a dead template are our children.
     fn reap_orphans(&mut self) {
-        while let Ok(Some((pid, status))) = waitpid(None, WaitOptions::NOHANG) {
-            let code = status.terminating_signal().map_or_else(|| status.exit_status().unwrap_or(0), |signal| -signal);
-            self.exited(pid.as_raw_nonzero().get() as u32, code, 0);
+        let orphans: Vec<u32> = self.conns.values().filter(|conn| conn.orphan).map(|conn| conn.pid).collect();
+        for pid in orphans {
+            if let Ok(Some((_, status))) = waitpid(Pid::from_raw(pid as i32), WaitOptions::NOHANG) {
+                let code = status.terminating_signal().map_or_else(|| status.exit_status().unwrap_or(0), |signal| -signal);
+                self.exited(pid, code, 0);
+            }
         }
     }
 
@@ -521,6 +527,11 @@ impl Daemon {
 
     /// Once a second while there is something to look at: closed links whose process lingers, stopped workers.
     fn look_around(&mut self, now: u64) -> Option<u64> {
+        if self.conns.values().any(|conn| conn.orphan && conn.closed_at.is_some()) {
+            // Its link is closed, so it is a moment away from being reapable.
+            self.reap_orphans();
+            return Some(now + REAP_US);
+        }
         let busy = self.node.busy_workers();
         let closing = self.conns.values().any(|conn| conn.closed_at.is_some());
         if busy.is_empty() && !closing {

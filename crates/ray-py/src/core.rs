@@ -334,6 +334,7 @@ impl Core {
         let payload: ray_proto::Blob = Arc::from(payload);
         let actor = library.new_actor_id();
         if !name.is_empty() {
+            let options_name = name.clone();
             let (name, namespace, payload) = (name.clone(), namespace.clone(), payload.clone());
             let answer = self.ask(py, |token| ToNode::NameTake { token, name, namespace, actor, payload })?;
             if let FromNode::NameTaken { existing: Some((existing, _)), .. } = answer {
@@ -341,7 +342,9 @@ impl Core {
                     library.adopt(existing);
                     return Ok(ObjectRef::counted(library, existing));
                 }
-                return Err(PyValueError::new_err("the name is taken"));
+                let text = format!("there is an actor named {:?} in this namespace already\nhint: get it with ray.get_actor, or pass get_if_exists=True", options_name);
+                let error = py.import("ray.exceptions")?.getattr("ActorAlreadyExistsError")?.call1((text,))?;
+                return Err(PyErr::from_value(error));
             }
         }
         let call_args = template::encode_args(library, args, Some(kwargs))?;

@@ -6,6 +6,7 @@ use crate::sabotage::Sabotage;
 #[derive(Clone, Debug)]
 pub struct Options {
     pub cpus: u32,
+    pub gpus: u32,
     pub store_bytes: u64,
     /// Calls the whole program may make.
     pub calls: u32,
@@ -61,7 +62,8 @@ impl Options {
         o.link_failure = some(200, 500);
         o.fork_failure = some(200, 100);
         o.store_full = some(200, 100);
-        o.kills = some(400, 5);
+        o.kills = some(400, 12);
+        o.gpus = some(200, 2);
         o.stalls = some(300, 8);
         o.actor_ends = some(500, 300);
         o.store_bytes = if some(150, 1) == 1 { 4 << 20 } else { 1 << 30 };
@@ -73,6 +75,7 @@ impl Options {
     pub fn calm() -> Self {
         Options {
             cpus: 2,
+            gpus: 0,
             store_bytes: 1 << 30,
             calls: 40,
             driver_steps: 30,

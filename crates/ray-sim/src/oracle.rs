@@ -119,7 +119,12 @@ impl Oracle {
         let end = range.offset + rounded(range.len);
         for ((extent, at), (len, readers)) in &self.views {
             let overlaps = *extent == range.extent && *at < end && range.offset < at + len;
-            assert!(!overlaps, "shared memory reused under a pin: {} writes {range:?}, read by {:?}", name(by), readers.keys().map(|p| name(*p)).collect::<Vec<_>>());
+            assert!(
+                !overlaps,
+                "shared memory reused under a pin: {} writes {range:?}, read by {:?}",
+                name(by),
+                readers.keys().map(|p| name(*p)).collect::<Vec<_>>()
+            );
         }
         self.memory.insert((range.extent, range.offset), token);
     }
@@ -181,7 +186,12 @@ impl Oracle {
     /// A worker starts a call.
     pub fn starts(&mut self, at: ProcId, from: ProcId, task: u64, attempt: u32) {
         let info = self.calls.get(&(from, task)).expect("a submitted call");
-        assert!(info.max_retries < 0 || attempt as i64 <= i64::from(info.max_retries), "call {task} of {} starts attempt {attempt} of {}", name(from), info.max_retries);
+        assert!(
+            info.max_retries < 0 || attempt as i64 <= i64::from(info.max_retries),
+            "call {task} of {} starts attempt {attempt} of {}",
+            name(from),
+            info.max_retries
+        );
         let first = self.started.insert((from, task, attempt));
         assert!(first, "call {task} of {} runs attempt {attempt} twice, now at {}", name(from), name(at));
         if let (Some(actor), 0) = (info.actor, attempt) {

@@ -5,7 +5,7 @@ pub struct Rng(u64);
 
 /// One number out of two, spread well.
 pub fn mix(a: u64, b: u64) -> u64 {
-    Rng(a.rotate_left(32) ^ b.wrapping_mul(0x9e37_79b9_7f4a_7c15)).next()
+    Rng(a.rotate_left(32) ^ b.wrapping_mul(0x9e37_79b9_7f4a_7c15)).draw()
 }
 
 impl Rng {
@@ -13,7 +13,7 @@ impl Rng {
         Rng(mix(seed, 0x5eed))
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -26,7 +26,7 @@ impl Rng {
         if n == 0 {
             return 0;
         }
-        self.next() % n
+        self.draw() % n
     }
 
     pub fn range(&mut self, from: u64, to: u64) -> u64 {

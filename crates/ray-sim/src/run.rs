@@ -2,7 +2,7 @@
 
 use crate::options::Options;
 use crate::world::World;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -16,11 +16,16 @@ pub struct Verdict {
 
 thread_local! {
     static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+    static IN_RUN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Panics are verdicts here: keep their text and place, print nothing.
+/// Panics inside a run are verdicts: keep their text and place, print nothing.
 pub fn hush_panics() {
-    std::panic::set_hook(Box::new(|info| {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !IN_RUN.get() {
+            return default(info);
+        }
         let text = info.payload().downcast_ref::<String>().cloned().or_else(|| info.payload().downcast_ref::<&str>().map(|s| (*s).to_owned()));
         let place = info.location().map_or(String::new(), |l| format!("{}:{}", l.file(), l.line()));
         LAST_PANIC.with(|last| *last.borrow_mut() = format!("{place}: {}", text.unwrap_or_default()));
@@ -33,7 +38,9 @@ pub fn run_seed(seed: u64, trace: bool) -> Verdict {
 
 pub fn run_with(seed: u64, options: Options, trace: bool) -> Verdict {
     let mut world = World::new(seed, options, trace);
+    IN_RUN.set(true);
     let result = catch_unwind(AssertUnwindSafe(|| world.run()));
+    IN_RUN.set(false);
     let violation = result.err().map(|_| LAST_PANIC.with(|last| last.borrow().clone()));
     Verdict { seed, events: world.env.events, hash: world.env.hash, violation }
 }

@@ -150,7 +150,8 @@ impl Process {
         }
         let cpu = env.rng.pick(&[1.0, 1.0, 1.0, 0.5, 0.0, f64::from(env.options.widest)]).expect("a shape");
         let odd = if env.rng.permille(100) { "other" } else { "" };
-        let class = self.owner.class_for(&Resources::from_f64([("CPU", cpu)]), odd);
+        let gpu = env.rng.pick(&[0.0, 0.0, 0.5, 0.3, 1.0]).filter(|_| env.options.gpus > 0).unwrap_or(0.0);
+        let class = self.owner.class_for(&Resources::from_f64([("CPU", cpu), ("GPU", gpu)]), odd);
         let max_calls = if env.rng.permille(env.options.max_calls) { env.rng.range(1, 3) as u32 } else { 0 };
         let site = self.site(env, CallKind::Task { class }, max_calls);
         self.sites.push(site.clone());

@@ -24,7 +24,7 @@ pub struct World {
 
 impl World {
     pub fn new(seed: u64, options: Options, trace: bool) -> Self {
-        let total = Resources::from_f64([("CPU", f64::from(options.cpus))]);
+        let total = Resources::from_f64([("CPU", f64::from(options.cpus)), ("GPU", f64::from(options.gpus))]);
         let config = NodeConfig {
             total: total.clone(),
             store_bytes: options.store_bytes,
@@ -48,13 +48,14 @@ impl World {
         self.plan_faults();
         self.after_node();
         self.run_until_quiet();
-        assert!(self.procs[&self.driver].done, "all is quiet, and the driver's script is not done:\n{}", self.explain());
+        self.check_nobody_waits();
         for id in self.procs.keys().copied().collect::<Vec<_>>() {
             self.with(id, |process, env| process.let_go(env));
         }
         self.env.busy_at = self.env.now;
         self.after_node();
         self.run_until_quiet();
+        self.check_nobody_waits();
         self.check_rest();
     }
 
@@ -263,6 +264,14 @@ impl World {
         let drained = self.env.drained_at(LinkId { from: id, to: ProcId::NODE }) - self.env.now;
         let delay = drained + self.env.rng.range(1, 2_000);
         self.env.post(delay, Event::Reaped(id));
+    }
+
+    /// When all is quiet nothing runs and nothing waits.
+    fn check_nobody_waits(&self) {
+        let waits = |(id, p): (&ProcId, &Process)| (p.frame.is_some() || !p.exec.is_empty()).then(|| name(*id));
+        let waiting: Vec<String> = self.procs.iter().filter_map(waits).collect();
+        assert!(waiting.is_empty(), "all is quiet, and {waiting:?} still wait:\n{}", self.explain());
+        assert!(self.procs[&self.driver].done, "all is quiet, and the driver's script is not done");
     }
 
     /// Nothing is left anywhere.

@@ -56,7 +56,7 @@ fn planted_double_grant_is_found() {
 #[test]
 fn planted_lost_wake_is_found() {
     let found = first_finding(Bug::LostWake, 20);
-    assert!(found.contains("all is quiet") && found.contains("Objects"), "{found}");
+    assert!(found.contains("all is quiet"), "{found}");
 }
 
 #[test]

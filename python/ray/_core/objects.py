@@ -22,7 +22,7 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
 
     Args:
         object_refs: A reference, or a list of them.
-        timeout: Seconds to wait at most; 0 only looks, None waits for ever. Compat: a negative number acts as 0.
+        timeout: Seconds to wait at most; 0 only looks, None waits for ever. Compat: so does a negative number.
         _use_object_store: Kept for compatibility; has no effect.
 
     Returns:
@@ -60,7 +60,7 @@ def _timeout_s(timeout: float | None) -> float | None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout must be a number of seconds or None, got {type(timeout).__name__}: {timeout!r}")
-    return max(0.0, float(timeout))
+    return None if timeout < 0 else float(timeout)
 
 
 def put(value: T, *, _owner: Any = None, _tensor_transport: str | None = None) -> ObjectRef[T]:
@@ -135,7 +135,7 @@ def wait(
 
 def _wait_timeout_s(timeout: float | None) -> float | None:
     timeout_s = _timeout_s(timeout)
-    if timeout is not None and timeout < 0:
+    if timeout is not None and timeout_s is None:
         raise ValueError(f"timeout must not be negative, got {timeout!r}")
     return timeout_s
 
