@@ -34,11 +34,12 @@ def test_f44_killed_template_is_replaced_and_orphans_stay_explained():
     init(num_cpus=2)
     actor = Actor.remote()
     pid = ray.get(actor.pid.remote())
-    (template,) = of_role("template")
+    (daemon,) = of_role("daemon")
+    (template,) = (one for one in of_role("template") if one.ppid == daemon.pid)  # a fork has its parent's name for a moment
     refs = [double.remote(i) for i in range(200)]
     kill(template.pid)
     refs += [double.remote(i) for i in range(200, 400)]
-    wait_for(lambda: any(one.pid != template.pid for one in of_role("template")), 2)
+    wait_for(lambda: any(one.pid != template.pid and one.ppid == daemon.pid for one in of_role("template")), 2)
     assert ray.get(refs) == [2 * i for i in range(400)]
     assert ray.get(actor.pid.remote()) == pid
     assert ray.get(Actor.remote().pid.remote()) not in (pid, template.pid)

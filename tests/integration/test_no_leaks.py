@@ -79,7 +79,7 @@ def test_leaks_of_refs_and_handles_kept_over_shutdown_are_none(no_leak: Snapshot
     assert ray.get(double.remote(3)) == 6
 
 
-def test_leaks_while_refs_are_still_held_are_none(no_leak: Snapshot):
+def test_leaks_while_refs_are_still_held_are_none(no_runtime: None):
     """Refs, handles, futures and errors held over `shutdown` hold nothing of the operating system."""
 
     @ray.remote

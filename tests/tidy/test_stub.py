@@ -12,6 +12,7 @@ STUB = ast.parse((tree.ROOT / "python/ray/_native.pyi").read_text())
 # What every class or module has anyway.
 INHERITED = set(dir(object)) | {"__module__", "__doc__", "__dict__", "__weakref__", "__class_getitem__", "__reduce__", "__buffer__"}
 TYPING_ONLY = {"T"}
+SKIPPED = ("self", "cls", "args", "kwargs")
 Definition = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -59,6 +60,4 @@ def test_stub_function_and_module_function_take_the_same_parameters(native: Modu
     except ValueError:
         pytest.skip("the module tells no signature")
     said = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
-    assert [parameter for parameter in signature.parameters if parameter not in ("self", "args", "kwargs")] == [
-        parameter for parameter in said if parameter not in ("self", "args", "kwargs")
-    ]
+    assert [parameter for parameter in signature.parameters if parameter not in SKIPPED] == [parameter for parameter in said if parameter not in SKIPPED]

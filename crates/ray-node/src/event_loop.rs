@@ -332,7 +332,9 @@ impl Daemon {
         });
         let (ours, link, out, out_write, err, err_write) = match made {
             Ok(made) => made,
-            Err(error) => return self.node.fork_failed(ray_shm::now_us(), proc_id, &format!("no descriptors left ({error}).\nhint: raise the limit with ulimit -n")),
+            Err(error) => {
+                return self.node.fork_failed(ray_shm::now_us(), proc_id, &format!("no descriptors left ({error}).\nhint: raise the limit with ulimit -n"))
+            }
         };
         let Some(slot) = self.free_slots.pop() else {
             return self.node.fork_failed(ray_shm::now_us(), proc_id, &format!("{SLOTS} workers are running already"));
@@ -624,4 +626,3 @@ fn kill_unknown_children() {
     let Ok(text) = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")) else { return };
     text.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()).for_each(kill_group);
 }
-

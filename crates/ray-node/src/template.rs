@@ -95,7 +95,9 @@ fn parse(packet: &[u8]) -> Option<Report> {
         ("ready", ..) => Report::Ready,
         ("forked", Some(proc_id), Some(pid), _) => Report::Forked { proc_id: proc_id.parse().ok()?, pid: pid.parse().ok()? },
         ("failed", Some(proc_id), why, rest) => Report::Failed { proc_id: proc_id.parse().ok()?, why: format!("{} {}", why.unwrap_or(""), rest.unwrap_or("")) },
-        ("exited", Some(pid), Some(status), Some(rss)) => Report::Exited { pid: pid.parse().ok()?, status: status.parse().ok()?, peak_rss_kib: rss.parse().ok()? },
+        ("exited", Some(pid), Some(status), Some(rss)) => {
+            Report::Exited { pid: pid.parse().ok()?, status: status.parse().ok()?, peak_rss_kib: rss.parse().ok()? }
+        }
         _ => return None,
     })
 }

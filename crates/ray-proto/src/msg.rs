@@ -209,7 +209,12 @@ mod tests {
 
     fn sample_call() -> Peer {
         let dep = ObjectId::new(ProcId::new(1, 2), 3, 1);
-        let args = Args { body: Value::inline(b"\0body"), body_id: ObjectId::NIL, deps: vec![(dep, Payload { value: Value::inline(b"\0v"), refs: vec![] })], nested: vec![dep] };
+        let args = Args {
+            body: Value::inline(b"\0body"),
+            body_id: ObjectId::NIL,
+            deps: vec![(dep, Payload { value: Value::inline(b"\0v"), refs: vec![] })],
+            nested: vec![dep],
+        };
         Peer::Call { call: Box::new(Call { task: 5, template: TemplateId(1), attempt: 0, num_returns: 1, actor_seq: Some((dep, 9)), gpu_ids: vec![], args }) }
     }
 

@@ -284,7 +284,14 @@ impl Core {
         Ok(out)
     }
 
-    fn wait<'py>(&self, py: Python<'py>, refs: &Bound<'py, PyList>, num_returns: usize, timeout_s: Option<f64>, fetch_local: bool) -> PyResult<(Bound<'py, PyList>, Bound<'py, PyList>)> {
+    fn wait<'py>(
+        &self,
+        py: Python<'py>,
+        refs: &Bound<'py, PyList>,
+        num_returns: usize,
+        timeout_s: Option<f64>,
+        fetch_local: bool,
+    ) -> PyResult<(Bound<'py, PyList>, Bound<'py, PyList>)> {
         // Everything is on this node, so what is ready is local.
         let _ = fetch_local;
         let ids = ids_of(&self.library, refs)?;
@@ -342,7 +349,10 @@ impl Core {
                     library.adopt(existing);
                     return Ok(ObjectRef::counted(library, existing));
                 }
-                let text = format!("there is an actor named {:?} in this namespace already\nhint: get it with ray.get_actor, or pass get_if_exists=True", options_name);
+                let text = format!(
+                    "there is an actor named {:?} in this namespace already\nhint: get it with ray.get_actor, or pass get_if_exists=True",
+                    options_name
+                );
                 let error = py.import("ray.exceptions")?.getattr("ActorAlreadyExistsError")?.call1((text,))?;
                 return Err(PyErr::from_value(error));
             }

@@ -157,11 +157,25 @@ thread_local! {
 
 /// The constructor of an actor. Afterwards this process is the actor.
 fn construct(py: Python<'_>, library: &Arc<Library>, work: &ActorWork) -> PyResult<()> {
-    let this = ThisActor { id: work.actor, incarnation: work.incarnation, gpu_ids: work.gpu_ids.clone(), payload: work.spec.payload.clone(), name: work.spec.name.clone(), held: work.spec.held.clone() };
+    let this = ThisActor {
+        id: work.actor,
+        incarnation: work.incarnation,
+        gpu_ids: work.gpu_ids.clone(),
+        payload: work.spec.payload.clone(),
+        name: work.spec.name.clone(),
+        held: work.spec.held.clone(),
+    };
     context::set_actor(this);
     let name = format!("{}.__init__", work.spec.class_name);
     let template = Arc::new(WorkTemplate { name: name.clone(), payload: work.spec.payload.clone(), max_calls: 0, held: work.spec.held.clone() });
-    let running = Running { from: work.actor.owner, task: work.actor.call(), name: Arc::from(name.as_str()), attempt: work.incarnation - 1, gpu_ids: work.gpu_ids.clone(), template };
+    let running = Running {
+        from: work.actor.owner,
+        task: work.actor.call(),
+        name: Arc::from(name.as_str()),
+        attempt: work.incarnation - 1,
+        gpu_ids: work.gpu_ids.clone(),
+        template,
+    };
     let entered = context::enter(running);
     let construct = || -> PyResult<()> {
         set_visible_gpus(py, &work.gpu_ids)?;
@@ -236,12 +250,17 @@ fn encode_results<'py>(library: &Library, work: &CallWork, value: &Bound<'py, Py
         Ok(tuple) => tuple.iter().collect(),
         Err(_) => {
             let what = value.get_type().name()?;
-            let iterator = value.try_iter().map_err(|_| PyValueError::new_err(format!("{name} has num_returns={count} and returned one value of type {what}, which is not a sequence")))?;
+            let iterator = value
+                .try_iter()
+                .map_err(|_| PyValueError::new_err(format!("{name} has num_returns={count} and returned one value of type {what}, which is not a sequence")))?;
             iterator.collect::<PyResult<_>>()?
         }
     };
     if items.len() != count {
-        return Err(PyValueError::new_err(format!("{name} has num_returns={count} and returned {} values.\nhint: return a tuple of {count}, or change num_returns", items.len())));
+        return Err(PyValueError::new_err(format!(
+            "{name} has num_returns={count} and returned {} values.\nhint: return a tuple of {count}, or change num_returns",
+            items.len()
+        )));
     }
     let mut results = Vec::with_capacity(count);
     let mut alive = Vec::with_capacity(count);
@@ -252,4 +271,3 @@ fn encode_results<'py>(library: &Library, work: &CallWork, value: &Bound<'py, Py
     }
     Ok((results, alive))
 }
-

@@ -51,6 +51,9 @@ fn parse_id(bytes: &[u8]) -> PyResult<ObjectId> {
 #[pyfunction]
 pub(crate) fn ref_from_bytes(py: Python<'_>, bytes: &[u8]) -> PyResult<ObjectRef> {
     let id = parse_id(bytes)?;
+    if let Some(library) = values::inside_value() {
+        return Ok(ObjectRef::inside_value(&library, id));
+    }
     let library = match current(py) {
         Ok(library) => library,
         Err(_) => {
@@ -58,9 +61,6 @@ pub(crate) fn ref_from_bytes(py: Python<'_>, bytes: &[u8]) -> PyResult<ObjectRef
             current(py)?
         }
     };
-    if values::inside_value() {
-        return Ok(ObjectRef::inside_value(&library, id));
-    }
     library.adopt(id);
     Ok(ObjectRef::counted(&library, id))
 }

@@ -115,7 +115,8 @@ impl CallTemplate {
         let shape = Resources::from_f64(resources.iter().map(|(name, amount)| (name.as_str(), *amount)));
         let class = core.library().class_for(&shape, env);
         let kind = CallKind::Task { class };
-        let template = Template { id: Default::default(), kind, name, payload: Arc::from(payload), num_returns, max_retries, retry_raised: retry_exceptions, max_calls };
+        let template =
+            Template { id: Default::default(), kind, name, payload: Arc::from(payload), num_returns, max_retries, retry_raised: retry_exceptions, max_calls };
         Self::new(core, template, Arity { min: min_args, max: max_args, binder }, None)
     }
 
@@ -136,7 +137,16 @@ impl CallTemplate {
         binder: Option<Py<PyAny>>,
     ) -> Self {
         let kind = CallKind::Method { actor: actor.get().id, max_pending: max_pending_calls };
-        let template = Template { id: Default::default(), kind, name, payload: Arc::from(payload), num_returns, max_retries: max_task_retries, retry_raised: retry_exceptions, max_calls: 0 };
+        let template = Template {
+            id: Default::default(),
+            kind,
+            name,
+            payload: Arc::from(payload),
+            num_returns,
+            max_retries: max_task_retries,
+            retry_raised: retry_exceptions,
+            max_calls: 0,
+        };
         Self::new(core, template, Arity { min: min_args, max: max_args, binder }, Some(actor))
     }
 

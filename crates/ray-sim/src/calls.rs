@@ -27,6 +27,7 @@ impl Process {
         let info = env.oracle.calls[&(from, call.task)].clone();
         let steps = env.rng.below(7) as u32;
         let mut frame = Frame::new(Role::Call { from, task: call.task }, info.path, info.depth, info.pure, steps);
+        frame.greedy = info.greedy;
         self.unpickle(env, &mut frame, &call.args);
         self.plan_end(from, &call);
         self.keep(env, frame);

@@ -4,12 +4,13 @@ use crate::options::Options;
 use crate::oracle::Oracle;
 use crate::rng::{mix, Rng};
 use crate::sabotage::Bug;
+use ray_logic::exec::covered_refs;
 use ray_logic::owner::WaitId;
 use ray_logic::Time;
 use ray_proto::msg::{Evidence, FromNode, Peer, ToNode};
 use ray_proto::wire::Wire;
 use ray_proto::{ObjectId, ProcId};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 #[derive(Clone, Debug)]
 pub enum Packet {
@@ -130,6 +131,22 @@ impl Env {
         self.links.get(&id).map_or(self.now, |link| link.last.max(self.now))
     }
 
+    /// References in what `from` has sent and nobody has read yet.
+    pub fn on_the_way(&self, from: ProcId) -> BTreeSet<ObjectId> {
+        let mut ids = BTreeSet::new();
+        let sent = self.links.iter().filter(|(id, _)| id.from == from).flat_map(|(_, link)| &link.queue);
+        let relayed = self.links.iter().filter(|(id, _)| id.from == ProcId::NODE).flat_map(|(_, link)| &link.queue);
+        for packet in sent.chain(relayed) {
+            match packet {
+                Packet::Peer(message) => mentioned(message, &mut ids),
+                Packet::Up(ToNode::Relay { message, .. }) => mentioned(message, &mut ids),
+                Packet::Down(FromNode::Relayed { from: sender, message }) if *sender == from => mentioned(message, &mut ids),
+                _ => {}
+            }
+        }
+        ids
+    }
+
     /// A killed process loses any suffix of what is still on its way, on each link for itself.
     pub fn cut(&mut self, dead: ProcId, loses: bool) {
         let ids: Vec<LinkId> = self.links.keys().filter(|id| id.from == dead || id.to == dead).copied().collect();
@@ -178,6 +195,15 @@ impl Env {
         if self.trace {
             println!("{:>8} {}: {}", self.now, name(who), shorten(&text()));
         }
+    }
+}
+
+fn mentioned(message: &Peer, ids: &mut BTreeSet<ObjectId>) {
+    match message {
+        Peer::Call { call } => ids.extend(covered_refs(call)),
+        Peer::Reply { reply } => ids.extend(reply.results.iter().flat_map(|p| &p.refs).chain(&reply.retained)),
+        Peer::Fetched { id, payload } => ids.extend(payload.refs.iter().chain([id])),
+        _ => {}
     }
 }
 

@@ -44,6 +44,8 @@ pub struct Frame {
     pub depth: u32,
     /// Touches no actor.
     pub pure: bool,
+    /// Never waits.
+    pub greedy: bool,
     pub handles: Vec<Handle>,
     pub unread: VecDeque<(ObjectId, ShmRange)>,
     pub steps_left: u32,
@@ -55,7 +57,7 @@ pub struct Frame {
 
 impl Frame {
     pub fn new(role: Role, path: Path, depth: u32, pure: bool, steps_left: u32) -> Self {
-        Frame { role, path, depth, pure, handles: vec![], unread: VecDeque::new(), steps_left, waiting: None, ending: None, no_shm: false }
+        Frame { role, path, depth, pure, greedy: false, handles: vec![], unread: VecDeque::new(), steps_left, waiting: None, ending: None, no_shm: false }
     }
 
     /// Handles that are references, not views.

@@ -39,6 +39,8 @@ pub struct CallInfo {
     pub depth: u32,
     pub actor: Option<ActorId>,
     pub max_retries: i32,
+    /// Keeps a GPU while it waits: two of them could wait for each other.
+    pub greedy: bool,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +54,8 @@ pub struct Oracle {
     pub needy: BTreeSet<ActorId>,
     pub dead: BTreeSet<ProcId>,
     pub killed_any: bool,
+    /// Killed, by whomever: what they had sent last may be lost, on one link and not on another.
+    pub lossy: BTreeSet<ProcId>,
     /// Somebody died with something in its table: ranges made for it stay with their makers.
     pub stranded_any: bool,
     children: BTreeMap<Path, u32>,
@@ -137,7 +141,7 @@ impl Oracle {
     /// A reader was told that an extent is gone.
     pub fn check_gone(&self, by: ProcId, id: ObjectId, range: ShmRange) {
         let creator = self.creators.get(&range.extent);
-        let excused = self.dead.contains(&id.owner) || (self.killed_any && creator.is_some_and(|c| self.dead.contains(c))) || self.tainted.contains(&id);
+        let excused = self.dead.contains(&id.owner) || creator.is_some_and(|c| self.lossy.contains(c)) || self.tainted.contains(&id);
         assert!(excused, "{} reads {id:?} at {range:?}: the extent is gone, and its maker {creator:?} lives", name(by));
     }
 
@@ -205,15 +209,15 @@ impl Oracle {
         assert!(before.is_none_or(|p| self.dead.contains(&p)), "two living incarnations of {actor:?}");
     }
 
-    /// `owner` is gone with its table. What it kept for others may be lost with it.
-    pub fn process_died(&mut self, owner: &Owner, killed: bool) {
+    /// `owner` is gone with its table. `exposed`: what it alone kept for others, which may be lost with it.
+    pub fn process_died(&mut self, owner: &Owner, killed: bool, exposed: Vec<ObjectId>) {
         let me = owner.me();
         self.dead.insert(me);
         self.killed_any |= killed;
         let gone: Vec<ActorId> = self.incarnations.iter().filter(|(_, p)| **p == me).map(|(a, _)| *a).collect();
         self.doomed.extend(gone);
-        let mut list: Vec<ObjectId> = owner.ids();
-        self.stranded_any |= killed || !list.is_empty();
+        self.stranded_any |= killed || !owner.ids().is_empty();
+        let mut list = exposed;
         while let Some(id) = list.pop() {
             if self.tainted.insert(id) {
                 list.extend(self.contents.get(&id).into_iter().flatten());

@@ -209,6 +209,10 @@ impl Process {
     }
 
     /// What a dead peer still had on its direct link comes before the news of its death. If its marker is lost, frames before it are too.
+    pub fn early_from(&self, from: ProcId) -> bool {
+        self.wires.get(&from).is_some_and(|wire| !wire.early.is_empty())
+    }
+
     fn drain_wire(&mut self, env: &mut Env, from: ProcId) {
         if !self.wires.get(&from).is_some_and(|wire| wire.open) {
             return;

@@ -119,7 +119,7 @@ impl Process {
         let path = env.oracle.child(&frame.path);
         let mentions = self.mentions(env, frame, &path, pure);
         let args = self.args(env, frame, mentions);
-        let info = CallInfo { path, pure, depth: frame.depth + 1, actor: None, max_retries: template.max_retries };
+        let info = CallInfo { path, pure, depth: frame.depth + 1, actor: None, max_retries: template.max_retries, greedy: template.name == "gpu" };
         self.submit(env, frame, &template, args, info);
     }
 
@@ -153,16 +153,16 @@ impl Process {
         let gpu = env.rng.pick(&[0.0, 0.0, 0.5, 0.3, 1.0]).filter(|_| env.options.gpus > 0).unwrap_or(0.0);
         let class = self.owner.class_for(&Resources::from_f64([("CPU", cpu), ("GPU", gpu)]), odd);
         let max_calls = if env.rng.permille(env.options.max_calls) { env.rng.range(1, 3) as u32 } else { 0 };
-        let site = self.site(env, CallKind::Task { class }, max_calls);
+        let site = self.site(env, if gpu > 0.0 { "gpu" } else { "f" }, CallKind::Task { class }, max_calls);
         self.sites.push(site.clone());
         site
     }
 
-    fn site(&mut self, env: &mut Env, kind: CallKind, max_calls: u32) -> Arc<Template> {
+    fn site(&mut self, env: &mut Env, name: &str, kind: CallKind, max_calls: u32) -> Arc<Template> {
         self.owner.template(Template {
             id: Default::default(),
             kind,
-            name: "f".into(),
+            name: name.into(),
             payload: Arc::from(&b"code"[..]),
             num_returns: env.rng.pick(&[1, 1, 1, 2, 3, 0]).expect("a number"),
             max_retries: env.rng.pick(&[3, 3, 0, 1, -1]).expect("a number"),
@@ -172,6 +172,9 @@ impl Process {
     }
 
     fn wait_for_some(&mut self, env: &mut Env, frame: &mut Frame) {
+        if frame.greedy {
+            return;
+        }
         let pure = frame.pure || !matches!(frame.role, crate::frame::Role::Driver) && self.home.is_some();
         let mut ids: Vec<ObjectId> = self.some_refs(env, frame, 4).into_iter().filter(|id| self.may_wait(env, &frame.path, pure, *id)).collect();
         ids.sort_unstable();
@@ -226,7 +229,9 @@ impl Process {
             namespace: String::new(),
             detached: false,
         };
-        env.oracle.calls.insert((self.id, actor.call()), CallInfo { path: path.clone(), pure: false, depth: frame.depth + 1, actor: None, max_retries: -1 });
+        env.oracle
+            .calls
+            .insert((self.id, actor.call()), CallInfo { path: path.clone(), pure: false, depth: frame.depth + 1, actor: None, max_retries: -1, greedy: false });
         env.oracle.made.insert(actor, Made { path, pure: false, ready: false });
         self.owner.create_actor(actor, options, args);
         env.oracle.handle_made(self.id, actor);
@@ -245,7 +250,7 @@ impl Process {
             Some(site) => site,
             None => {
                 let max_pending = if env.rng.permille(100) { 2 } else { -1 };
-                let site = self.site(env, CallKind::Method { actor, max_pending }, 0);
+                let site = self.site(env, "m", CallKind::Method { actor, max_pending }, 0);
                 self.sites.push(site.clone());
                 site
             }
@@ -254,7 +259,7 @@ impl Process {
         // A process has one queue per actor: what a call at its head waits for must not wait for an actor itself.
         let mentions = self.mentions(env, frame, &path, true);
         let args = self.args(env, frame, mentions);
-        let info = CallInfo { path, pure: false, depth: frame.depth + 1, actor: Some(actor), max_retries: site.max_retries };
+        let info = CallInfo { path, pure: false, depth: frame.depth + 1, actor: Some(actor), max_retries: site.max_retries, greedy: false };
         self.submit(env, frame, &site, args, info);
     }
 

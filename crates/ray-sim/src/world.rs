@@ -7,7 +7,7 @@ use crate::sabotage::Bug;
 use ray_logic::node::{Node, NodeCommand, NodeConfig};
 use ray_logic::Time;
 use ray_proto::msg::{Evidence, FromNode, ToNode};
-use ray_proto::{ProcId, Resources};
+use ray_proto::{ObjectId, ProcId, Resources};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A run that makes more events than this will never end.
@@ -247,8 +247,12 @@ impl World {
         let last_started = process.as_ref().and_then(|p| p.last_started);
         self.env.note(id, || format!("ends, signal {signal} {why}"));
         if let Some(process) = &process {
-            self.env.oracle.process_died(&process.owner, killed && why.is_empty());
+            let exposed = self.exposed_by(process);
+            self.env.oracle.process_died(&process.owner, killed && why.is_empty(), exposed);
             self.env.cut(id, killed);
+            if killed {
+                self.env.oracle.lossy.insert(id);
+            }
         }
         let evidence = Evidence {
             pid: (id.0 & 0xffff) as u32,
@@ -264,6 +268,19 @@ impl World {
         let drained = self.env.drained_at(LinkId { from: id, to: ProcId::NODE }) - self.env.now;
         let delay = drained + self.env.rng.range(1, 2_000);
         self.env.post(delay, Event::Reaped(id));
+    }
+
+    /// What a dying process kept for others who have not registered with the owner yet.
+    fn exposed_by(&self, dying: &Process) -> Vec<ObjectId> {
+        let sent = self.env.on_the_way(dying.id);
+        let early = self.procs.values().any(|p| p.early_from(dying.id));
+        let is_exposed = |id: &ObjectId| {
+            let Some(owner) = self.procs.get(&id.owner) else { return true };
+            let registered: Vec<ProcId> = owner.owner.get(*id).into_iter().flat_map(|object| object.borrowers().map(|(p, _)| p)).collect();
+            let users = self.procs.values().filter(|p| p.id != id.owner && p.owner.get(*id).is_some());
+            early || sent.contains(id) || users.into_iter().any(|p| !registered.contains(&p.id))
+        };
+        dying.owner.ids().into_iter().filter(|id| id.owner != dying.id).filter(is_exposed).collect()
     }
 
     /// When all is quiet nothing runs and nothing waits.

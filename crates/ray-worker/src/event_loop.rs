@@ -152,7 +152,10 @@ impl Engine {
             match filled {
                 Filled::Data => {}
                 Filled::Empty => return Fate::GoOn,
-                Filled::Closed => return Fate::Over("the node's daemon is gone; tasks, actors and objects of this session are lost.\nhint: call ray.shutdown() and ray.init() to start over".into()),
+                Filled::Closed => return Fate::Over(
+                    "the node's daemon is gone; tasks, actors and objects of this session are lost.\nhint: call ray.shutdown() and ray.init() to start over"
+                        .into(),
+                ),
             }
         }
     }

@@ -45,7 +45,9 @@ pub enum Work {
     Call(CallWork),
     Construct(Box<ActorWork>),
     /// Leave: run exit handlers and end the process.
-    Exit { reason: String },
+    Exit {
+        reason: String,
+    },
 }
 
 impl Library {
@@ -154,7 +156,8 @@ impl Core {
     fn next_call(&mut self) -> Option<Work> {
         let Queued { from, call } = self.exec.pop()?;
         let template = self.templates.get(&(from, call.template)).cloned();
-        let template = template.unwrap_or_else(|| Arc::new(WorkTemplate { name: "?".into(), payload: Arc::from([]), max_calls: 0, held: Resources::default() }));
+        let template =
+            template.unwrap_or_else(|| Arc::new(WorkTemplate { name: "?".into(), payload: Arc::from([]), max_calls: 0, held: Resources::default() }));
         Some(Work::Call(CallWork { from, template, call }))
     }
 

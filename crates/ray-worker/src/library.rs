@@ -303,12 +303,9 @@ impl Library {
 
     // ---- objects
 
+    /// A handle to an object that something here keeps already. What follows from it can wait for the next event.
     pub fn add_local(&self, id: ObjectId) {
-        self.with(|core| core.owner.add_local(id));
-    }
-
-    pub fn add_locals(&self, ids: &[ObjectId]) {
-        self.with(|core| ids.iter().for_each(|id| core.owner.add_local(*id)));
+        self.lock().owner.add_local(id);
     }
 
     /// A reference that came out of band.

@@ -294,36 +294,48 @@ def _run_threads(core: _native.Core, count: int) -> None:
 def _run_async_actor(core: _native.Core, loop: asyncio.AbstractEventLoop) -> None:
     """An async actor: calls become coroutines of one event loop, at most `max_concurrency` at once."""
     import asyncio
+    import collections
     import contextvars
 
     running: contextvars.ContextVar[Any] = contextvars.ContextVar("ray_call")
     core.set_async_variable(running)
-    room = asyncio.Semaphore(_worker.actor_fields["max_concurrency"])
+    limit = _worker.actor_fields["max_concurrency"]
+    waiting: collections.deque[_native.PendingCall] = collections.deque()
     tasks: set[asyncio.Task[None]] = set()
     ended = loop.create_future()
 
     async def run(call: _native.PendingCall) -> None:
         running.set(call)
-        async with room:
-            try:
-                function, args, kwargs = call.prepare()
-                result = function(*args, **(kwargs or {}))
-                if hasattr(result, "__await__"):
-                    result = await result
-            except SystemExit as error:
-                core.leave_actor(exit_reason(error))
-                ended.done() or ended.set_result(None)
-            except BaseException as error:  # the boundary of the user's call: its error is its result
-                call.fail(error)
-            else:
-                call.finish(result)
+        try:
+            function, args, kwargs = call.prepare()
+            result = function(*args, **kwargs) if kwargs else function(*args)
+            if hasattr(result, "__await__"):
+                result = await result
+        except SystemExit as error:
+            core.leave_actor(exit_reason(error))
+            ended.done() or ended.set_result(None)
+        except BaseException as error:  # the boundary of the user's call: its error is its result
+            call.fail(error)
+        else:
+            call.finish(result)
+
+    def start(call: _native.PendingCall) -> None:
+        task = loop.create_task(run(call))
+        tasks.add(task)
+        task.add_done_callback(end_of_call)
+
+    def end_of_call(task: asyncio.Task[None]) -> None:
+        tasks.discard(task)
+        if waiting:
+            start(waiting.popleft())
 
     def take() -> None:
         calls, end = _native.take_calls(core)
         for call in calls:
-            task = loop.create_task(run(call))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+            if len(tasks) < limit:
+                start(call)
+            else:
+                waiting.append(call)
         if end is not None and not ended.done():
             ended.set_result(None)
 

@@ -326,7 +326,8 @@ impl Node {
     }
 
     pub(super) fn owner_of_actors_died(&mut self, now: Time, owner: ProcId) {
-        let orphans: Vec<ActorId> = self.actors.iter().filter(|(id, a)| id.owner == owner && !a.spec.as_ref().is_some_and(|s| s.detached)).map(|(id, _)| *id).collect();
+        let orphans: Vec<ActorId> =
+            self.actors.iter().filter(|(id, a)| id.owner == owner && !a.spec.as_ref().is_some_and(|s| s.detached)).map(|(id, _)| *id).collect();
         for id in orphans {
             let actor = self.actors.get_mut(&id).expect("listed");
             let why = "its owner, the process that created it, has died";

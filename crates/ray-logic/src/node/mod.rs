@@ -19,16 +19,40 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum NodeCommand {
-    Send { to: ProcId, message: FromNode },
-    Fork { proc_id: ProcId, env: String },
+    Send {
+        to: ProcId,
+        message: FromNode,
+    },
+    Fork {
+        proc_id: ProcId,
+        env: String,
+    },
     /// SIGKILL to the process and its group; `reason` becomes evidence.
-    Kill { proc_id: ProcId, reason: String },
+    Kill {
+        proc_id: ProcId,
+        reason: String,
+    },
     /// Make a socketpair and send each end in a `FromNode::Link`.
-    Link { a: ProcId, b: ProcId },
+    Link {
+        a: ProcId,
+        b: ProcId,
+    },
     /// Make a memfd; answer with `ExtentGrant`, or `StoreFull` when the system refuses.
-    NewExtent { to: ProcId, token: u64, extent: ExtentId, size: u64 },
-    OpenExtent { to: ProcId, token: u64, extent: ExtentId, size: u64 },
-    CloseExtent { extent: ExtentId },
+    NewExtent {
+        to: ProcId,
+        token: u64,
+        extent: ExtentId,
+        size: u64,
+    },
+    OpenExtent {
+        to: ProcId,
+        token: u64,
+        extent: ExtentId,
+        size: u64,
+    },
+    CloseExtent {
+        extent: ExtentId,
+    },
     /// The driver is done: end everything.
     Shutdown,
 }

@@ -13,7 +13,10 @@ const GRAVES: usize = 4096;
 pub(super) enum Role {
     Driver,
     Starting,
-    Idle { since: Time, asked: bool },
+    Idle {
+        since: Time,
+        asked: bool,
+    },
     Leased(LeaseId),
     Actor(ActorId),
     /// Told to go; its exit is awaited.

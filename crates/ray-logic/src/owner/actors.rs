@@ -96,7 +96,10 @@ impl Owner {
                 Value::Inline(bytes) => hex(bytes),
                 Value::Shm(_) => String::new(),
             };
-            let error = system_error("actor_init_failed", &[("actor_id", &hex(&actor.actor_bytes())), ("class_name", &name), ("message", &message), ("cause", &cause_hex)]);
+            let error = system_error(
+                "actor_init_failed",
+                &[("actor_id", &hex(&actor.actor_bytes())), ("class_name", &name), ("message", &message), ("cause", &cause_hex)],
+            );
             // Whoever got the handle from us asks the node.
             self.out.push(Command::Node(ToNode::ActorFailed { actor, error: error.clone() }));
             return self.actor_changed(actor, ActorState::Dead { cause: error });

@@ -69,7 +69,8 @@ impl Owner {
             self.grant_refs(to, &payload.refs);
         }
         // A reply to ourselves is on its way too: nothing else keeps what is in it.
-        let third_party: Vec<ObjectId> = results.iter().flat_map(|p| &p.refs).filter(|id| to == self.me || id.owner != self.me && id.owner != to).copied().collect();
+        let third_party: Vec<ObjectId> =
+            results.iter().flat_map(|p| &p.refs).filter(|id| to == self.me || id.owner != self.me && id.owner != to).copied().collect();
         if !third_party.is_empty() && !self.peer(to).dead {
             third_party.iter().for_each(|id| self.hold(*id));
             self.reply_holds.insert((to, task), third_party);

@@ -130,7 +130,8 @@ impl Owner {
                 CallKind::Task { class } => self.classes[class.0 as usize].shape.clone(),
                 _ => Resources::default(),
             };
-            let message = Peer::Template { template: template.id, name: template.name.clone(), payload: template.payload.clone(), max_calls: template.max_calls, held };
+            let message =
+                Peer::Template { template: template.id, name: template.name.clone(), payload: template.payload.clone(), max_calls: template.max_calls, held };
             self.send(to, message, false);
         }
     }
@@ -160,7 +161,20 @@ impl Owner {
             return self.out.push(Command::Node(ToNode::LeaseReturn { lease: id, leaving: true }));
         }
         record.leases.push(id);
-        let lease = Lease { class, worker, pid, gpu_ids, in_flight: VecDeque::new(), started: 0, depth: 1, head_since: now, idle_since: now, blocked: false, recalling: false, reclaimed: false };
+        let lease = Lease {
+            class,
+            worker,
+            pid,
+            gpu_ids,
+            in_flight: VecDeque::new(),
+            started: 0,
+            depth: 1,
+            head_since: now,
+            idle_since: now,
+            blocked: false,
+            recalling: false,
+            reclaimed: false,
+        };
         self.leases.insert(id, lease);
         self.leased_workers.insert(worker, id);
         self.pump(now, class);
@@ -343,7 +357,11 @@ impl Owner {
     fn next_deadline(&self, now: Time) -> Option<Time> {
         let idle = self.leases.values().filter(|l| l.in_flight.is_empty()).map(|l| l.idle_since + self.limits.idle_lease);
         let has_idle = |class: ClassId| self.classes[class.0 as usize].leases.iter().any(|id| self.leases[id].in_flight.is_empty());
-        let stuck = self.leases.values().filter(|l| l.in_flight.len() > 1 && !l.recalling && has_idle(l.class)).map(|l| (l.head_since + self.limits.head_patience).max(now + 1));
+        let stuck = self
+            .leases
+            .values()
+            .filter(|l| l.in_flight.len() > 1 && !l.recalling && has_idle(l.class))
+            .map(|l| (l.head_since + self.limits.head_patience).max(now + 1));
         idle.chain(stuck).min()
     }
 

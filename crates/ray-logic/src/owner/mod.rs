@@ -35,7 +35,11 @@ use std::sync::Arc;
 pub enum Command {
     Node(ToNode),
     /// `urgent`: the receiver has nothing to do, so do not batch.
-    Peer { to: ProcId, message: Peer, urgent: bool },
+    Peer {
+        to: ProcId,
+        message: Peer,
+        urgent: bool,
+    },
     Wake(WaitId),
     Free(ShmRange),
     /// A message for the user, on the driver.
@@ -86,6 +90,8 @@ pub struct Owner {
     creating: BTreeMap<u64, (ActorId, Box<ActorSpec>)>,
     peers: BTreeMap<ProcId, PeerState>,
     waits: FxHashMap<WaitId, waits::Wait>,
+    /// Those of them that wait for many objects.
+    many_waits: Vec<WaitId>,
     pending_borrows: BTreeMap<u64, refs::PendingBorrow>,
     /// Borrowed objects with registrations on their way: how many.
     registering: BTreeMap<ObjectId, u32>,
@@ -116,6 +122,7 @@ impl Owner {
             creating: BTreeMap::new(),
             peers: BTreeMap::new(),
             waits: FxHashMap::default(),
+            many_waits: Vec::new(),
             pending_borrows: BTreeMap::new(),
             registering: BTreeMap::new(),
             reply_holds: BTreeMap::new(),
@@ -131,6 +138,9 @@ impl Owner {
 
     /// Commands since the last call, in order. The shell carries them out before it feeds the next event.
     pub fn take_commands(&mut self, into: &mut Vec<Command>) {
+        if self.out.is_empty() && self.fetches.is_empty() && self.releases.is_empty() {
+            return;
+        }
         for (to, ids) in std::mem::take(&mut self.fetches) {
             self.send(to, Peer::Fetch { ids }, true);
         }

@@ -56,6 +56,12 @@ impl Object {
         self.more.take()
     }
 
+    pub(super) fn forget_wait(&mut self, wait: WaitId) {
+        if let Some(more) = &mut self.more {
+            more.waits.retain(|other| *other != wait);
+        }
+    }
+
     pub fn is_ready(&self) -> bool {
         !matches!(self.state, State::Pending)
     }
@@ -157,25 +163,28 @@ impl Owner {
 
     /// Remove the entry when nothing counts it, then whatever only it held. A work list, since containers may nest deeply.
     pub(super) fn free_if_unused(&mut self, id: ObjectId) {
-        let mut list = vec![id];
+        let mut list = self.free_one(id);
         while let Some(id) = list.pop() {
-            if !self.objects.get(&id).is_some_and(Object::is_unused) {
-                continue;
-            }
-            let mut object = self.objects.remove(&id).expect("looked up above");
-            let inner = object.take_more().map(|more| more.refs).unwrap_or_default();
-            if id.owner == self.me {
-                self.free_owned(id, object.state);
-            } else {
-                self.free_borrowed(id, object.granted);
-            }
-            for id in inner {
-                if let Some(object) = self.objects.get_mut(&id) {
-                    object.holds = object.holds.saturating_sub(1);
-                    list.push(id);
-                }
+            if let Some(object) = self.objects.get_mut(&id) {
+                object.holds = object.holds.saturating_sub(1);
+                list.append(&mut self.free_one(id));
             }
         }
+    }
+
+    /// Returns what the value mentioned, if the entry was removed.
+    fn free_one(&mut self, id: ObjectId) -> Vec<ObjectId> {
+        if !self.objects.get(&id).is_some_and(Object::is_unused) {
+            return Vec::new();
+        }
+        let mut object = self.objects.remove(&id).expect("looked up above");
+        let inner = object.take_more().map(|more| more.refs).unwrap_or_default();
+        if id.owner == self.me {
+            self.free_owned(id, object.state);
+        } else {
+            self.free_borrowed(id, object.granted);
+        }
+        inner
     }
 
     fn free_owned(&mut self, id: ObjectId, state: State) {
@@ -206,12 +215,13 @@ impl Owner {
         }
         object.state = State::Ready(payload.value);
         if object.more.is_none() && payload.refs.is_empty() {
-            return;
+            return self.many_waits_progress(id);
         }
         let more = object.more();
         more.refs = payload.refs;
         let (waits, dependents, fetchers) = (std::mem::take(&mut more.waits), std::mem::take(&mut more.dependents), std::mem::take(&mut more.fetchers));
         waits.into_iter().for_each(|wait| self.wait_progress(wait));
+        self.many_waits_progress(id);
         fetchers.into_iter().for_each(|to| self.answer_fetch(to, id));
         dependents.into_iter().for_each(|task| self.dependency_ready(task, id));
     }

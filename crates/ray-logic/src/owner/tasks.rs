@@ -11,9 +11,14 @@ use std::sync::Arc;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallKind {
-    Task { class: ClassId },
+    Task {
+        class: ClassId,
+    },
     /// `max_pending` < 0: unbounded.
-    Method { actor: ActorId, max_pending: i64 },
+    Method {
+        actor: ActorId,
+        max_pending: i64,
+    },
     /// The construction of an actor; it has no returns.
     Create,
 }
@@ -143,7 +148,8 @@ impl Owner {
             }
         }
         let refs = has_refs.then(|| Box::new(TaskRefs { body_id: args.body_id, deps: args.deps, nested: args.nested }));
-        let task = Task { template: template.clone(), body: args.body, refs, unresolved, retries_left: template.max_retries, attempt: 0, place: Place::Waiting };
+        let task =
+            Task { template: template.clone(), body: args.body, refs, unresolved, retries_left: template.max_retries, attempt: 0, place: Place::Waiting };
         let held: Vec<ObjectId> = task.held_refs().collect();
         held.into_iter().for_each(|id| self.hold(id));
         self.tasks.insert(call, task);

@@ -1,7 +1,14 @@
 //! Local waiters: threads in get or wait, and futures. A wait is a record with a countdown, so progress costs O(completed).
+//!
+//! A wait for a few objects is noted at each of them; one for many keeps their ids instead, so that starting and ending it touches no object.
+//! There are as many of the latter as threads that block, so asking each of them about every object that becomes ready is cheap.
 
 use super::{Command, Owner};
 use ray_proto::ObjectId;
+use rustc_hash::FxHashSet;
+
+/// Up to so many objects a wait is noted at the objects.
+const FEW: usize = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WaitId(pub u64);
@@ -9,6 +16,8 @@ pub struct WaitId(pub u64);
 #[derive(Debug)]
 pub(super) struct Wait {
     missing: usize,
+    /// The pending objects of a wait for many; empty for a wait for few.
+    many: FxHashSet<ObjectId>,
 }
 
 impl Owner {
@@ -19,12 +28,21 @@ impl Owner {
             return None;
         }
         let wait = WaitId(self.next_token());
-        self.waits.insert(wait, Wait { missing: need - ready });
+        let pending: FxHashSet<ObjectId> = ids.iter().filter(|id| !self.is_ready(**id)).copied().collect();
+        // One id may stand in `ids` more than once: it is missing once.
+        let repeats = ids.len() - ids.iter().filter(|id| self.is_ready(**id)).count() - pending.len();
+        let missing = (need - ready).saturating_sub(repeats).max(1);
         for &id in ids {
-            if !self.is_ready(id) {
+            self.fetch(id);
+        }
+        if pending.len() <= FEW {
+            for &id in &pending {
                 self.object(id).more().waits.push(wait);
-                self.fetch(id);
             }
+            self.waits.insert(wait, Wait { missing, many: FxHashSet::default() });
+        } else {
+            self.many_waits.push(wait);
+            self.waits.insert(wait, Wait { missing, many: pending });
         }
         Some(wait)
     }
@@ -32,13 +50,30 @@ impl Owner {
     /// Forget a wait: it was woken, timed out or interrupted.
     pub fn wait_end(&mut self, wait: WaitId, ids: &[ObjectId]) {
         self.waits.remove(&wait);
+        if let Some(at) = self.many_waits.iter().position(|other| *other == wait) {
+            self.many_waits.swap_remove(at);
+            return;
+        }
+        if ids.len() > FEW + ids.iter().filter(|id| self.is_ready(**id)).count() {
+            return;
+        }
         for id in ids {
             if let Some(object) = self.objects.get_mut(id) {
                 if !object.is_ready() {
-                    object.more().waits.retain(|other| *other != wait);
+                    object.forget_wait(wait);
                 }
             }
         }
+    }
+
+    /// An object became ready: count it for those that wait for many.
+    pub(super) fn many_waits_progress(&mut self, id: ObjectId) {
+        if self.many_waits.is_empty() {
+            return;
+        }
+        let holds_it = |wait: &&WaitId| self.waits.get(wait).is_some_and(|record| record.many.contains(&id));
+        let hit: Vec<WaitId> = self.many_waits.iter().filter(holds_it).copied().collect();
+        hit.into_iter().for_each(|wait| self.wait_progress(wait));
     }
 
     pub(super) fn wait_progress(&mut self, wait: WaitId) {
@@ -46,6 +81,7 @@ impl Owner {
         record.missing = record.missing.saturating_sub(1);
         if record.missing == 0 {
             self.waits.remove(&wait);
+            self.many_waits.retain(|other| *other != wait);
             self.out.push(Command::Wake(wait));
         }
     }
