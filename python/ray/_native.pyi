@@ -1,27 +1,34 @@
 """Types of the extension module (crate ray-py). The one contract between the Python and the Rust half of the core."""
 
-from collections.abc import Callable, Sequence
+from asyncio import Future as AsyncioFuture
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
+from contextvars import ContextVar
 from typing import Any, Generic, TypeVar, final
 
-T = TypeVar("T")
+from ray._core.ids import JobID, TaskID
+
+T_co = TypeVar("T_co", covariant=True)
 
 __version__: str
 """Our own release, for example "0.1.0"."""
 
 @final
-class ObjectRef(Generic[T]):
+class ObjectRef(Generic[T_co]):
     """A counted reference to an object. Hashable, comparable by id, picklable inside `ray` calls and out of band.
 
     Dropping the last reference in any thread at any moment is safe: it only appends to a lock-free list.
     """
 
-    def __init__(self, id: bytes, owner_addr: str = "", call_site_data: str = "", skip_adding_local_ref: bool = False, tensor_transport: str | None = None) -> None: ...
+    def __init__(
+        self, id: bytes, owner_addr: str = "", call_site_data: str = "", skip_adding_local_ref: bool = False, tensor_transport: str | None = None
+    ) -> None: ...
     def binary(self) -> bytes:
         """28 bytes."""
     def hex(self) -> str: ...
     def is_nil(self) -> bool: ...
-    def size(self) -> int: ...
+    @classmethod
+    def size(cls) -> int: ...
     def task_id_binary(self) -> bytes:
         """24 bytes."""
     def job_id_binary(self) -> bytes:
@@ -29,8 +36,24 @@ class ObjectRef(Generic[T]):
     def actor_id_binary(self) -> bytes:
         """16 bytes; meaningful for the handle object of an actor."""
     def owner_proc(self) -> int: ...
-    def future(self) -> Future[T]: ...
-    def __await__(self) -> Any: ...
+    def owner_address(self) -> bytes: ...
+    def task_id(self) -> TaskID: ...
+    def job_id(self) -> JobID: ...
+    def call_site(self) -> str:
+        """Always "": call sites are not recorded."""
+    def tensor_transport(self) -> str | None: ...
+    def redis_shard_hash(self) -> int: ...
+    @classmethod
+    def nil(cls) -> ObjectRef[Any]: ...
+    @classmethod
+    def from_binary(cls, id_bytes: bytes) -> ObjectRef[Any]: ...
+    @classmethod
+    def from_hex(cls, hex_id: str) -> ObjectRef[Any]: ...
+    @classmethod
+    def from_random(cls) -> ObjectRef[Any]: ...
+    def future(self) -> Future[T_co]: ...
+    def as_future(self, _internal: bool = False) -> AsyncioFuture[T_co]: ...
+    def __await__(self) -> Generator[Any, None, T_co]: ...
 
 @final
 class CallTemplate:
@@ -89,10 +112,12 @@ class Core:
         Keys: python (str), native_path (str), resources (dict[str, float]), labels, object_store_memory (int, bytes), session_dir (str),
         sys_path (list[str]), cwd (str), env (dict[str, str]), job_env (str), namespace (str), log_to_driver (bool), settings (dict[str, str])."""
     @staticmethod
-    def attach(fd: int, slot: int, board_fd: int) -> Core:
+    def attach(fd: int, slot: int, board_fd: int, namespace: str, env: str) -> Core:
         """Connect as a worker over an inherited socket. Called after fork, never before."""
     def shutdown(self) -> None:
         """Idempotent. Ends the daemon and waits for it. Every blocked call in this process raises."""
+    def mark_forked(self) -> None:
+        """In the child of a fork: this session is the parent's, its sockets are never touched again."""
     def is_alive(self) -> bool: ...
     @property
     def node_id(self) -> bytes: ...
@@ -105,9 +130,10 @@ class Core:
     def put(self, value: Any) -> ObjectRef[Any]: ...
     def get(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
         """Values in order. Raises the first error found, GetTimeoutError after timeout_s, KeyboardInterrupt at once."""
-    def wait(self, refs: Sequence[ObjectRef[Any]], num_returns: int, timeout_s: float | None, fetch_local: bool) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+    def wait(
+        self, refs: Sequence[ObjectRef[Any]], num_returns: int, timeout_s: float | None, fetch_local: bool
+    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """Arguments are already checked for type; ValueError for duplicates."""
-    def wait_many(self, refs: Sequence[ObjectRef[Any]], callback: Callable[[list[int]], None]) -> None: ...
 
     # actors
     def create_actor(
@@ -134,8 +160,22 @@ class Core:
         """(handle object, payload given at creation) of a living or pending named actor, None if there is none."""
     def list_named_actors(self, all_namespaces: bool, namespace: str) -> list[tuple[str, str]]: ...
     def kill_actor(self, actor: ObjectRef[Any], no_restart: bool) -> None: ...
+    def current_actor(self) -> tuple[ObjectRef[Any], bytes] | None:
+        """(handle object, payload given at creation) of the actor that this process is."""
+    def leave_actor(self, reason: str) -> None:
+        """This actor ends itself: its exit is no failure."""
+
+    # calls that Python runs itself
+    def work_fd(self) -> int:
+        """Readable when calls came; then `take_calls`."""
+    def set_async_variable(self, variable: ContextVar[Any]) -> None:
+        """Where coroutines keep their PendingCall, for `context`."""
 
     # introspection
+    def running_name(self) -> str:
+        """Name of the call that this thread or coroutine runs, "" outside of calls."""
+    def table_sizes(self) -> tuple[int, int, int, int]:
+        """Entries of this process's tables: (objects, tasks, leases, waits). For leak checks."""
     def resources(self) -> tuple[dict[str, float], dict[str, float]]:
         """(total, available) of the node. Cached leases count as available."""
     def context(self) -> dict[str, Any]:
@@ -148,9 +188,51 @@ class Core:
 class PinnedBuffer:
     """A read-only buffer over shared memory that keeps its object alive."""
 
+    def __len__(self) -> int: ...
+
+@final
+class ArgSlot:
+    """Stands for a reference among the pickled arguments of a call."""
+
+    def __init__(self, index: int) -> None: ...
+
+@final
+class PendingCall:
+    """A call that Python runs at its own pace."""
+
+    @property
+    def name(self) -> str: ...
+    def prepare(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any] | None]:
+        """(function, args, kwargs). Raises what an argument that failed raises."""
+    def finish(self, value: object) -> None: ...
+    def fail(self, error: BaseException) -> None: ...
+
+@final
+class CompletionQueue:
+    """Objects that became ready, behind one descriptor to poll."""
+
+    def __init__(self) -> None: ...
+    def fileno(self) -> int: ...
+    def watch(self, core: Core, object: ObjectRef[Any], token: int) -> bool:
+        """Queue `token` when the object is ready. True: it already is, and nothing will be queued."""
+    def take(self) -> list[int]: ...
+    def wake(self) -> None:
+        """Make the descriptor readable although nothing is done."""
+
+def run_calls(core: Core) -> str:
+    """Run calls in this thread until the process is to end; the reason. "constructed" after an actor's constructor ran."""
+
+def take_calls(core: Core) -> tuple[list[PendingCall], str | None]:
+    """Every queued call, and the reason if the process is to end."""
+
+def ref_from_bytes(bytes: bytes) -> ObjectRef[Any]:
+    """Rebuild a pickled reference."""
+
+def set_process_name(name: str) -> None:
+    """What ps and top show."""
+
 def daemon_main() -> None:
     """Run a node's daemon on file descriptor 0 until its driver goes away. Used by `Core.start` only."""
 
-def exit_actor_requested() -> None: ...
 def is_plain(value: object) -> bool:
     """True for None, bool, int, float, str, bytes and small tuples, lists and dicts of them: values that plain pickle carries with the same meaning everywhere."""

@@ -13,6 +13,7 @@ use ray_proto::value::FLAG_RAISED;
 use ray_proto::{Payload, ProcId, TemplateId, Value};
 use ray_worker::{ActorWork, CallWork, Library, Work, WorkTemplate};
 use std::cell::RefCell;
+use std::collections::hash_map::Entry;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -40,12 +41,14 @@ impl Resolver {
     /// The callable of a call's template, and whether the process has to leave after it (max_calls).
     fn resolve(&mut self, py: Python<'_>, work: &CallWork) -> PyResult<(Py<PyAny>, Arc<str>, bool)> {
         let key = (work.from, work.call.template);
-        if !self.known.contains_key(&key) {
-            let payload = PyBytes::new(py, &work.template.payload);
-            let function = hooks(py)?.call_method1(intern!(py, "resolve"), (payload,))?.unbind();
-            self.known.insert(key, Resolved { function, name: Arc::from(work.template.name.as_str()), runs: 0 });
-        }
-        let resolved = self.known.get_mut(&key).expect("inserted above");
+        let resolved = match self.known.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let payload = PyBytes::new(py, &work.template.payload);
+                let function = hooks(py)?.call_method1(intern!(py, "resolve"), (payload,))?.unbind();
+                place.insert(Resolved { function, name: Arc::from(work.template.name.as_str()), runs: 0 })
+            }
+        };
         resolved.runs += 1;
         let leaving = work.template.max_calls > 0 && resolved.runs >= work.template.max_calls;
         Ok((resolved.function.clone_ref(py), resolved.name.clone(), leaving))

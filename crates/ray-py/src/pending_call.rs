@@ -32,10 +32,13 @@ impl PendingCall {
     }
 }
 
+/// (function, args, kwargs).
+type Prepared<'py> = (Py<PyAny>, Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>);
+
 #[pymethods]
 impl PendingCall {
     /// (function, args, kwargs). Raises what an argument that failed raises.
-    fn prepare<'py>(&self, py: Python<'py>) -> PyResult<(Py<PyAny>, Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
+    fn prepare<'py>(&self, py: Python<'py>) -> PyResult<Prepared<'py>> {
         let args = match self.work.lock() {
             Ok(work) => work.as_ref().map(|work| work.call.args.clone()),
             Err(_) => None,

@@ -40,7 +40,7 @@ pub(crate) fn encode_args(library: &Arc<Library>, args: &Bound<'_, PyTuple>, kwa
     }
     let py = args.py();
     let (pair, deps) = match values::extract_deps(args, kwargs)? {
-        Some((args, kwargs, deps)) => ((args, kwargs).into_pyobject(py)?, deps),
+        Some((pair, deps)) => (pair.into_pyobject(py)?, deps),
         None => ((args, kwargs).into_pyobject(py)?, vec![]),
     };
     let (payload, _alive) = values::encode(pair.as_any(), library)?;

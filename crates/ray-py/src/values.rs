@@ -283,10 +283,7 @@ pub(crate) fn decode_args<'py>(py: Python<'py>, library: &Arc<Library>, args: &r
 }
 
 /// Replace top-level references by slots. None when there are none.
-pub(crate) fn extract_deps<'py>(
-    args: &Bound<'py, PyTuple>,
-    kwargs: Option<&Bound<'py, PyDict>>,
-) -> PyResult<Option<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>, Vec<ObjectId>)>> {
+pub(crate) fn extract_deps<'py>(args: &Bound<'py, PyTuple>, kwargs: Option<&Bound<'py, PyDict>>) -> PyResult<Option<(Arguments<'py>, Vec<ObjectId>)>> {
     let is_ref = |item: &Bound<'_, PyAny>| item.is_exact_instance_of::<ObjectRef>();
     let any = args.iter_borrowed().any(|item| is_ref(&item)) || kwargs.is_some_and(|k| k.iter().any(|(_, item)| is_ref(&item)));
     if !any {
@@ -310,5 +307,5 @@ pub(crate) fn extract_deps<'py>(
         }
         None => None,
     };
-    Ok(Some((PyTuple::new(py, positional)?, keywords, deps)))
+    Ok(Some(((PyTuple::new(py, positional)?, keywords), deps)))
 }

@@ -29,7 +29,7 @@ impl Process {
         let mut frame = Frame::new(Role::Call { from, task: call.task }, info.path, info.depth, info.pure, steps);
         frame.greedy = info.greedy;
         self.unpickle(env, &mut frame, &call.args);
-        self.plan_end(from, &call);
+        self.plan_end(&mut frame, from, &call);
         self.keep(env, frame);
     }
 
@@ -66,10 +66,10 @@ impl Process {
     }
 
     /// max_calls is decided at the start, as in the real worker; the rest at the end.
-    fn plan_end(&mut self, from: ProcId, call: &Call) {
+    fn plan_end(&self, frame: &mut Frame, from: ProcId, call: &Call) {
         let most = self.known_templates[&(from, call.template.0)];
-        self.leave_after = most > 0 && self.template_runs[&(from, call.template.0)] >= most;
-        self.num_returns = call.num_returns;
+        frame.leave_after = most > 0 && self.template_runs[&(from, call.template.0)] >= most;
+        frame.num_returns = call.num_returns;
     }
 
     pub fn start_constructor(&mut self, env: &mut Env, actor: ActorId, spec: ActorSpec) {
@@ -94,7 +94,7 @@ impl Process {
                     true => Outcome::Raised { retryable: env.rng.permille(600) },
                     false => Outcome::Returned {},
                 };
-                frame.ending = Some(Ending { outcome, results: vec![], leaving: self.leave_after || exits });
+                frame.ending = Some(Ending { outcome, results: vec![], leaving: frame.leave_after || exits });
                 self.end_frame(env, frame);
             }
             Role::Constructor { actor, covered } => {
@@ -139,7 +139,7 @@ impl Process {
             ending.results = vec![Payload { value, refs: vec![] }];
             return self.reply(env, frame, from, task, ending);
         }
-        while ending.results.len() < self.num_returns as usize {
+        while ending.results.len() < frame.num_returns as usize {
             let id = ObjectId::new(from, task, ending.results.len() as u64 + 1);
             let shm = env.rng.permille(env.options.shm) && !frame.no_shm;
             let value = match shm {

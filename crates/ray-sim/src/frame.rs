@@ -46,6 +46,9 @@ pub struct Frame {
     pub pure: bool,
     /// Never waits.
     pub greedy: bool,
+    pub num_returns: u32,
+    /// The process ends after this call (max_calls).
+    pub leave_after: bool,
     pub handles: Vec<Handle>,
     pub unread: VecDeque<(ObjectId, ShmRange)>,
     pub steps_left: u32,
@@ -57,7 +60,21 @@ pub struct Frame {
 
 impl Frame {
     pub fn new(role: Role, path: Path, depth: u32, pure: bool, steps_left: u32) -> Self {
-        Frame { role, path, depth, pure, greedy: false, handles: vec![], unread: VecDeque::new(), steps_left, waiting: None, ending: None, no_shm: false }
+        Frame {
+            role,
+            path,
+            depth,
+            pure,
+            greedy: false,
+            num_returns: 0,
+            leave_after: false,
+            handles: vec![],
+            unread: VecDeque::new(),
+            steps_left,
+            waiting: None,
+            ending: None,
+            no_shm: false,
+        }
     }
 
     /// Handles that are references, not views.
@@ -68,10 +85,7 @@ impl Frame {
 
 impl Process {
     pub fn run_frame(&mut self, env: &mut Env, mut frame: Frame) {
-        if frame.waiting.is_some() {
-            self.frame = Some(frame);
-            return;
-        }
+        debug_assert!(frame.waiting.is_none(), "only what can run is run");
         if let Some((id, range)) = frame.unread.front().copied() {
             if self.extents.owns(range.extent) || self.opened.contains(&range.extent) {
                 env.oracle.check_range(self.id, id, range);
@@ -98,7 +112,7 @@ impl Process {
         if frame.waiting.is_none() {
             self.post_step(env);
         }
-        self.frame = Some(frame);
+        self.frames.push(frame);
         self.pump(env);
     }
 
@@ -110,10 +124,8 @@ impl Process {
 
     pub fn extent_answer(&mut self, env: &mut Env, token: u64, extent: Option<ExtentId>) {
         let me = self.id;
-        let Some(frame) = self.frame.as_mut() else { return };
-        if !matches!(frame.waiting, Some(Waiting::Node { token: t }) if t == token) {
-            return;
-        }
+        let asked = |f: &&mut Frame| matches!(f.waiting, Some(Waiting::Node { token: t }) if t == token);
+        let Some(frame) = self.frames.iter_mut().find(asked) else { return };
         frame.waiting = None;
         match (frame.unread.front().copied(), extent) {
             (Some((id, range)), None) => {
@@ -179,20 +191,18 @@ impl Process {
 
     /// A wait is over: woken, or out of time.
     pub fn woken(&mut self, env: &mut Env, woken: WaitId) {
-        let Some(mut frame) = self.frame.take() else { return };
-        match frame.waiting.clone() {
-            Some(Waiting::Objects { wait, ids, get }) if wait == woken => {
-                frame.waiting = None;
-                self.owner.wait_end(wait, &ids);
-                if !matches!(frame.role, Role::Driver) && self.exec.unblock() {
-                    self.to_node(env, ToNode::Unblocked {});
-                }
-                self.waited(env, &mut frame, &ids, get);
-                self.post_step(env);
+        let waits = |f: &Frame| matches!(f.waiting, Some(Waiting::Objects { wait, .. }) if wait == woken);
+        let Some(at) = self.frames.iter().position(waits) else { return };
+        let mut frame = self.frames.swap_remove(at);
+        if let Some(Waiting::Objects { wait, ids, get }) = frame.waiting.take() {
+            self.owner.wait_end(wait, &ids);
+            if !matches!(frame.role, Role::Driver) && self.exec.unblock() {
+                self.to_node(env, ToNode::Unblocked {});
             }
-            _ => {}
+            self.waited(env, &mut frame, &ids, get);
+            self.post_step(env);
         }
-        self.frame = Some(frame);
+        self.frames.push(frame);
     }
 
     fn waited(&mut self, env: &mut Env, frame: &mut Frame, ids: &[ObjectId], get: bool) {

@@ -13,6 +13,8 @@ pub struct Options {
     /// Steps of the driver's script.
     pub driver_steps: u32,
     pub actors: u32,
+    /// An actor runs three calls at a time.
+    pub threaded: u32,
     /// Actors that keep a CPU for life; always fewer than the CPUs.
     pub heavy_actors: u32,
     /// The most CPUs a task may ask for.
@@ -64,6 +66,7 @@ impl Options {
         o.store_full = some(200, 100);
         o.kills = some(400, 12);
         o.gpus = some(200, 2);
+        o.threaded = some(500, 700);
         o.stalls = some(300, 8);
         o.actor_ends = some(500, 300);
         o.store_bytes = if some(150, 1) == 1 { 4 << 20 } else { 1 << 30 };
@@ -80,6 +83,7 @@ impl Options {
             calls: 40,
             driver_steps: 30,
             actors: 0,
+            threaded: 0,
             heavy_actors: 0,
             widest: 1,
             shm: 0,

@@ -36,7 +36,9 @@ pub struct Process {
     pub owner: Owner,
     pub exec: Exec,
     pub extents: Extents,
-    pub frame: Option<Frame>,
+    /// What runs or waits: one script, or several in an actor with threads.
+    pub frames: Vec<Frame>,
+    pub width: usize,
     /// Released by Python, not yet told to the owner.
     pub drops: Vec<ObjectId>,
     /// Pickled out of band: kept until the program's end.
@@ -56,9 +58,6 @@ pub struct Process {
     pub exited: bool,
     pub stalled_until: Time,
     pub next_token: u64,
-    /// About the running call: the process ends after it; its results.
-    pub leave_after: bool,
-    pub num_returns: u32,
     /// About the driver's script: in its last get; over.
     pub gets_all: bool,
     pub done: bool,
@@ -75,7 +74,8 @@ impl Process {
             owner: Owner::new(id, total, Limits::default()),
             exec: Exec::default(),
             extents: Extents::default(),
-            frame: None,
+            frames: Vec::new(),
+            width: 1,
             drops: Vec::new(),
             pins: Vec::new(),
             home: None,
@@ -89,8 +89,6 @@ impl Process {
             exited: false,
             stalled_until: 0,
             next_token: 1,
-            leave_after: false,
-            num_returns: 0,
             gets_all: false,
             done: false,
             wires: BTreeMap::new(),
@@ -114,10 +112,20 @@ impl Process {
 
     pub fn step(&mut self, env: &mut Env) {
         self.step_posted = false;
-        match self.frame.take() {
-            Some(frame) => self.run_frame(env, frame),
-            None => self.start_next(env),
+        let ready: Vec<usize> = (0..self.frames.len()).filter(|at| self.frames[*at].waiting.is_none()).collect();
+        match env.rng.pick(&ready) {
+            Some(_) if self.may_start() && env.rng.permille(500) => self.start_next(env),
+            Some(at) => {
+                let frame = self.frames.swap_remove(at);
+                self.run_frame(env, frame);
+            }
+            None if self.may_start() => self.start_next(env),
+            None => {}
         }
+    }
+
+    fn may_start(&self) -> bool {
+        self.frames.len() < self.width && !self.exec.is_empty() && !self.leaving
     }
 
     /// Python let go of a handle.
@@ -280,7 +288,7 @@ impl Process {
 
     /// Nothing in the process or elsewhere needs it.
     pub fn is_spent(&self) -> bool {
-        self.frame.is_none() && self.exec.is_empty() && self.drops.is_empty() && self.pins.is_empty() && self.owner.leftovers().is_empty()
+        self.frames.is_empty() && self.exec.is_empty() && self.drops.is_empty() && self.pins.is_empty() && self.owner.leftovers().is_empty()
     }
 
     /// After each event: time, the next call, the end.
@@ -296,17 +304,18 @@ impl Process {
         if self.leaving && self.is_spent() {
             self.exited = true;
         }
-        let idle = self.frame.is_none() && self.exec.is_empty();
+        let idle = self.frames.is_empty() && self.exec.is_empty();
         if self.finishing && idle && self.owner.may_leave() {
             self.exited = true;
         }
-        if self.frame.is_none() && !self.exec.is_empty() && !self.leaving {
+        if self.may_start() || self.frames.iter().any(|frame| frame.waiting.is_none()) {
             self.post_step(env);
         }
     }
 
     fn start_actor(&mut self, env: &mut Env, actor: ActorId, spec: ActorSpec) {
         env.oracle.actor_starts(self.id, actor);
+        self.width = if env.rng.permille(env.options.threaded) { 3 } else { 1 };
         self.home = Some(Home { actor, next_seq: BTreeMap::new(), state: Vec::new() });
         self.start_constructor(env, actor, spec);
     }

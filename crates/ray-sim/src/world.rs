@@ -285,7 +285,7 @@ impl World {
 
     /// When all is quiet nothing runs and nothing waits.
     fn check_nobody_waits(&self) {
-        let waits = |(id, p): (&ProcId, &Process)| (p.frame.is_some() || !p.exec.is_empty()).then(|| name(*id));
+        let waits = |(id, p): (&ProcId, &Process)| (!p.frames.is_empty() || !p.exec.is_empty()).then(|| name(*id));
         let waiting: Vec<String> = self.procs.iter().filter_map(waits).collect();
         assert!(waiting.is_empty(), "all is quiet, and {waiting:?} still wait:\n{}", self.explain());
         assert!(self.procs[&self.driver].done, "all is quiet, and the driver's script is not done");
@@ -308,7 +308,7 @@ impl World {
         let mut lines = vec![format!("now {}, available {} of {}", self.env.now, self.node.available(), self.node.total())];
         lines.extend(self.node.leftovers());
         for (id, process) in &self.procs {
-            let frame = process.frame.as_ref().map(|f| (&f.role, &f.path, &f.waiting));
+            let frame: Vec<_> = process.frames.iter().map(|f| (&f.role, &f.path, &f.waiting)).collect();
             lines.push(format!("{}: runs {frame:?}, queue empty: {}, leaving {}", name(*id), process.exec.is_empty(), process.leaving));
             lines.extend(process.owner.leftovers().into_iter().map(|line| format!("    {line}")));
         }

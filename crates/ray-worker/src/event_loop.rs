@@ -245,7 +245,7 @@ impl Engine {
             FromNode::Exit { reason } => self.finish(reason),
             FromNode::MayYouExit {} => self.in_core(|core, _| {
                 let may_exit = core.is_spare();
-                core.to_node(ToNode::IdleExitReply { may_exit });
+                core.queue_node(ToNode::IdleExitReply { may_exit });
             }),
             FromNode::Lines { lines } => {
                 let records = lines.into_iter().map(|l| LogRecord { name: l.name, pid: l.pid, is_stderr: l.is_stderr, notice: false, text: l.text });
@@ -303,7 +303,7 @@ impl Engine {
         self.unopened.insert(peer, Reader::new(fd.clone()));
         self.in_core(|core, _| {
             core.carry_out();
-            core.to_node(ToNode::Relay { to: peer, message: Box::new(Peer::Switch {}) });
+            core.queue_node(ToNode::Relay { to: peer, message: Box::new(Peer::Switch {}) });
             core.direct.insert(peer, Direct { writer: Writer::new(fd) });
         });
     }

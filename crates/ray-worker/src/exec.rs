@@ -97,7 +97,7 @@ impl Library {
             for payload in &results {
                 if let Value::Shm(range) = payload.value {
                     if work.from != self.me {
-                        core.to_node(ToNode::Published { range, owner: work.from });
+                        core.queue_node(ToNode::Published { range, owner: work.from });
                     }
                 }
             }

@@ -292,7 +292,7 @@ impl Library {
         if self.check().is_ok() {
             self.with(|core| {
                 core.over.get_or_insert_with(|| "ray.shutdown() was called".into());
-                core.to_node(ToNode::Shutdown {});
+                core.queue_node(ToNode::Shutdown {});
                 core.flush_all();
             });
             let patience = Some(SHUTDOWN_US);
@@ -348,14 +348,14 @@ impl Library {
 
     pub fn kill_actor(&self, actor: ActorId, no_restart: bool) {
         self.with(|core| {
-            core.to_node(ToNode::ActorKill { actor, no_restart });
+            core.queue_node(ToNode::ActorKill { actor, no_restart });
             core.flush_all();
         });
     }
 
     pub fn tell_node(&self, message: ToNode) {
         self.with(|core| {
-            core.to_node(message);
+            core.queue_node(message);
             core.flush_all();
         });
     }
@@ -402,7 +402,7 @@ impl Core {
         self.next_token
     }
 
-    pub(crate) fn to_node(&mut self, message: ToNode) {
+    pub(crate) fn queue_node(&mut self, message: ToNode) {
         self.node.queue(&message);
         self.mark_dirty(ProcId::NODE);
     }
@@ -413,7 +413,7 @@ impl Core {
         }
     }
 
-    fn to_peer(&mut self, to: ProcId, message: Peer, urgent: bool) {
+    fn queue_peer(&mut self, to: ProcId, message: Peer, urgent: bool) {
         match self.direct.get_mut(&to) {
             Some(direct) => {
                 direct.writer.queue(&message);
@@ -425,7 +425,7 @@ impl Core {
                 }
             }
             None => {
-                self.to_node(ToNode::Relay { to, message: Box::new(message) });
+                self.queue_node(ToNode::Relay { to, message: Box::new(message) });
                 if urgent {
                     self.flush(ProcId::NODE);
                 }
@@ -439,8 +439,8 @@ impl Core {
         self.owner.take_commands(&mut commands);
         for command in commands.drain(..) {
             match command {
-                Command::Node(message) => self.to_node(message),
-                Command::Peer { to, message, urgent } => self.to_peer(to, message, urgent),
+                Command::Node(message) => self.queue_node(message),
+                Command::Peer { to, message, urgent } => self.queue_peer(to, message, urgent),
                 Command::Wake(wait) => self.woken.extend(self.waiters.remove(&wait)),
                 Command::Free(range) => self.free(range),
                 Command::Notice(text) => self.logs.push_back(LogRecord { name: String::new(), pid: 0, is_stderr: true, notice: true, text }),

@@ -136,7 +136,7 @@ impl Core {
     /// A range's last reference is gone.
     pub(crate) fn free(&mut self, range: ShmRange) {
         if !self.extents.owns(range.extent) {
-            return self.to_node(ToNode::FreeRange { range });
+            return self.queue_node(ToNode::FreeRange { range });
         }
         let was_live = self.extents.free(range);
         debug_assert!(was_live, "{range:?} was freed twice");
@@ -151,7 +151,7 @@ impl Core {
             if age_us == 0 || now >= since + age_us {
                 self.extents.remove(id);
                 self.open.remove(&id);
-                self.to_node(ToNode::ExtentDrop { extent: id });
+                self.queue_node(ToNode::ExtentDrop { extent: id });
                 any = true;
             }
         }

@@ -116,7 +116,7 @@ impl Library {
             core.waiters.remove(&ticket.wait);
             core.owner.wait_end(ticket.wait, ids);
             if ticket.blocks && core.exec.unblock() {
-                core.to_node(ToNode::Unblocked {});
+                core.queue_node(ToNode::Unblocked {});
             }
         });
     }
@@ -140,7 +140,7 @@ impl Library {
         let token = self.with(|core| {
             let token = core.token();
             core.answers.insert(token, Answer::Waiting(gate.clone()));
-            core.to_node(question(token));
+            core.queue_node(question(token));
             core.flush_all();
             token
         });
@@ -173,7 +173,7 @@ impl Core {
         let caller = self.exec.callers().next().unwrap_or(ProcId::NODE);
         if let Some(unstarted) = self.exec.block() {
             self.owner.give_back(unstarted, true, caller);
-            self.to_node(ToNode::Blocked {});
+            self.queue_node(ToNode::Blocked {});
         }
     }
 }

@@ -5,16 +5,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypedDict, TypeVar, overload
 
 from ray._core.actor_spec import METHOD_OPTIONS_ATTRIBUTE
 from ray._core.options import METHOD_OPTIONS, check_method_options, unknown_option
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from collections.abc import Awaitable, Callable, Sequence
 
-F = TypeVar("F", bound=Callable[..., Any])
+    from typing_extensions import Self, Unpack
+
+    from ray._native import ObjectRef
+
+P = ParamSpec("P")
+D = TypeVar("D")
+R = TypeVar("R")
 
 
 # The options as type checkers see them
@@ -73,12 +78,11 @@ class RemoteOptions(TaskCallOptions, ActorCallOptions, total=False):
 
 
 class MethodOptions(TypedDict, total=False):
-    """What `@ray.method` takes."""
+    """What `@ray.method` takes beside `num_returns`."""
 
     concurrency_group: str | None
     enable_task_events: bool | None
     max_task_retries: int | None
-    num_returns: int | Literal["streaming"] | None
     retry_exceptions: bool | Sequence[type[BaseException]] | None
     tensor_transport: str | None
     _generator_backpressure_num_objects: int | None
@@ -89,6 +93,36 @@ class MethodCallOptions(MethodOptions, total=False):
     """What `.options()` of an actor method takes."""
 
     name: str | None
+    num_returns: int | Literal["streaming"] | None
+
+
+if TYPE_CHECKING:
+
+    class MarkedMethod(Generic[P, D, R]):
+        """A method under `@ray.method` as a type checker sees it: callable on an instance, with `.remote` through `ActorProxy`. Never made."""
+
+        @overload
+        def __get__(self, instance: None, owner: Any) -> Self: ...
+        @overload
+        def __get__(self, instance: object, owner: Any) -> Callable[P, D]: ...
+        def __get__(self, instance: Any, owner: Any) -> Any: ...
+        @overload
+        def remote(self, /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+        @overload
+        def remote(self, arg0: ObjectRef[Any], /, *args: Any, **kwargs: Any) -> R: ...
+        @overload
+        def remote(self, arg0: Any, arg1: ObjectRef[Any], /, *args: Any, **kwargs: Any) -> R: ...
+        def remote(self, /, *args: Any, **kwargs: Any) -> Any: ...
+        def options(self, **options: Unpack[MethodCallOptions]) -> MarkedMethod[P, D, R]: ...
+
+    class _Mark(Protocol):
+        @overload
+        def __call__(self, method: Callable[Concatenate[Any, P], Awaitable[D]], /) -> MarkedMethod[P, Awaitable[D], ObjectRef[D]]: ...
+        @overload
+        def __call__(self, method: Callable[Concatenate[Any, P], D], /) -> MarkedMethod[P, D, ObjectRef[D]]: ...
+
+    class _MarkMany(Protocol):
+        def __call__(self, method: Callable[Concatenate[Any, P], D], /) -> MarkedMethod[P, D, list[ObjectRef[Any]]]: ...
 
 
 def decorated_target(decorator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -121,9 +155,13 @@ class DecoratorUsageError(AssertionError, TypeError):
 
 
 @overload
-def method(function: F, /) -> F: ...
+def method(function: Callable[Concatenate[Any, P], Awaitable[D]], /) -> MarkedMethod[P, Awaitable[D], ObjectRef[D]]: ...
 @overload
-def method(**options: Unpack[MethodOptions]) -> Callable[[F], F]: ...
+def method(function: Callable[Concatenate[Any, P], D], /) -> MarkedMethod[P, D, ObjectRef[D]]: ...
+@overload
+def method(*, num_returns: Literal[1] | None = None, **options: Unpack[MethodOptions]) -> _Mark: ...
+@overload
+def method(*, num_returns: int | Literal["streaming"], **options: Unpack[MethodOptions]) -> _MarkMany: ...
 def method(*args: Any, **kwargs: Any) -> Any:
     """Set options of an actor method.
 

@@ -105,7 +105,6 @@ class _ThreadBridge:
                 ref, future = self._waiting.pop(token)
                 _settle(ref, future)
 
-
     def end(self) -> None:
         """The session is over, and every waiting future has been told: let the thread end."""
         self._over = True

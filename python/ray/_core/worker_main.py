@@ -202,7 +202,7 @@ def construct(payload: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 def _take_name_from_repr() -> None:
     """Compat: an actor whose class says how it is shown is shown so in the prefix of its output."""
-    if type(_worker.instance).__repr__ is object.__repr__:
+    if type(_worker.instance).__repr__ is object.__repr__:  # type: ignore[comparison-overlap]
         return
     try:
         _worker.actor_name = repr(_worker.instance)
@@ -293,7 +293,6 @@ def _run_threads(core: _native.Core, count: int) -> None:
 
 def _run_async_actor(core: _native.Core, loop: asyncio.AbstractEventLoop) -> None:
     """An async actor: calls become coroutines of one event loop, at most `max_concurrency` at once."""
-    import asyncio
     import collections
     import contextvars
 
@@ -313,7 +312,8 @@ def _run_async_actor(core: _native.Core, loop: asyncio.AbstractEventLoop) -> Non
                 result = await result
         except SystemExit as error:
             core.leave_actor(exit_reason(error))
-            ended.done() or ended.set_result(None)
+            if not ended.done():
+                ended.set_result(None)
         except BaseException as error:  # the boundary of the user's call: its error is its result
             call.fail(error)
         else:

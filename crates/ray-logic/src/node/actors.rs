@@ -83,7 +83,7 @@ impl Node {
     pub(super) fn actor_create(&mut self, now: Time, creator: ProcId, id: ActorId, spec: Box<ActorSpec>) {
         let infeasible = [&spec.to_place, &spec.held].into_iter().find(|shape| !shape.fits_in(&self.config.total));
         let text = infeasible.map(|shape| format!("actor {}: {}", spec.class_name, super::sched::explain_infeasible(shape, &self.config.total)));
-        let actor = self.actors.entry(id).or_insert_with(|| Actor::unknown());
+        let actor = self.actors.entry(id).or_insert_with(Actor::unknown);
         if actor.is_dead() {
             // Somebody it was passed to killed it first.
             let state = actor.state();

@@ -175,7 +175,7 @@ impl Owner {
 
     pub(super) fn actor_changed(&mut self, actor: ActorId, state: ActorState) {
         let over = match &state {
-            ActorState::Alive { .. } => !self.creating.get(&actor.call()).is_some_and(|(_, spec)| spec.max_restarts != 0),
+            ActorState::Alive { .. } => self.creating.get(&actor.call()).is_none_or(|(_, spec)| spec.max_restarts == 0),
             ActorState::Dead { .. } => true,
             _ => false,
         };
