@@ -86,10 +86,7 @@ impl Pipe {
     pub(crate) fn read(&mut self, pid: u32, is_stderr: bool) -> (Vec<WorkerLine>, Option<usize>) {
         let mut chunk = [0u8; 32 * 1024];
         let n = match rustix::io::read(&self.fd, &mut chunk) {
-            Ok(0) => {
-                let rest = std::mem::take(&mut self.buffer);
-                return ((!rest.is_empty()).then(|| self.line(&rest, pid, is_stderr)).flatten().into_iter().collect(), None);
-            }
+            Ok(0) => return (self.rest(pid, is_stderr).into_iter().collect(), None),
             Ok(n) => n,
             Err(Errno::AGAIN | Errno::INTR) => return (vec![], Some(0)),
             Err(_) => return (vec![], None),
@@ -108,6 +105,15 @@ impl Pipe {
             lines.extend(self.line(&text, pid, is_stderr));
         }
         (lines, Some(n))
+    }
+
+    /// A last line without its end.
+    pub(crate) fn rest(&mut self, pid: u32, is_stderr: bool) -> Option<WorkerLine> {
+        let rest = std::mem::take(&mut self.buffer);
+        if rest.is_empty() {
+            return None;
+        }
+        self.line(&rest, pid, is_stderr)
     }
 
     fn line(&mut self, text: &[u8], pid: u32, is_stderr: bool) -> Option<WorkerLine> {

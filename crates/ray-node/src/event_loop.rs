@@ -515,7 +515,10 @@ impl Daemon {
                 all.extend(lines);
                 match more {
                     // Empty yet open: somebody else holds the other end. Its bytes are not the worker's.
-                    Some(0) => break,
+                    Some(0) => {
+                        all.extend(pipe.rest(conn.pid, is_stderr));
+                        break;
+                    }
                     Some(_) => {}
                     None => *slot = None,
                 }
@@ -594,20 +597,24 @@ impl Daemon {
             template.end();
         }
         pids.iter().for_each(|pid| kill_group(*pid));
+        reap_children();
         self.say_last_words();
-        // Children forked a moment ago are unknown to us yet ours by inheritance.
-        let deadline = ray_shm::now_us() + 1_000_000;
-        while ray_shm::now_us() < deadline {
-            match waitpid(None, WaitOptions::NOHANG) {
-                Ok(Some((pid, _))) => kill_group(pid.as_raw_nonzero().get() as u32),
-                Ok(None) => {
-                    kill_unknown_children();
-                    let mut none: [rustix::event::PollFd<'_>; 0] = [];
-                    let pause = rustix::time::Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
-                    let _ = rustix::event::poll(&mut none, Some(&pause));
-                }
-                Err(_) => return,
+    }
+}
+
+/// Wait until no child is left, for a second at most. Children forked a moment ago are unknown to us, yet ours by inheritance.
+fn reap_children() {
+    let deadline = ray_shm::now_us() + 1_000_000;
+    while ray_shm::now_us() < deadline {
+        match waitpid(None, WaitOptions::NOHANG) {
+            Ok(Some((pid, _))) => kill_group(pid.as_raw_nonzero().get() as u32),
+            Ok(None) => {
+                kill_unknown_children();
+                let pause = rustix::time::Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+                // Nothing to wait for but time.
+                let _ = rustix::event::poll(&mut [], Some(&pause));
             }
+            Err(_) => return,
         }
     }
 }

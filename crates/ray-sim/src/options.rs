@@ -59,7 +59,7 @@ impl Options {
         o.shm = some(700, 500);
         o.raises = some(500, 200);
         o.max_calls = some(300, 300);
-        o.slow_steps = some(500, 100);
+        o.slow_steps = some(500, 300);
         o.slow_links = some(600, 500);
         o.link_failure = some(200, 500);
         o.fork_failure = some(200, 100);
@@ -68,7 +68,7 @@ impl Options {
         o.gpus = some(200, 2);
         o.threaded = some(500, 700);
         o.stalls = some(300, 8);
-        o.actor_ends = some(500, 300);
+        o.actor_ends = some(500, 600);
         o.store_bytes = if some(150, 1) == 1 { 4 << 20 } else { 1 << 30 };
         o.horizon_us = [2_000, 10_000, 50_000, 200_000][some(1000, 4) as usize - 1];
         o

@@ -152,6 +152,7 @@ def _settle(ref: ObjectRef[Any], future: Any) -> None:
     except BaseException as error:  # whatever the task raised belongs to the future
         if isinstance(error, StopIteration):
             error = RuntimeError(f"the task raised {error!r}")
-        future.set_exception(error)
+        # Its frames here would keep this bridge, and with it a descriptor, as long as the exception.
+        future.set_exception(error.with_traceback(None))
     else:
         future.set_result(value)

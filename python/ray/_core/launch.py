@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-SETTINGS: frozenset[str] = frozenset()
-"""Names that `_system_config` may hold. Kept equal to the engine's table of settings."""
+SETTINGS: frozenset[str] = frozenset(["idle_worker_s", "infeasible_is_error", "stopped_is_dead", "warm_workers"])
+"""Names that `_system_config` may hold: seconds before surplus idle workers end; whether a request that can never be met raises instead of staying
+pending; whether a worker stopped for 5 s counts as dead; workers kept ready. The daemon reads them (crates/ray-node/src/event_loop.rs)."""
 
 LOCAL_HOST = "127.0.0.1"
 _PRIVATE_ARGUMENTS = ("_memory", "_system_config", "_temp_dir")
@@ -246,14 +247,14 @@ def engine_config(arguments: dict[str, Any], private: dict[str, Any], native_pat
         "resources": {name: float(amount) for name, amount in resources.items() if amount > 0},
         "labels": dict(arguments["labels"] or {}),
         "object_store_memory": store,
-        "session_dir": make_session_dir(private.get("_temp_dir")),
+        "session_dir": session_dir_path(private.get("_temp_dir")),
         "sys_path": _import_path(),
         "cwd": os.getcwd(),
         "env": dict(os.environ),
         "job_env": canonical_env(arguments["runtime_env"]),
         "namespace": arguments["namespace"] or env("RAY_NAMESPACE") or str(uuid4()),
         "log_to_driver": arguments["log_to_driver"] is not False,
-        "settings": {name: str(value) for name, value in (private.get("_system_config") or {}).items()},
+        "settings": {name: str(int(value) if isinstance(value, bool) else value) for name, value in (private.get("_system_config") or {}).items()},
     }
 
 
@@ -268,8 +269,8 @@ def _import_path() -> list[str]:
     return list(dict.fromkeys(path))
 
 
-def make_session_dir(temp_dir: str | None) -> str:
-    """Make the folder of a new session, readable by this user only.
+def session_dir_path(temp_dir: str | None) -> str:
+    """Name the folder of a new session. Nothing is written there until something has to be, so a session that is killed leaves no folder behind.
 
     Args:
         temp_dir: Folder for sessions, None for the default.
@@ -277,21 +278,9 @@ def make_session_dir(temp_dir: str | None) -> str:
     Returns:
         Its path.
     """
-    base = os.fspath(temp_dir) if temp_dir is not None else _default_temp_dir()
+    base = temp_dir if temp_dir is not None else os.path.join(env("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray")
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime())
-    path = os.path.join(os.path.abspath(base), f"session_{stamp}_{time.time_ns() // 1000 % 1_000_000:06d}_{os.getpid()}")
-    os.makedirs(path, mode=0o700)
-    return path
-
-
-def _default_temp_dir() -> str:
-    """Give "<tmp>/ray", or a folder of our own beside it where that belongs to another user."""
-    base = os.path.join(env("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray")
-    try:
-        os.makedirs(base, mode=0o700, exist_ok=True)
-    except OSError:
-        return f"{base}-{os.getuid()}"
-    return base if os.stat(base).st_uid == os.getuid() else f"{base}-{os.getuid()}"
+    return os.path.join(os.path.abspath(base), f"session_{stamp}_{time.time_ns() // 1000 % 1_000_000:06d}_{os.getpid()}")
 
 
 def _address_info(node_id: str, session_dir: str) -> dict[str, Any]:

@@ -11,8 +11,6 @@ Lock: `_lock` (re-entrant) is held while starting and ending; nothing else is lo
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 from _thread import RLock  # not `threading`, which `import ray` need not load
 from weakref import WeakSet
@@ -65,8 +63,6 @@ class Session:
             futures.end_threads()
         if self.printer is not None:
             self.printer.stop()
-        with contextlib.suppress(OSError):  # keeps what somebody has put there
-            os.rmdir(self.session_dir)
 
 
 def init(
