@@ -165,6 +165,9 @@ class Core:
     def leave_actor(self, reason: str) -> None:
         """This actor ends itself: its exit is no failure."""
 
+    def wait_until_unneeded(self) -> None:
+        """Wait until no other process needs an object of this one, taking no more calls."""
+
     # calls that Python runs itself
     def work_fd(self) -> int:
         """Readable when calls came; then `take_calls`."""

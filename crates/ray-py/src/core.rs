@@ -425,6 +425,11 @@ impl Core {
         }
     }
 
+    /// Wait until no other process needs an object of this one, taking no more calls.
+    fn wait_until_unneeded(&self, py: Python<'_>) {
+        py.detach(|| self.library.wait_until_unneeded());
+    }
+
     /// A descriptor that is readable when calls came.
     fn work_fd(&self) -> i32 {
         self.library.work_fd()

@@ -115,7 +115,11 @@ impl Engine {
         for link in &stuck {
             self.watch_writes(&core, *link);
         }
+        let leaving = core.leaving;
         self.library.settle(core);
+        if leaving {
+            self.library.work_bell.ring(u32::MAX);
+        }
         next.map(|at| at.saturating_sub(now).max(1))
     }
 
@@ -225,12 +229,12 @@ impl Engine {
             FromNode::Link { peer } => self.new_direct(peer, fd),
             FromNode::ProcDied { proc_id, .. } => {
                 // What it had sent comes first: finished calls keep their results.
-                self.open_direct(proc_id);
+                // (A link whose `Switch` never came is not read: what was relayed before it is lost, too.)
                 self.read_direct(proc_id);
                 self.close_direct(proc_id);
                 self.in_core(|core, now| {
-                    core.forget_caller(proc_id);
                     core.owner.on_node(now, message);
+                    core.forget_caller(proc_id);
                 });
             }
             FromNode::ActorStart { actor, incarnation, gpu_ids, spec } => {
@@ -323,6 +327,11 @@ impl Core {
         match message {
             Peer::Call { call } => {
                 self.owner.accept_call(from, &call);
+                if self.leaving {
+                    let refused = ray_logic::exec::Queued { from, call };
+                    self.owner.give_back(vec![refused], false, ProcId::NODE);
+                    return 0;
+                }
                 match self.exec.push(from, call) {
                     None => return 1,
                     Some(refused) => self.owner.give_back(vec![refused], true, ProcId::NODE),

@@ -94,15 +94,20 @@ impl Library {
     pub fn finish_call(&self, work: &CallWork, outcome: Outcome, results: Vec<Payload>, leaving: bool) {
         self.with(|core| {
             let Some(running) = core.exec.finish(work.from, work.call.task) else { return };
+            let mut published = false;
             for payload in &results {
-                if let Value::Shm(range) = payload.value {
-                    if work.from != self.me {
-                        core.queue_node(ToNode::Published { range, owner: work.from });
-                    }
+                if let (Value::Shm(range), true) = (&payload.value, work.from != self.me) {
+                    core.queue_node(ToNode::Published { range: *range, owner: work.from });
+                    published = true;
                 }
             }
+            if published {
+                // The node has to know of the range before its owner does: a kill in between would lose it.
+                core.flush(ProcId::NODE);
+            }
             if leaving {
-                let unstarted = core.exec.forget_caller(work.from);
+                core.leaving = true;
+                let unstarted = core.exec.drain();
                 core.owner.give_back(unstarted, false, ProcId::NODE);
             }
             core.owner.finish_call(work.from, work.call.task, &running.covered, outcome, results, leaving);
@@ -123,9 +128,20 @@ impl Library {
         });
     }
 
-    /// What is queued and running: may this process end without anybody missing it?
-    pub fn is_spare(&self) -> bool {
-        self.with(|core| core.is_spare())
+    /// Wait until no other process needs an object of this one. Called by a worker that takes no more calls.
+    pub fn wait_until_unneeded(&self) {
+        while self.check().is_ok() {
+            let seen = self.work_seen();
+            let free = self.with(|core| {
+                core.leaving = true;
+                core.flush_all();
+                core.owner.may_leave() && !core.owner.lends()
+            });
+            if free {
+                return;
+            }
+            self.wait_for_work(seen);
+        }
     }
 }
 

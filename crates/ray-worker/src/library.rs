@@ -105,6 +105,8 @@ pub(crate) struct Core {
     pub over: Option<String>,
     pub logs: VecDeque<LogRecord>,
     pub replies_since: Option<u64>,
+    /// The process ends soon: no more calls.
+    pub leaving: bool,
     commands: Vec<Command>,
     /// Gates to open once the lock is released.
     woken: Vec<Waiter>,
@@ -139,6 +141,7 @@ impl Library {
             over: None,
             logs: VecDeque::new(),
             replies_since: None,
+            leaving: false,
             commands: Vec::new(),
             woken: Vec::new(),
         };

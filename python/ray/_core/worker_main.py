@@ -91,6 +91,8 @@ def main(link_fd: int, slot: int, board_fd: int, config: dict[str, Any], env: st
         if _worker.actor_fields["max_concurrency"] > 1:
             _run_threads(core, _worker.actor_fields["max_concurrency"])
             break
+    if _worker.instance is None:
+        core.wait_until_unneeded()  # results of its tasks may live on here; an actor's objects go with it, as users of Ray know it
     _run_exit_hooks()
     return 0
 

@@ -241,6 +241,11 @@ impl Owner {
         self.reply_holds.is_empty() && self.pending_borrows.is_empty()
     }
 
+    /// Another process holds a reference to an object of ours.
+    pub fn lends(&self) -> bool {
+        self.peers.values().any(|peer| !peer.dead && peer.granted_to_them > 0)
+    }
+
     /// What keeps the tables from being empty, one line each; for leak checks and for "why does it not end".
     pub fn leftovers(&self) -> Vec<String> {
         let mut lines: Vec<String> = self.ids().iter().map(|id| format!("object {id:?}: {:?}", self.objects[id])).collect();
