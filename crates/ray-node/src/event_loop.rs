@@ -132,7 +132,7 @@ fn node_config(boot: &Boot) -> NodeConfig {
 impl Daemon {
     fn serve(&mut self, driver: Conn) -> Result<(), String> {
         let text = |error: rustix::io::Errno| format!("epoll: {error}");
-        self.driver = self.node.driver_connected(1, 0);
+        self.driver = self.node.driver_connected(1, 0, self.boot.max_links);
         self.poll.add(driver.reader.fd(), Token::Link(self.driver).pack()).map_err(text)?;
         self.conns.insert(self.driver, driver);
         self.welcome(self.driver);

@@ -97,7 +97,8 @@ wire_enum! {
 
 wire_enum! {
     pub enum ToNode {
-        0 = Hello { protocol: u32, pid: u32 },
+        /// `max_links`: direct links that the sender's file limit leaves room for.
+        0 = Hello { protocol: u32, pid: u32, max_links: u32 },
         /// Scheduling class `class` of the sender needs `shape` and `env`. Sent once, before its first `LeaseWant`.
         1 = DefineClass { class: ClassId, shape: Resources, env: String },
         /// Level-triggered: with `granted` leases of the class received so far, `want` more are wished for.
@@ -143,6 +144,8 @@ wire_struct! {
         pub settings: std::collections::BTreeMap<String, String>,
         /// The driver's process id and its job's environment key.
         pub job_env: String,
+        /// As in `Hello`.
+        pub max_links: u32,
     }
 }
 

@@ -122,12 +122,20 @@ where
     value.extract().map_err(Into::into)
 }
 
+/// A quarter of the soft file limit: the rest is the user's.
+fn max_links() -> u32 {
+    let soft = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    soft.map_or(u32::MAX, |limit| (limit / 4) as u32)
+}
+
 /// What the template needs, as JSON.
 fn template_config(config: &Bound<'_, PyDict>) -> PyResult<String> {
     let part = PyDict::new(config.py());
     for key in ["sys_path", "namespace", "settings"] {
         part.set_item(key, config.get_item(key)?)?;
     }
+    // The daemon raises its own limit; workers keep the user's.
+    part.set_item("soft_fd_limit", rustix::process::getrlimit(rustix::process::Resource::Nofile).current)?;
     config.py().import("json")?.call_method1("dumps", (part,))?.extract()
 }
 
@@ -183,6 +191,7 @@ impl Core {
             template_config: template_config(config)?,
             settings,
             job_env: job.env.clone(),
+            max_links: max_links(),
         };
         let started = py.detach(|| -> Result<Core, String> {
             let (mut daemon, link) = DaemonProcess::start(&python, &native_path)?;
@@ -210,7 +219,7 @@ impl Core {
             let board = Board::open(&board_fd).map_err(|error| error.to_string())?;
             // Shared by all workers of the template: the descriptor itself is not needed any more.
             drop(board_fd);
-            let (reader, welcome) = handshake(link, ToNode::Hello { protocol: PROTOCOL, pid: std::process::id() })?;
+            let (reader, welcome) = handshake(link, ToNode::Hello { protocol: PROTOCOL, pid: std::process::id(), max_links: max_links() })?;
             let config = Config { limits: Limits::default(), slot: Some((slot, board)) };
             let library = Library::start(reader, welcome, config).map_err(|failure| format!("{failure:?}"))?;
             Ok(Core::install(library, None, Job { namespace, env }))
@@ -296,7 +305,7 @@ impl Core {
         let _ = fetch_local;
         let ids = ids_of(&self.library, refs)?;
         if ids.iter().collect::<HashSet<_, rustc_hash::FxBuildHasher>>().len() < ids.len() {
-            return Err(PyValueError::new_err("wait: the list holds the same reference more than once.\nhint: pass list(set(refs))"));
+            return Err(PyValueError::new_err("ray.wait takes different ObjectRefs, got duplicates\nhint: pass list(set(refs))"));
         }
         let mut ready = self.library.ready_among(&ids, num_returns);
         if ready.len() < num_returns {
@@ -304,11 +313,11 @@ impl Core {
             self.library.check().map_err(|failure| self.failure(py, failure))?;
             ready = self.library.ready_among(&ids, num_returns);
         }
-        let (done, rest) = (PyList::empty(py), PyList::empty(py));
-        let mut next = ready.into_iter().peekable();
-        for (at, item) in refs.iter().enumerate() {
-            let list = if next.next_if_eq(&at).is_some() { &done } else { &rest };
-            list.append(item)?;
+        let done = PyList::new(py, ready.iter().map(|at| refs.get_item(*at)).collect::<PyResult<Vec<_>>>()?)?;
+        // A list copies itself faster than we could, and mostly few are ready.
+        let rest = refs.get_slice(0, refs.len());
+        for at in ready.into_iter().rev() {
+            rest.del_item(at)?;
         }
         Ok((done, rest))
     }

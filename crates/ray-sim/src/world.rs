@@ -34,7 +34,7 @@ impl World {
             infeasible_is_error: false,
         };
         let mut node = Node::new(config);
-        let driver = node.driver_connected(1, 1);
+        let driver = node.driver_connected(1, 1, 4);
         let env = Env::new(seed, options, trace);
         let mut world = World { env, node, procs: BTreeMap::new(), unborn: BTreeSet::new(), driver, node_tick_at: 0 };
         let mut process = Process::new(driver, total);
@@ -234,7 +234,7 @@ impl World {
             return;
         }
         let process = Process::new(id, self.node.total().clone());
-        process.to_node(&mut self.env, ToNode::Hello { protocol: 1, pid: (id.0 & 0xffff) as u32 });
+        process.to_node(&mut self.env, ToNode::Hello { protocol: 1, pid: (id.0 & 0xffff) as u32, max_links: 4 });
         self.procs.insert(id, process);
     }
 

@@ -121,16 +121,21 @@ def wait(
     if not isinstance(ray_waitables, list):
         hint = "\nhint: write ray.wait([ref])" if isinstance(ray_waitables, ObjectRef) else ""
         raise TypeError(f"ray.wait takes a list of ObjectRefs, got {type(ray_waitables).__name__}: {ray_waitables!r:.100}{hint}")
-    for ref in ray_waitables:
-        if type(ref) is not ObjectRef:
-            raise TypeError(f"ray.wait takes ObjectRefs, got a list with {type(ref).__name__}: {ref!r:.100}")
     timeout_s = _wait_timeout_s(timeout)
     if not ray_waitables:
         return [], []
-    _check_num_returns(num_returns, len(ray_waitables))
-    if len(set(ray_waitables)) != len(ray_waitables):
-        raise ValueError("ray.wait takes different ObjectRefs, got duplicates")
-    return core.wait(ray_waitables, int(num_returns), timeout_s, fetch_local)
+    try:
+        _check_num_returns(num_returns, len(ray_waitables))
+        return core.wait(ray_waitables, int(num_returns), timeout_s, fetch_local)
+    except (TypeError, ValueError):
+        _check_elements(ray_waitables)  # looked at one by one only when something is wrong
+        raise
+
+
+def _check_elements(refs: list[Any]) -> None:
+    for ref in refs:
+        if type(ref) is not ObjectRef:
+            raise TypeError(f"ray.wait takes ObjectRefs, got a list with {type(ref).__name__}: {ref!r:.100}")
 
 
 def _wait_timeout_s(timeout: float | None) -> float | None:

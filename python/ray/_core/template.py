@@ -26,12 +26,13 @@ def run(link: socket.socket, board_fd: int, config: dict[str, Any]) -> NoReturn:
     Args:
         link: SEQPACKET socket to the daemon.
         board_fd: The status board, passed on to every worker.
-        config: `sys_path`, `namespace`, `settings`.
+        config: `sys_path`, `namespace`, `settings`, `soft_fd_limit`.
     """
     from ray import _native
     from ray._core import worker_main
 
     _native.set_process_name("ray-template")
+    _restore_fd_limit(config["soft_fd_limit"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -42,6 +43,14 @@ def run(link: socket.socket, board_fd: int, config: dict[str, Any]) -> NoReturn:
     template = _Template(link, board_fd, config, (wake_read, wake_write))
     link.send(b"ready")
     template.serve()
+
+
+def _restore_fd_limit(soft: int | None) -> None:
+    """The daemon, whose child this is, has raised its own limit; workers have the driver's."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.RLIM_INFINITY if soft is None else soft, hard))
 
 
 class _Template:

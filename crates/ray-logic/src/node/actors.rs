@@ -135,18 +135,22 @@ impl Node {
 
     /// Start waiting actors, first come first served. Placement needs `to_place`; what stays held is `held`.
     pub(super) fn place_actors(&mut self, _now: Time) {
+        // Asked once, not per waiting actor: a thousand may wait.
+        let mut idle = self.idle_workers();
         let mut waiting = std::mem::take(&mut self.to_place);
-        waiting.retain(|id| !self.try_place(*id));
+        waiting.retain(|id| idle == 0 || !self.try_place(*id, &mut idle));
         self.to_place = waiting;
     }
 
-    fn try_place(&mut self, id: ActorId) -> bool {
-        let Some(spec) = self.actors.get(&id).and_then(|actor| actor.spec.clone()) else { return true };
+    fn try_place(&mut self, id: ActorId, idle: &mut usize) -> bool {
+        let Some(spec) = self.actors.get(&id).and_then(|actor| actor.spec.as_ref()) else { return true };
         if !spec.to_place.fits_in(&self.available) || !spec.held.fits_in(&self.available) {
             return false;
         }
         let Some(worker) = self.idle_worker(&spec.env, ProcId::NODE) else { return false };
+        let spec = spec.clone();
         let Some(gpus) = self.gpus.assign(spec.held.get("GPU")) else { return false };
+        *idle -= 1;
         self.available.subtract(&spec.held);
         self.procs.get_mut(&worker).expect("an idle worker").role = Role::Actor(id);
         let actor = self.actors.get_mut(&id).expect("looked up above");

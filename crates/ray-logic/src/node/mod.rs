@@ -134,7 +134,7 @@ impl Node {
 
     pub fn on_message(&mut self, now: Time, from: ProcId, message: ToNode) {
         match message {
-            ToNode::Hello { pid, .. } => self.connected(now, from, pid),
+            ToNode::Hello { pid, max_links, .. } => self.connected(now, from, pid, max_links),
             ToNode::DefineClass { class, shape, env } => self.class_defined(from, class, shape, env),
             ToNode::LeaseWant { class, granted, want } => self.leases_wanted(now, from, class, granted, want),
             ToNode::LeaseReturn { lease, leaving } => self.lease_returned(now, from, lease, leaving),

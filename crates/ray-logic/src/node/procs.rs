@@ -30,6 +30,8 @@ pub(super) struct Proc {
     pub env: String,
     pub blocked: bool,
     pub watchers: BTreeSet<ProcId>,
+    /// Direct links it has room for. Without one, two processes go on through us.
+    pub links_left: u32,
 }
 
 impl Proc {
@@ -40,9 +42,10 @@ impl Proc {
 
 impl Node {
     /// The driver is there: it has the first id, and the warm workers start.
-    pub fn driver_connected(&mut self, job: u16, pid: u32) -> ProcId {
+    pub fn driver_connected(&mut self, job: u16, pid: u32, max_links: u32) -> ProcId {
         let id = self.new_proc(job, Role::Driver, pid, String::new());
         self.driver = id;
+        self.procs.get_mut(&id).expect("made above").links_left = max_links;
         for _ in 0..self.config.warm_workers {
             let env = self.config.job_env.clone();
             self.fork(env);
@@ -53,7 +56,7 @@ impl Node {
     fn new_proc(&mut self, job: u16, role: Role, pid: u32, env: String) -> ProcId {
         let id = ProcId::new(job, self.next_proc);
         self.next_proc += 1;
-        self.procs.insert(id, Proc { role, pid, env, blocked: false, watchers: BTreeSet::new() });
+        self.procs.insert(id, Proc { role, pid, env, blocked: false, watchers: BTreeSet::new(), links_left: 0 });
         id
     }
 
@@ -63,9 +66,10 @@ impl Node {
         self.out.push(NodeCommand::Fork { proc_id, env });
     }
 
-    pub(super) fn connected(&mut self, now: Time, from: ProcId, pid: u32) {
+    pub(super) fn connected(&mut self, now: Time, from: ProcId, pid: u32, max_links: u32) {
         let Some(proc) = self.procs.get_mut(&from) else { return };
         proc.pid = pid;
+        proc.links_left = max_links;
         if proc.role == Role::Starting {
             proc.role = Role::Idle { since: now, asked: false };
             self.schedule(now);
@@ -74,6 +78,10 @@ impl Node {
 
     pub(super) fn starting(&self, env: &str) -> usize {
         self.procs.values().filter(|p| p.role == Role::Starting && p.env == env).count()
+    }
+
+    pub(super) fn idle_workers(&self) -> usize {
+        self.procs.values().filter(|p| matches!(p.role, Role::Idle { asked: false, .. })).count()
     }
 
     /// The idle worker that rested least: its caches are warmest. Nobody leases itself.
@@ -105,9 +113,12 @@ impl Node {
     }
 
     pub(super) fn connect(&mut self, a: ProcId, b: ProcId) {
-        let alive = |id: &ProcId| self.procs.get(id).is_some_and(Proc::is_connected);
+        let has_room = |id: &ProcId| self.procs.get(id).is_some_and(|proc| proc.is_connected() && proc.links_left > 0);
         let key = (a.min(b), a.max(b));
-        if a != b && alive(&a) && alive(&b) && self.links.insert(key) {
+        if a != b && has_room(&a) && has_room(&b) && self.links.insert(key) {
+            for end in [a, b] {
+                self.procs.get_mut(&end).expect("has room").links_left -= 1;
+            }
             self.watch(a, b);
             self.watch(b, a);
             self.out.push(NodeCommand::Link { a, b });
@@ -117,6 +128,14 @@ impl Node {
     /// The shell could not make the link: the two go on through us.
     pub fn link_failed(&mut self, a: ProcId, b: ProcId) {
         self.links.remove(&(a.min(b), a.max(b)));
+        self.give_back_link(a);
+        self.give_back_link(b);
+    }
+
+    fn give_back_link(&mut self, end: ProcId) {
+        if let Some(proc) = self.procs.get_mut(&end) {
+            proc.links_left += 1;
+        }
     }
 
     /// A fork was asked for and did not come about.
@@ -136,7 +155,11 @@ impl Node {
             self.graves.pop_first();
         }
         self.graves.insert(proc_id, evidence.clone());
-        self.links.retain(|(a, b)| *a != proc_id && *b != proc_id);
+        let (gone, kept): (BTreeSet<_>, BTreeSet<_>) = std::mem::take(&mut self.links).into_iter().partition(|(a, b)| *a == proc_id || *b == proc_id);
+        self.links = kept;
+        for (a, b) in gone {
+            self.give_back_link(if a == proc_id { b } else { a });
+        }
         for watcher in proc.watchers {
             self.send(watcher, FromNode::ProcDied { proc_id, evidence: evidence.clone() });
         }
