@@ -10,6 +10,7 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError, RayError
 from support import init, is_alive, of_role, tree_pids, wait_for
+from support.scripts import run_script
 
 pytestmark = [pytest.mark.usefixtures("no_runtime"), pytest.mark.limit(15)]
 
@@ -90,3 +91,32 @@ def test_f45_killed_daemon_then_shutdown_returns():
     ray.shutdown()
     assert time.monotonic() - start < 3
     assert not ray.is_initialized()
+
+
+def test_f47_file_limit_reached_is_explained_and_ends_with_the_need():
+    """More actors than descriptors: those that fit work, the driver is told of the limit, and all goes on when some end."""
+    done = run_script(
+        """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+import ray
+ray.init(num_cpus=2, include_dashboard=False)
+
+@ray.remote(num_cpus=0)
+class Actor:
+    def one(self):
+        return 1
+
+actors = [Actor.remote() for _ in range(100)]
+refs = [actor.one.remote() for actor in actors]
+ready, rest = ray.wait(refs, num_returns=40, timeout=20)
+print("ready", len(ready), "waiting", bool(rest))
+del actors, refs, ready, rest
+print("again", ray.get(Actor.remote().one.remote(), timeout=20))
+"""
+    )
+    assert done.rc == 0, done
+    assert "ready 40 waiting True" in done.stdout, done
+    assert "again 1" in done.stdout, done
+    assert re.search(r"no descriptors left.*limit is 256", done.stderr), done
+    assert "hint: raise the limit with ulimit -n" in done.stderr, done

@@ -97,6 +97,11 @@ fn raise_fd_limit() {
     let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
 }
 
+fn fd_limit() -> String {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map_or_else(|| "none".to_owned(), |n| n.to_string())
+}
+
 fn first_message(driver: &mut Conn) -> Result<Boot, String> {
     loop {
         let fd = driver.reader.fd();
@@ -333,7 +338,14 @@ impl Daemon {
         let (ours, link, out, out_write, err, err_write) = match made {
             Ok(made) => made,
             Err(error) => {
-                return self.node.fork_failed(ray_shm::now_us(), proc_id, &format!("no descriptors left ({error}).\nhint: raise the limit with ulimit -n"))
+                return self.node.fork_failed(
+                    ray_shm::now_us(),
+                    proc_id,
+                    &format!(
+                        "the daemon has no descriptors left ({error}; its limit is {}).\nhint: raise the limit with ulimit -n, or use fewer actors",
+                        fd_limit()
+                    ),
+                )
             }
         };
         let Some(slot) = self.free_slots.pop() else {

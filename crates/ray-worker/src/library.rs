@@ -446,7 +446,7 @@ impl Core {
                 Command::Peer { to, message, urgent } => self.queue_peer(to, message, urgent),
                 Command::Wake(wait) => self.woken.extend(self.waiters.remove(&wait)),
                 Command::Free(range) => self.free(range),
-                Command::Notice(text) => self.logs.push_back(LogRecord { name: String::new(), pid: 0, is_stderr: true, notice: true, text }),
+                Command::Notice(text) => self.logs.push_back(LogRecord { name: "ray".into(), pid: 0, is_stderr: true, notice: true, text }),
             }
         }
         self.commands = commands;

@@ -91,6 +91,10 @@ pub struct Node {
     extents: BTreeMap<ExtentId, store::Extent>,
     store_used: u64,
     links: BTreeSet<(ProcId, ProcId)>,
+    /// A fork has just failed: none is tried before this, or before a process ends.
+    forks_paused_until: Option<Time>,
+    /// When the user was last told why workers are missing.
+    fork_trouble_told: Option<Time>,
     out: Vec<NodeCommand>,
 }
 
@@ -118,6 +122,8 @@ impl Node {
             extents: BTreeMap::new(),
             store_used: 0,
             links: BTreeSet::new(),
+            forks_paused_until: None,
+            fork_trouble_told: None,
             out: Vec::new(),
         }
     }
@@ -173,7 +179,11 @@ impl Node {
 
     /// Time passed. Returns when to call again.
     pub fn tick(&mut self, now: Time) -> Option<Time> {
-        self.reap_idle(now)
+        if self.forks_paused_until.is_some_and(|until| now >= until) {
+            self.forks_paused_until = None;
+            self.schedule(now);
+        }
+        [self.reap_idle(now), self.forks_paused_until].into_iter().flatten().min()
     }
 
     /// What keeps the node from being idle, one line each; for leak checks and for "why does it not end".

@@ -6,6 +6,10 @@ use ray_proto::msg::{Evidence, FromNode};
 use ray_proto::{ActorId, LeaseId, ProcId, UNIT};
 use std::collections::BTreeSet;
 
+/// After a fork that failed.
+const FORK_PAUSE: Time = 1_000_000;
+/// The user is told of failing forks this often.
+const FORK_TROUBLE_AGAIN: Time = 60_000_000;
 /// Graves kept for late watchers.
 const GRAVES: usize = 4096;
 
@@ -141,7 +145,13 @@ impl Node {
     /// A fork was asked for and did not come about.
     pub fn fork_failed(&mut self, now: Time, proc_id: ProcId, why: &str) {
         self.procs.remove(&proc_id);
-        self.send(self.driver, FromNode::Notice { text: format!("a worker process could not be started: {why}") });
+        // Trying again at once would fail again at once, for ever.
+        self.forks_paused_until = Some(now + FORK_PAUSE);
+        if self.fork_trouble_told.is_none_or(|told| now >= told + FORK_TROUBLE_AGAIN) {
+            self.fork_trouble_told = Some(now);
+            let text = format!("a worker process could not be started, and what needs it waits: {why}");
+            self.send(self.driver, FromNode::Notice { text });
+        }
         self.schedule(now);
     }
 
@@ -155,6 +165,8 @@ impl Node {
             self.graves.pop_first();
         }
         self.graves.insert(proc_id, evidence.clone());
+        // Its descriptors are free now.
+        self.forks_paused_until = None;
         let (gone, kept): (BTreeSet<_>, BTreeSet<_>) = std::mem::take(&mut self.links).into_iter().partition(|(a, b)| *a == proc_id || *b == proc_id);
         self.links = kept;
         for (a, b) in gone {

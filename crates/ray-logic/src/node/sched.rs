@@ -119,6 +119,9 @@ impl Node {
                 break;
             }
         }
+        if self.forks_paused_until.is_some() {
+            return;
+        }
         for (env, count) in missing {
             for _ in self.starting(&env)..count {
                 self.fork(env.clone());
