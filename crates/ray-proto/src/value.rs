@@ -52,13 +52,6 @@ impl Value {
     pub fn is_error(&self) -> bool {
         matches!(self, Value::Inline(bytes) if bytes.first().is_some_and(|flag| *flag >= FLAG_RAISED))
     }
-
-    pub fn size_bytes(&self) -> u64 {
-        match self {
-            Value::Inline(bytes) => bytes.len() as u64,
-            Value::Shm(range) => range.len,
-        }
-    }
 }
 
 impl crate::wire::Wire for Value {

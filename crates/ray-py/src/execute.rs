@@ -192,26 +192,26 @@ fn construct(py: Python<'_>, library: &Arc<Library>, work: &ActorWork) -> PyResu
     match result {
         Ok(()) => library.actor_is_up(work),
         Err(error) => {
-            let (value, _) = encode_error(py, library, &name, work.incarnation - 1, error)?;
+            let value = encode_error(py, library, &name, work.incarnation - 1, error)?;
             library.tell_node(ToNode::ActorFailed { actor: work.actor, error: value });
         }
     }
     Ok(())
 }
 
-/// (the value that stands for the error, whether the template's retry_exceptions name it).
-fn encode_error(py: Python<'_>, library: &Arc<Library>, name: &str, attempt: u32, error: PyErr) -> PyResult<(Value, bool)> {
+/// The value that stands for an error.
+fn encode_error(py: Python<'_>, library: &Arc<Library>, name: &str, attempt: u32, error: PyErr) -> PyResult<Value> {
     let node: String = library.node_id.iter().map(|b| format!("{b:02x}")).collect();
     let exception = error.into_value(py);
-    let (bytes, retryable): (Bound<'_, PyBytes>, bool) = hooks(py)?.call_method1(intern!(py, "encode_error"), (exception, name, node, attempt))?.extract()?;
+    let bytes = hooks(py)?.call_method1(intern!(py, "encode_error"), (exception, name, node, attempt))?.cast_into::<PyBytes>()?;
     let mut value = vec![FLAG_RAISED];
     value.extend_from_slice(bytes.as_bytes());
-    Ok((Value::Inline(Arc::from(value)), retryable))
+    Ok(Value::Inline(Arc::from(value)))
 }
 
 fn finish_failed(py: Python<'_>, library: &Arc<Library>, work: CallWork, error: PyErr, leaving: bool) -> PyResult<()> {
     let retry = hooks(py)?.call_method1(intern!(py, "is_retryable"), (PyBytes::new(py, &work.template.payload), error.value(py)))?.extract()?;
-    let (value, _) = encode_error(py, library, &work.template.name, work.call.attempt, error)?;
+    let value = encode_error(py, library, &work.template.name, work.call.attempt, error)?;
     let results = vec![Payload { value, refs: vec![] }];
     library.finish_call(&work, Outcome::Raised { retryable: retry }, results, leaving);
     Ok(())

@@ -105,6 +105,7 @@ impl Engine {
         let mut next = core.owner.tick(now);
         if now >= self.next_sweep {
             core.give_back_empty(now, crate::store::KEEP_EMPTY_US);
+            core.trim(now, self.library.store_bytes());
             self.next_sweep = now + SWEEP_US;
         }
         if !core.extents.is_empty() {

@@ -10,7 +10,7 @@ use ray_logic::exec::Exec;
 use ray_logic::extents::Extents;
 use ray_logic::owner::{ActorOptions, CallArgs, Command, Limits, Owner, SubmitError, Template, WaitId};
 use ray_proto::msg::{FromNode, Peer, ToNode};
-use ray_proto::{ActorId, Blob, ClassId, ExtentId, ObjectId, Payload, ProcId, Resources, TemplateId};
+use ray_proto::{ActorId, Blob, ClassId, ExtentId, ObjectId, Payload, ProcId, Resources, TemplateId, UNIT};
 use ray_shm::board::Board;
 use ray_shm::link::{Flushed, Reader, Writer};
 use ray_shm::poll::{Poll, Timer, Waker};
@@ -248,6 +248,11 @@ impl Library {
     }
 
     // ---- session
+
+    /// The size of the node's store.
+    pub(crate) fn store_bytes(&self) -> u64 {
+        (self.node_total.get("object_store_memory") / UNIT) as u64
+    }
 
     /// In the child of a user's fork: never touch the sockets again.
     pub fn mark_forked(&self) {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// The first extent of a process; each further one doubles up to `LARGEST`.
 const SMALLEST: u64 = 4 << 20;
 const LARGEST: u64 = 64 << 20;
-/// An extent that stays empty this long goes back to the node.
+/// An extent that stays empty this long goes back to the node; so do the pages of a range that stays free.
 pub(crate) const KEEP_EMPTY_US: u64 = 10_000_000;
 
 /// An extent open in this process. Ours can be written through `fd`.
@@ -140,6 +140,15 @@ impl Core {
         }
         let was_live = self.extents.free(range);
         debug_assert!(was_live, "{range:?} was freed twice");
+    }
+
+    /// Give pages back to the system that stayed free too long, or are more than a quarter of the store.
+    pub(crate) fn trim(&mut self, now: u64, store_bytes: u64) {
+        for range in self.extents.trim(now, KEEP_EMPTY_US, store_bytes / 4) {
+            let Some(fd) = self.open.get(&range.extent).and_then(|extent| extent.fd.as_ref()) else { continue };
+            let punched = ray_shm::memory::punch(fd.as_fd(), range.offset, range.len);
+            debug_assert!(punched.is_ok(), "punching {range:?}: {punched:?}");
+        }
     }
 
     /// Return extents that have been empty for `age_us`, keeping `spare` of them. True if any went.

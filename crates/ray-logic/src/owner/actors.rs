@@ -247,9 +247,4 @@ impl Owner {
             }
         }
     }
-
-    /// The state of a call's actor as this process knows it, for error texts and `ray why`.
-    pub fn actor_is_dead(&self, actor: ActorId) -> bool {
-        matches!(self.actors.get(&actor).map(|client| &client.place), Some(Whereabouts::Dead(_)))
-    }
 }

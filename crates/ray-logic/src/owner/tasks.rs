@@ -290,9 +290,4 @@ impl Owner {
         let task_id = hex(&ObjectId::new(self.me, call, 0).task_bytes());
         system_error(code, &[("name", name), ("task_id", &task_id), ("message", message)])
     }
-
-    /// Calls accepted and not yet ended.
-    pub fn unfinished(&self) -> usize {
-        self.tasks.len()
-    }
 }
