@@ -212,7 +212,7 @@ def _take_name_from_repr() -> None:
         print(f"the __repr__ of {_worker.actor_name} raised {error!r}", file=sys.stderr)
 
 
-def encode_error(exception: BaseException, name: str, node: str, attempt: int) -> tuple[bytes, bool]:
+def encode_error(exception: BaseException, name: str, node: str, attempt: int) -> bytes:
     """Make the record of a failed call.
 
     Args:
@@ -222,9 +222,9 @@ def encode_error(exception: BaseException, name: str, node: str, attempt: int) -
         attempt: Number of earlier attempts.
 
     Returns:
-        The record, and False.
+        The record.
     """
-    return encode_exception(exception, task_name=name, pid=os.getpid(), node=node, attempt=attempt), False
+    return encode_exception(exception, task_name=name, pid=os.getpid(), node=node, attempt=attempt)
 
 
 def is_retryable(payload: bytes, exception: BaseException) -> bool:
