@@ -124,8 +124,12 @@ where
 
 /// A quarter of the soft file limit: the rest is the user's.
 fn max_links() -> u32 {
-    let soft = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    soft.map_or(u32::MAX, |limit| (limit / 4) as u32)
+    soft_fd_limit().map_or(u32::MAX, |limit| (limit / 4) as u32)
+}
+
+/// None: unlimited.
+fn soft_fd_limit() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
 }
 
 /// What the template needs, as JSON.
@@ -135,7 +139,7 @@ fn template_config(config: &Bound<'_, PyDict>) -> PyResult<String> {
         part.set_item(key, config.get_item(key)?)?;
     }
     // The daemon raises its own limit; workers keep the user's.
-    part.set_item("soft_fd_limit", rustix::process::getrlimit(rustix::process::Resource::Nofile).current)?;
+    part.set_item("soft_fd_limit", soft_fd_limit())?;
     config.py().import("json")?.call_method1("dumps", (part,))?.extract()
 }
 

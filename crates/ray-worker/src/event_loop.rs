@@ -258,7 +258,7 @@ impl Engine {
                 self.library.log_bell.ring(u32::MAX);
             }
             FromNode::Notice { text } => {
-                self.library.lock().logs.push_back(LogRecord { name: "ray".into(), pid: 0, is_stderr: true, notice: true, text });
+                self.library.lock().logs.push_back(LogRecord::notice(text));
                 self.library.log_bell.ring(u32::MAX);
             }
             message => match answer_token(&message) {

@@ -53,6 +53,13 @@ pub struct LogRecord {
     pub text: String,
 }
 
+impl LogRecord {
+    /// A message of the runtime itself.
+    pub(crate) fn notice(text: String) -> Self {
+        LogRecord { name: "ray".into(), pid: 0, is_stderr: true, notice: true, text }
+    }
+}
+
 pub struct Library {
     pub(crate) core: Mutex<Core>,
     /// References dropped by Python, in any thread, at any moment.
@@ -451,7 +458,7 @@ impl Core {
                 Command::Peer { to, message, urgent } => self.queue_peer(to, message, urgent),
                 Command::Wake(wait) => self.woken.extend(self.waiters.remove(&wait)),
                 Command::Free(range) => self.free(range),
-                Command::Notice(text) => self.logs.push_back(LogRecord { name: "ray".into(), pid: 0, is_stderr: true, notice: true, text }),
+                Command::Notice(text) => self.logs.push_back(LogRecord::notice(text)),
             }
         }
         self.commands = commands;

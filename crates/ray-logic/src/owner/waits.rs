@@ -23,14 +23,19 @@ pub(super) struct Wait {
 impl Owner {
     /// Wait until `need` of `ids` are ready. None: they already are. Otherwise `Command::Wake` follows once; end it with `wait_end` in any case.
     pub fn wait_start(&mut self, ids: &[ObjectId], need: usize) -> Option<WaitId> {
-        let ready = ids.iter().filter(|id| self.is_ready(**id)).take(need).count();
+        let mut pending = FxHashSet::default();
+        let mut not_ready = 0;
+        for &id in ids.iter().filter(|id| !self.is_ready(**id)) {
+            not_ready += 1;
+            pending.insert(id);
+        }
+        let ready = ids.len() - not_ready;
         if ready >= need {
             return None;
         }
         let wait = WaitId(self.next_token());
-        let pending: FxHashSet<ObjectId> = ids.iter().filter(|id| !self.is_ready(**id)).copied().collect();
         // One id may stand in `ids` more than once: it is missing once.
-        let repeats = ids.len() - ids.iter().filter(|id| self.is_ready(**id)).count() - pending.len();
+        let repeats = not_ready - pending.len();
         let missing = (need - ready).saturating_sub(repeats).max(1);
         for &id in ids {
             self.fetch(id);
