@@ -1,11 +1,80 @@
 //! Values as the engine sees them: bytes with one leading flag byte, inline or in shared memory.
 
 use crate::ids::{ExtentId, ObjectId};
+use crate::wire::{Reader, Wire, WireError};
 use crate::wire_struct;
 use std::sync::Arc;
 
-/// Bytes shared between tables without copying.
-pub type Blob = Arc<[u8]>;
+/// The longest bytes that a `Blob` keeps in itself: pickles of numbers, None and short texts.
+const SMALL_MAX: usize = 22;
+
+/// Bytes that many tables may keep: short ones in place, longer ones shared without copying. Three words.
+#[derive(Clone)]
+pub enum Blob {
+    Small { len: u8, bytes: [u8; SMALL_MAX] },
+    Shared(Arc<[u8]>),
+}
+
+impl Blob {
+    pub const EMPTY: Blob = Blob::Small { len: 0, bytes: [0; SMALL_MAX] };
+}
+
+impl std::ops::Deref for Blob {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Blob::Small { len, bytes } => &bytes[..usize::from(*len)],
+            Blob::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl From<&[u8]> for Blob {
+    fn from(from: &[u8]) -> Self {
+        if from.len() > SMALL_MAX {
+            return Blob::Shared(Arc::from(from));
+        }
+        let mut bytes = [0; SMALL_MAX];
+        bytes[..from.len()].copy_from_slice(from);
+        Blob::Small { len: from.len() as u8, bytes }
+    }
+}
+
+impl<const N: usize> From<&[u8; N]> for Blob {
+    fn from(from: &[u8; N]) -> Self {
+        Blob::from(&from[..])
+    }
+}
+
+impl From<Vec<u8>> for Blob {
+    fn from(from: Vec<u8>) -> Self {
+        Blob::from(&from[..])
+    }
+}
+
+impl PartialEq for Blob {
+    fn eq(&self, other: &Self) -> bool {
+        self[..] == other[..]
+    }
+}
+
+impl std::fmt::Debug for Blob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", &self[..])
+    }
+}
+
+impl Wire for Blob {
+    fn put(&self, out: &mut Vec<u8>) {
+        (self.len() as u32).put(out);
+        out.extend_from_slice(self);
+    }
+    fn take(r: &mut Reader<'_>) -> Result<Self, WireError> {
+        let len = u32::take(r)? as usize;
+        Ok(Blob::from(r.slice(len)?))
+    }
+}
 
 /// A plain pickle follows.
 pub const FLAG_PICKLE: u8 = 0;
@@ -40,13 +109,17 @@ impl Eq for ShmRange {}
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     Inline(Blob),
-    Shm(ShmRange),
+    /// Boxed: tables hold many values and few of them are large.
+    Shm(Box<ShmRange>),
 }
 
 impl Value {
-    /// An empty argument list and other constants need no allocation of their own.
-    pub fn inline(bytes: &[u8]) -> Self {
-        Value::Inline(Arc::from(bytes))
+    pub fn inline(bytes: impl Into<Blob>) -> Self {
+        Value::Inline(bytes.into())
+    }
+
+    pub fn shm(range: ShmRange) -> Self {
+        Value::Shm(Box::new(range))
     }
 
     pub fn is_error(&self) -> bool {
@@ -54,7 +127,7 @@ impl Value {
     }
 }
 
-impl crate::wire::Wire for Value {
+impl Wire for Value {
     fn put(&self, out: &mut Vec<u8>) {
         match self {
             Value::Inline(bytes) => {
@@ -67,11 +140,11 @@ impl crate::wire::Wire for Value {
             }
         }
     }
-    fn take(r: &mut crate::wire::Reader<'_>) -> Result<Self, crate::wire::WireError> {
+    fn take(r: &mut Reader<'_>) -> Result<Self, WireError> {
         match u8::take(r)? {
             0 => Ok(Value::Inline(Blob::take(r)?)),
-            1 => Ok(Value::Shm(ShmRange::take(r)?)),
-            _ => Err(crate::wire::WireError::Bad("value")),
+            1 => Ok(Value::shm(ShmRange::take(r)?)),
+            _ => Err(WireError::Bad("value")),
         }
     }
 }
@@ -84,7 +157,7 @@ pub fn system_error(code: &str, fields: &[(&str, &str)]) -> Value {
         bytes.push(0);
         bytes.extend_from_slice(format!("{key}={}", text.replace('\0', " ")).as_bytes());
     }
-    Value::Inline(Arc::from(bytes))
+    Value::inline(bytes)
 }
 
 /// The fields of a `system_error`.
@@ -99,6 +172,19 @@ pub fn system_error_fields(body: &[u8]) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn short_and_long_bytes_read_the_same() {
+        assert_eq!(size_of::<Value>(), 24);
+        for len in [0, 1, SMALL_MAX, SMALL_MAX + 1, 1000] {
+            let bytes: Vec<u8> = (0..len).map(|i| i as u8).collect();
+            let blob = Blob::from(&bytes[..]);
+            assert_eq!(&blob[..], &bytes[..]);
+            let mut out = Vec::new();
+            blob.put(&mut out);
+            assert_eq!(crate::wire::decode::<Blob>(&out).unwrap(), blob);
+        }
+    }
 
     #[test]
     fn system_errors_keep_their_fields() {

@@ -3,7 +3,6 @@
 //! Every decoder here reads bytes of another process: it must refuse what is malformed and never panic or allocate by a length it has not seen the bytes for.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// Bumped with every change of a message's layout.
 pub const PROTOCOL: u32 = 1;
@@ -100,17 +99,6 @@ impl Wire for bool {
             1 => Ok(true),
             _ => Err(WireError::Bad("bool")),
         }
-    }
-}
-
-impl Wire for Arc<[u8]> {
-    fn put(&self, out: &mut Vec<u8>) {
-        (self.len() as u32).put(out);
-        out.extend_from_slice(self);
-    }
-    fn take(r: &mut Reader<'_>) -> Result<Self, WireError> {
-        let len = u32::take(r)? as usize;
-        Ok(Arc::from(r.slice(len)?))
     }
 }
 

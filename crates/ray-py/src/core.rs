@@ -188,7 +188,7 @@ impl Core {
         let node_id: Vec<u8> = py.import("os")?.call_method1("urandom", (28,))?.extract()?;
         let job = Job { namespace: get_config(config, "namespace")?, env: get_config(config, "job_env")? };
         let boot = Boot {
-            node_id: Arc::from(node_id),
+            node_id: node_id.into(),
             total: Resources::from_f64(resources.iter().map(|(name, amount)| (name.as_str(), *amount))),
             store_bytes: get_config(config, "object_store_memory")?,
             python: python.clone(),
@@ -351,7 +351,7 @@ impl Core {
         let library = &self.library;
         library.check().map_err(|failure| self.failure(py, failure))?;
         let shape = |amounts: &HashMap<String, f64>| Resources::from_f64(amounts.iter().map(|(n, v)| (n.as_str(), *v)));
-        let payload: ray_proto::Blob = Arc::from(payload);
+        let payload: ray_proto::Blob = payload.into();
         let actor = library.new_actor_id();
         if !name.is_empty() {
             let options_name = name.clone();

@@ -206,7 +206,7 @@ fn encode_error(py: Python<'_>, library: &Arc<Library>, name: &str, attempt: u32
     let bytes = hooks(py)?.call_method1(intern!(py, "encode_error"), (exception, name, node, attempt))?.cast_into::<PyBytes>()?;
     let mut value = vec![FLAG_RAISED];
     value.extend_from_slice(bytes.as_bytes());
-    Ok(Value::Inline(Arc::from(value)))
+    Ok(Value::inline(value))
 }
 
 fn finish_failed(py: Python<'_>, library: &Arc<Library>, work: CallWork, error: PyErr, leaving: bool) -> PyResult<()> {

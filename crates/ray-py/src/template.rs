@@ -9,7 +9,7 @@ use ray_logic::owner::{CallArgs, CallKind, SubmitError, Template};
 use ray_proto::{Blob, ObjectId, Resources, Value};
 use ray_worker::Library;
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 #[pyclass(frozen, module = "ray._native")]
 pub(crate) struct CallTemplate {
@@ -28,8 +28,7 @@ struct Arity {
 
 /// The body of a call without arguments; shared, since it is the most frequent one.
 fn empty_body() -> Value {
-    static EMPTY: OnceLock<Blob> = OnceLock::new();
-    Value::Inline(EMPTY.get_or_init(|| Arc::from([])).clone())
+    Value::Inline(Blob::EMPTY)
 }
 
 /// Arguments in the engine's form. What was put into shared memory for them carries one local reference, to be dropped after the submission.
@@ -116,7 +115,7 @@ impl CallTemplate {
         let class = core.library().class_for(&shape, env);
         let kind = CallKind::Task { class };
         let template =
-            Template { id: Default::default(), kind, name, payload: Arc::from(payload), num_returns, max_retries, retry_raised: retry_exceptions, max_calls };
+            Template { id: Default::default(), kind, name, payload: payload.into(), num_returns, max_retries, retry_raised: retry_exceptions, max_calls };
         Self::new(core, template, Arity { min: min_args, max: max_args, binder }, None)
     }
 
@@ -141,7 +140,7 @@ impl CallTemplate {
             id: Default::default(),
             kind,
             name,
-            payload: Arc::from(payload),
+            payload: payload.into(),
             num_returns,
             max_retries: max_task_retries,
             retry_raised: retry_exceptions,

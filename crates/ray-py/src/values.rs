@@ -162,12 +162,12 @@ impl Pickled<'_> {
                 bytes.resize(at, 0);
                 bytes.extend_from_slice(raw_bytes(buffer));
             }
-            return Ok(Value::Inline(Arc::from(bytes)));
+            return Ok(Value::inline(bytes));
         }
         let mut parts: Vec<(u64, &[u8])> = vec![(0, &head), (head.len() as u64, body)];
         parts.extend(self.buffers.iter().zip(places).map(|(buffer, at)| (at as u64, raw_bytes(buffer))));
         let range = py.detach(|| library.store(len as u64, &parts)).map_err(|failure| errors::failure(py, failure))?;
-        Ok(Value::Shm(range))
+        Ok(Value::shm(range))
     }
 }
 

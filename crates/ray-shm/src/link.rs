@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn a_frame_larger_than_the_socket_arrives_whole_and_then_the_end() {
         let (mut writer, mut reader) = linked();
-        let big: ray_proto::Blob = Arc::from(vec![7u8; 3 << 20]);
+        let big: ray_proto::Blob = vec![7u8; 3 << 20].into();
         writer.queue(&big);
         loop {
             let flushed = writer.flush();

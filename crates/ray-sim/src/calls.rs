@@ -44,8 +44,8 @@ impl Process {
 
     /// Arguments become handles and views.
     fn unpickle(&mut self, env: &mut Env, frame: &mut Frame, args: &Args) {
-        if let Value::Shm(range) = args.body {
-            self.add_view(env, frame, args.body_id, range);
+        if let Value::Shm(range) = &args.body {
+            self.add_view(env, frame, args.body_id, **range);
         }
         for id in &args.nested {
             if env.rng.permille(800) {
@@ -54,8 +54,8 @@ impl Process {
         }
         for (id, payload) in &args.deps {
             env.oracle.check_value(self.id, *id, &payload.value);
-            if let Value::Shm(range) = payload.value {
-                self.add_view(env, frame, *id, range);
+            if let Value::Shm(range) = &payload.value {
+                self.add_view(env, frame, *id, **range);
             }
             for id in &payload.refs {
                 if env.rng.permille(700) {
@@ -147,7 +147,7 @@ impl Process {
                 true => {
                     let len = env.rng.range(1, 30_000);
                     match self.allocate(env, &mut frame, len, token(id)) {
-                        Some(range) => Value::Shm(range),
+                        Some(range) => Value::shm(range),
                         None => {
                             frame.ending = Some(ending);
                             return self.keep(env, frame);
@@ -169,9 +169,9 @@ impl Process {
     fn reply(&mut self, env: &mut Env, mut frame: Frame, from: ProcId, task: u64, ending: Ending) {
         let running = self.exec.finish(from, task).expect("the call runs");
         for payload in &ending.results {
-            if let Value::Shm(range) = payload.value {
+            if let Value::Shm(range) = &payload.value {
                 if from != self.id {
-                    self.to_node(env, ToNode::Published { range, owner: from });
+                    self.to_node(env, ToNode::Published { range: **range, owner: from });
                 }
             }
         }

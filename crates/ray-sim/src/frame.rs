@@ -217,7 +217,7 @@ impl Process {
     fn read(&mut self, env: &mut Env, frame: &mut Frame, id: ObjectId, value: &Value) {
         env.oracle.check_value(self.id, id, value);
         if let Value::Shm(range) = value {
-            self.add_view(env, frame, id, *range);
+            self.add_view(env, frame, id, **range);
         }
         let inner = self.owner.get(id).map(|object| object.refs().to_vec()).unwrap_or_default();
         for id in inner {

@@ -149,7 +149,7 @@ impl Oracle {
         self.raised.insert(token(id));
         let mut bytes = vec![FLAG_RAISED];
         bytes.extend_from_slice(&token(id).to_le_bytes());
-        Value::inline(&bytes)
+        Value::inline(bytes)
     }
 
     /// A process got the value of `id`.

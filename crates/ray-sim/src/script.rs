@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub fn inline_value(token: u64) -> Value {
     let mut bytes = vec![FLAG_PICKLE];
     bytes.extend_from_slice(&token.to_le_bytes());
-    Value::inline(&bytes)
+    Value::inline(bytes)
 }
 
 /// What a call gets: arguments to wait for, references to pass on.
@@ -58,7 +58,7 @@ impl Process {
         let value = match shm {
             // The id is not known yet: written below.
             true => match self.allocate(env, frame, len, 0) {
-                Some(range) => Value::Shm(range),
+                Some(range) => Value::shm(range),
                 None => return frame.steps_left += 1,
             },
             false => inline_value(0),
@@ -71,7 +71,7 @@ impl Process {
         let next = self.owner.next_put_id();
         let value = match value {
             Value::Shm(range) => {
-                env.oracle.write(self.id, range, token(next));
+                env.oracle.write(self.id, *range, token(next));
                 Value::Shm(range)
             }
             Value::Inline(_) => inline_value(token(next)),
@@ -103,8 +103,8 @@ impl Process {
         let Mentions { deps, nested } = mentions;
         if env.rng.permille(env.options.shm / 3) {
             if let Some(allocation) = self.extents.allocate(5_000) {
-                let id = self.put_value(env, frame, Value::Shm(allocation.range), vec![]);
-                return CallArgs { body: Value::Shm(allocation.range), body_id: id, deps, nested };
+                let id = self.put_value(env, frame, Value::shm(allocation.range), vec![]);
+                return CallArgs { body: Value::shm(allocation.range), body_id: id, deps, nested };
             }
         }
         CallArgs { body: inline_value(0), body_id: ObjectId::NIL, deps, nested }
@@ -163,7 +163,7 @@ impl Process {
             id: Default::default(),
             kind,
             name: name.into(),
-            payload: Arc::from(&b"code"[..]),
+            payload: b"code"[..].into(),
             num_returns: env.rng.pick(&[1, 1, 1, 2, 3, 0]).expect("a number"),
             max_retries: env.rng.pick(&[3, 3, 0, 1, -1]).expect("a number"),
             retry_raised: env.rng.permille(300),
@@ -220,7 +220,7 @@ impl Process {
         }
         let options = ActorOptions {
             class_name: "A".into(),
-            payload: Arc::from(&b"class"[..]),
+            payload: b"class"[..].into(),
             held,
             to_place,
             env: String::new(),

@@ -97,7 +97,7 @@ impl Library {
             let mut published = false;
             for payload in &results {
                 if let (Value::Shm(range), true) = (&payload.value, work.from != self.me) {
-                    core.queue_node(ToNode::Published { range: *range, owner: work.from });
+                    core.queue_node(ToNode::Published { range: **range, owner: work.from });
                     published = true;
                 }
             }
@@ -173,7 +173,7 @@ impl Core {
         let Queued { from, call } = self.exec.pop()?;
         let template = self.templates.get(&(from, call.template)).cloned();
         let template =
-            template.unwrap_or_else(|| Arc::new(WorkTemplate { name: "?".into(), payload: Arc::from([]), max_calls: 0, held: Resources::default() }));
+            template.unwrap_or_else(|| Arc::new(WorkTemplate { name: "?".into(), payload: Blob::EMPTY, max_calls: 0, held: Resources::default() }));
         Some(Work::Call(CallWork { from, template, call }))
     }
 

@@ -106,7 +106,7 @@ impl Library {
     pub fn view(&self, value: &Value) -> Result<View, Failure> {
         let range = match value {
             Value::Inline(bytes) => return Ok(View::Inline(bytes.clone())),
-            Value::Shm(range) => *range,
+            Value::Shm(range) => **range,
         };
         let known = self.lock().open.get(&range.extent).map(|extent| extent.mapping.clone());
         let mapping = match known {

@@ -75,7 +75,7 @@ impl Owner {
             max_calls: 0,
         });
         let ActorOptions { class_name, payload, held, to_place, env, max_restarts, name, namespace, detached } = options;
-        let empty = Args { body: Value::inline(&[]), body_id: ObjectId::NIL, deps: vec![], nested: vec![] };
+        let empty = Args { body: Value::Inline(Blob::EMPTY), body_id: ObjectId::NIL, deps: vec![], nested: vec![] };
         let spec = ActorSpec { class_name, payload, args: empty, held, to_place, env, max_restarts, name, namespace, detached };
         self.creating.insert(actor.call(), (actor, Box::new(spec)));
         self.accept(actor.call(), &template, args);

@@ -17,7 +17,7 @@ impl Owner {
     /// The same for a constructor's arguments, which the creator keeps.
     pub fn cover(&mut self, refs: &[ObjectId]) {
         for id in refs {
-            self.object(*id).covers += 1;
+            self.object(*id).more().covers += 1;
         }
     }
 
@@ -40,7 +40,7 @@ impl Owner {
     fn drop_covers(&mut self, refs: &[ObjectId]) {
         for id in refs {
             if let Some(object) = self.objects.get_mut(id) {
-                object.covers -= 1;
+                object.more().covers -= 1;
                 self.free_if_unused(*id);
             }
         }
@@ -55,7 +55,7 @@ impl Owner {
             let Some(object) = self.objects.get_mut(&id) else { continue };
             let listed = unregistered.get(&id.owner).is_some_and(|ids| ids.contains(&id));
             if id.owner != me && !registered && !listed && (object.local > 0 || object.holds > 0) {
-                object.granted += 1;
+                object.more().granted += 1;
                 unregistered.entry(id.owner).or_default().push(id);
             }
         }

@@ -21,10 +21,6 @@ pub struct Object {
     pub local: u32,
     /// Submitted calls and containers in this process that mention it.
     pub holds: u32,
-    /// Running calls of others that mention it: their caller keeps it for us.
-    pub covers: u32,
-    /// Borrowed only: grants of the owner not yet released.
-    pub granted: u32,
     pub state: State,
     more: Option<Box<More>>,
 }
@@ -41,11 +37,15 @@ pub(super) struct More {
     /// Processes that asked for the value.
     pub fetchers: Vec<ProcId>,
     pub fetch_sent: bool,
+    /// Running calls of others that mention it: their caller keeps it for us.
+    pub covers: u32,
+    /// Borrowed only: grants of the owner not yet released.
+    pub granted: u32,
 }
 
 impl Object {
     pub(super) fn new(state: State) -> Self {
-        Object { local: 0, holds: 0, covers: 0, granted: 0, state, more: None }
+        Object { local: 0, holds: 0, state, more: None }
     }
 
     pub(super) fn more(&mut self) -> &mut More {
@@ -70,12 +70,16 @@ impl Object {
         self.more.as_ref().map_or(&[], |more| &more.refs)
     }
 
+    pub fn granted(&self) -> u32 {
+        self.more.as_ref().map_or(0, |more| more.granted)
+    }
+
     pub fn borrowers(&self) -> impl Iterator<Item = (ProcId, u32)> + '_ {
         self.more.iter().flat_map(|more| more.borrowers.iter().map(|(p, n)| (*p, *n)))
     }
 
     fn is_unused(&self) -> bool {
-        self.local == 0 && self.holds == 0 && self.covers == 0 && self.more.as_ref().is_none_or(|more| more.borrowers.is_empty())
+        self.local == 0 && self.holds == 0 && self.more.as_ref().is_none_or(|more| more.covers == 0 && more.borrowers.is_empty())
     }
 }
 
@@ -178,18 +182,19 @@ impl Owner {
             return Vec::new();
         }
         let mut object = self.objects.remove(&id).expect("looked up above");
+        let granted = object.granted();
         let inner = object.take_more().map(|more| more.refs).unwrap_or_default();
         if id.owner == self.me {
             self.free_owned(id, object.state);
         } else {
-            self.free_borrowed(id, object.granted);
+            self.free_borrowed(id, granted);
         }
         inner
     }
 
     fn free_owned(&mut self, id: ObjectId, state: State) {
         match state {
-            State::Ready(Value::Shm(range)) => self.out.push(Command::Free(range)),
+            State::Ready(Value::Shm(range)) => self.out.push(Command::Free(*range)),
             State::Handle => self.actor_out_of_scope(id),
             _ => {}
         }
@@ -229,7 +234,7 @@ impl Owner {
     /// A value nobody refers to any more: give back what it holds.
     pub(super) fn discard(&mut self, payload: Payload) {
         if let Value::Shm(range) = payload.value {
-            self.out.push(Command::Free(range));
+            self.out.push(Command::Free(*range));
         }
         payload.refs.into_iter().for_each(|id| self.unhold(id));
     }
@@ -292,7 +297,7 @@ impl Owner {
 
     /// Ranges made for us by a process that died. Those whose reply was lost with it belong to no object here.
     pub(super) fn free_unknown(&mut self, ranges: Vec<ShmRange>) {
-        let known = |object: &Object| match object.state {
+        let known = |object: &Object| match &object.state {
             State::Ready(Value::Shm(range)) => Some((range.extent, range.offset)),
             _ => None,
         };
@@ -312,7 +317,7 @@ impl Owner {
         for (id, object) in &self.objects {
             assert!(!object.is_unused(), "{id:?} is in the table with no count");
             assert_eq!(object.holds, holds.get(id).copied().unwrap_or(0), "holds of {id:?} ({:?})", object.state);
-            assert!(id.owner != self.me || object.granted == 0, "{id:?} is ours and borrowed");
+            assert!(id.owner != self.me || object.granted() == 0, "{id:?} is ours and borrowed");
         }
         for id in holds.keys() {
             assert!(self.objects.contains_key(id), "{id:?} is held and not in the table");

@@ -68,9 +68,9 @@ impl Owner {
                 continue;
             }
             if id.owner == from {
-                self.object(id).granted += 1;
+                self.object(id).more().granted += 1;
             } else if !self.is_registered(id) {
-                self.object(id).granted += 1;
+                self.object(id).more().granted += 1;
                 unregistered.entry(id.owner).or_default().push(id);
             }
         }
@@ -79,7 +79,7 @@ impl Owner {
 
     /// The owner knows that we borrow it. While a registration is on its way it may not, and a second one is sent: whoever waits for its ack is safe.
     pub(super) fn is_registered(&self, id: ObjectId) -> bool {
-        self.objects.get(&id).is_some_and(|object| object.granted > 0) && !self.registering.contains_key(&id)
+        self.objects.get(&id).is_some_and(|object| object.granted() > 0) && !self.registering.contains_key(&id)
     }
 
     /// Register with the owners in `wanted` (granted already counted), then do `then`.
@@ -117,8 +117,8 @@ impl Owner {
             return;
         }
         let object = self.object(id);
-        if object.granted == 0 {
-            object.granted = 1;
+        if object.granted() == 0 {
+            object.more().granted = 1;
             self.borrow_then(BTreeMap::from([(id.owner, vec![id])]), Then::Nothing);
         }
     }
@@ -210,7 +210,7 @@ impl Owner {
     fn return_grants(&mut self, from: ProcId, refs: &[ObjectId]) {
         for &id in refs.iter().filter(|id| id.owner == from) {
             match self.objects.get_mut(&id) {
-                Some(object) => object.granted += 1,
+                Some(object) => object.more().granted += 1,
                 None => self.releases.entry(from).or_default().push((id, 1)),
             }
         }
