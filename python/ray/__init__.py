@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ray import actor, exceptions, remote_function, runtime_context
-    from ray._core.decorators import method
+    from ray._core.calls.decorators import method
     from ray._core.ids import (
         ActorClassID,
         ActorID,
@@ -81,7 +81,7 @@ SCRIPT_MODE = 0
 WORKER_MODE = 1
 
 _HOMES = {
-    "_core.decorators": ("method",),
+    "_core.calls.decorators": ("method",),
     "_core.ids": (
         "ActorClassID",
         "ActorID",

@@ -6,7 +6,7 @@ native template itself, so that later calls run no Python code of ours.
 Invariants:
 1. A method object holds the native reference of the actor, never the Python handle: no cycle, so that dropping the last handle ends
    the actor at once.
-2. A handle carries a description of the class (`ray._core.actor_spec`), never the class.
+2. A handle carries a description of the class (`ray._core.calls.actor_spec`), never the class.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union
 
 from ray._core import session
-from ray._core.actor_spec import ActorSpec, MethodSpec, builtin_method, describe_class, spec_from_fields, spec_from_pickle
-from ray._core.decorators import method
+from ray._core.calls.actor_spec import ActorSpec, MethodSpec, builtin_method, describe_class, spec_from_fields, spec_from_pickle
+from ray._core.calls.decorators import method
 from ray._core.errors import ActorExit
 from ray._core.ids import ActorID
-from ray._core.options import (
+from ray._core.calls.options import (
     DEFAULT_ASYNC_CONCURRENCY,
     VARIANTS_MAX,
     UnknownOptionError,
@@ -29,14 +29,14 @@ from ray._core.options import (
     check_namespace,
     options_key,
 )
-from ray._core.signatures import CallSignature, signature_of
+from ray._core.calls.signatures import CallSignature, signature_of
 
 if TYPE_CHECKING:
     from typing import NoReturn
 
     from typing_extensions import Unpack
 
-    from ray._core.decorators import ActorCallOptions, MethodCallOptions
+    from ray._core.calls.decorators import ActorCallOptions, MethodCallOptions
     from ray._native import CallTemplate, ObjectRef
 
 __all__ = [

@@ -11,20 +11,20 @@ from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
 from ray._core import session
-from ray._core.decorators import decorated_target
-from ray._core.options import (
+from ray._core.calls.decorators import decorated_target
+from ray._core.calls.options import (
     DEFAULT_MAX_RETRIES,
     VARIANTS_MAX,
     assemble_resources,
     check_task_options,
     options_key,
 )
-from ray._core.signatures import CallSignature, is_coroutine, is_generator, signature_of
+from ray._core.calls.signatures import CallSignature, is_coroutine, is_generator, signature_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ray._core.decorators import RemoteOptions, TaskCallOptions
+    from ray._core.calls.decorators import RemoteOptions, TaskCallOptions
     from ray._native import CallTemplate, Core, ObjectRef
     from ray.actor import ActorClass
 

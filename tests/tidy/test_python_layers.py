@@ -22,7 +22,7 @@ LIBRARIES = ("ray.data", "ray.train", "ray.tune", "ray.serve", "ray.rllib", "ray
 SHIMS = ("ray._private", "ray.experimental")
 SHIM_LINES = 40
 # The template imports everything that workers need before it forks them.
-PRELOADS = {("ray._core.worker_main", "ray")}
+PRELOADS = {("ray._core.worker.main", "ray")}
 # torch, tensorflow, xgboost and pandas only in modules named after them.
 HEAVY = ("torch", "tensorflow", "xgboost", "lightgbm", "pandas", "jax")
 

@@ -264,7 +264,7 @@ def test_error_text_shows_few_frames_of_the_runtime():
     def user():
         describe(5, {})
 
-    from ray._core.actor_spec import describe_class as describe
+    from ray._core.calls.actor_spec import describe_class as describe
 
     try:
         user()

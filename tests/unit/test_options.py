@@ -2,10 +2,10 @@
 
 import pytest
 
-from ray._core.actor_spec import describe_class, spec_from_fields, spec_from_pickle
-from ray._core.decorators import method
+from ray._core.calls.actor_spec import describe_class, spec_from_fields, spec_from_pickle
+from ray._core.calls.decorators import method
 from ray._core.environment import canonical_env, check_runtime_env
-from ray._core.options import (
+from ray._core.calls.options import (
     ACTOR_OPTIONS,
     METHOD_OPTIONS,
     TASK_OPTIONS,
@@ -17,7 +17,7 @@ from ray._core.options import (
     check_task_options,
     options_key,
 )
-from ray._core.signatures import signature_of
+from ray._core.calls.signatures import signature_of
 from ray.actor import ActorClass
 from ray.remote_function import RemoteFunction, remote
 

@@ -1,4 +1,4 @@
-//! The template: a Python process that has the worker code imported and forks workers (ray/_core/template.py is its other half).
+//! The template: a Python process that has the worker code imported and forks workers (ray/_core/worker/template.py is its other half).
 //!
 //! Packets over a SEQPACKET pair. To it: `boot` with the board's descriptor, `fork PROC SLOT ENV` with a link and two pipes.
 //! From it: `ready`, `forked PROC PID`, `failed PROC WHY`, `exited PID STATUS MAXRSS_KIB`.
@@ -17,7 +17,7 @@ link = socket.socket(fileno=0)
 text, fds, _, _ = socket.recv_fds(link, 1 << 22, 4)
 config = json.loads(text)
 sys.path[:] = config['sys_path']
-from ray._core.template import run
+from ray._core.worker.template import run
 run(link, fds[0], config)
 ";
 

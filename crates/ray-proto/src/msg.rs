@@ -1,5 +1,5 @@
 //! Every message of the protocol. `ToNode` and `FromNode` run between a process and its daemon, `Peer` between two processes,
-//! `ToTemplate` and `FromTemplate` between the daemon and the process that forks workers (its half is Python: see ray/_core/template.py).
+//! `ToTemplate` and `FromTemplate` between the daemon and the process that forks workers (its half is Python: see ray/_core/worker/template.py).
 
 use crate::ids::{ActorId, ClassId, ExtentId, LeaseId, ObjectId, ProcId, TemplateId};
 use crate::resources::Resources;

@@ -34,7 +34,7 @@ thread_local! {
 }
 
 fn hooks(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
-    py.import(intern!(py, "ray._core.worker_main"))
+    py.import(intern!(py, "ray._core.worker.main"))
 }
 
 impl Resolver {

@@ -29,7 +29,7 @@ def run(link: socket.socket, board_fd: int, config: dict[str, Any]) -> NoReturn:
         config: `sys_path`, `namespace`, `settings`, `soft_fd_limit`.
     """
     from ray import _native
-    from ray._core import worker_main
+    from ray._core.worker import main as worker_main
 
     _native.set_process_name("ray-template")
     _restore_fd_limit(config["soft_fd_limit"])
@@ -121,7 +121,7 @@ class _Template:
             for ours, standard in ((null, 0), (out_fd, 1), (err_fd, 2)):
                 os.dup2(ours, standard)
                 os.close(ours)
-            from ray._core import worker_main
+            from ray._core.worker import main as worker_main
 
             code = worker_main.main(link_fd, slot, self._board_fd, self._config, env)
         except BaseException:  # the outermost frame of the process: print, then end

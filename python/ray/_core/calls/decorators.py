@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypedDict, TypeVar, overload
 
-from ray._core.actor_spec import METHOD_OPTIONS_ATTRIBUTE
-from ray._core.options import METHOD_OPTIONS, check_method_options, unknown_option
+from ray._core.calls.actor_spec import METHOD_OPTIONS_ATTRIBUTE
+from ray._core.calls.options import METHOD_OPTIONS, check_method_options, unknown_option
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

@@ -14,7 +14,7 @@ import sys
 
 from ray import _native
 from ray._core import session
-from ray._core.actor_spec import BUILTIN_METHODS
+from ray._core.calls.actor_spec import BUILTIN_METHODS
 from ray._core.errors import ActorExit, encode_exception
 from ray._core.serialization import loads_payload
 

@@ -1,0 +1,1 @@
+"""What a remote function or class declares: its options, its signature, the description that travels."""
