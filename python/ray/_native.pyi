@@ -110,7 +110,10 @@ class Core:
         """Start a daemon and connect to it as its driver. Raises RuntimeError naming what failed.
 
         Keys: python (str), native_path (str), resources (dict[str, float]), labels, object_store_memory (int, bytes), session_dir (str),
-        sys_path (list[str]), cwd (str), env (dict[str, str]), job_env (str), namespace (str), log_to_driver (bool), settings (dict[str, str])."""
+        door (str), sys_path (list[str]), cwd (str), env (dict[str, str]), job_env (str), namespace (str), log_to_driver (bool), settings (dict[str, str])."""
+    @staticmethod
+    def observe(door: str) -> Core:
+        """Connect through a session's door, to ask questions. Raises RuntimeError naming what failed."""
     @staticmethod
     def attach(fd: int, slot: int, board_fd: int, namespace: str, env: str) -> Core:
         """Connect as a worker over an inherited socket. Called after fork, never before."""
@@ -239,3 +242,6 @@ def daemon_main() -> None:
 
 def is_plain(value: object) -> bool:
     """True for None, bool, int, float, str, bytes and small tuples, lists and dicts of them: values that plain pickle carries with the same meaning everywhere."""
+
+def ask_about(core: Core, whom: int, subject: tuple[Any, ...]) -> list[dict[str, Any]] | None:
+    """Ask process `whom` (0: the node) for the facts about `subject`; None when it does not answer within a second. See ray._core.why."""

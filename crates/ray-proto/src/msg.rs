@@ -2,6 +2,7 @@
 //! `ToTemplate` and `FromTemplate` between the daemon and the process that forks workers (its half is Python: see ray/_core/worker/template.py).
 
 use crate::ids::{ActorId, ClassId, ExtentId, LeaseId, ObjectId, ProcId, TemplateId};
+use crate::report::{Fact, Subject};
 use crate::resources::Resources;
 use crate::value::{Blob, Payload, ShmRange, Value};
 use crate::{wire_enum, wire_struct};
@@ -129,6 +130,7 @@ wire_enum! {
         25 = IdleExitReply { may_exit: bool },
         26 = Shutdown {},
         27 = Boot { boot: Boot },
+        28 = Ask { token: u64, subject: Subject },
     }
 }
 
@@ -146,6 +148,8 @@ wire_struct! {
         pub job_env: String,
         /// As in `Hello`.
         pub max_links: u32,
+        /// Name of the door through which others join; empty for none.
+        pub door: String,
     }
 }
 
@@ -182,6 +186,7 @@ wire_enum! {
         22 = ActorFinish { actor: ActorId },
         /// A process that has died (see `ProcDied` before) had made these for the receiver. What belongs to no object there is to be freed.
         23 = OrphanRanges { ranges: Vec<ShmRange> },
+        24 = Told { token: u64, facts: Vec<Fact> },
     }
 }
 
@@ -202,6 +207,8 @@ wire_enum! {
         10 = Release { ids: Vec<(ObjectId, u32)> },
         /// The results' third-party references are registered: the worker's hold may go.
         11 = HoldDone { task: u64 },
+        12 = Ask { token: u64, subject: Subject },
+        13 = Told { token: u64, facts: Vec<Fact> },
     }
 }
 

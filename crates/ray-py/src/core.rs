@@ -77,8 +77,8 @@ impl Core {
 
     /// Block until `need` of `ids` are ready. False: the time is over.
     fn block(&self, py: Python<'_>, ids: &[ObjectId], need: usize, timeout_s: Option<f64>) -> PyResult<bool> {
-        let in_call = self.library.slot().is_some() && context::in_call();
-        let ticket = self.library.wait_start(ids, need, in_call).map_err(|failure| self.failure(py, failure))?;
+        let call = context::call_of_thread().filter(|_| self.library.slot().is_some());
+        let ticket = self.library.wait_start(ids, need, call).map_err(|failure| self.failure(py, failure))?;
         let Some(ticket) = ticket else { return Ok(true) };
         let deadline = timeout_s.map(|s| ray_shm::now_us().saturating_add((s.max(0.0) * 1e6).min(1e15) as u64));
         let outcome = loop {
@@ -196,6 +196,7 @@ impl Core {
             settings,
             job_env: job.env.clone(),
             max_links: max_links(),
+            door: get_config(config, "door")?,
         };
         let started = py.detach(|| -> Result<Core, String> {
             let (mut daemon, link) = DaemonProcess::start(&python, &native_path)?;
@@ -212,6 +213,19 @@ impl Core {
             }
         });
         started.map_err(|why| PyRuntimeError::new_err(format!("could not start ray: {}", why.trim())))
+    }
+
+    /// Connect through a session's door, to ask questions. It is not this process's session.
+    #[staticmethod]
+    fn observe(py: Python<'_>, door: &str) -> PyResult<Core> {
+        let observe = || -> Result<Core, String> {
+            let link = ray_shm::door::enter(door).map_err(|error| error.to_string())?;
+            let (reader, welcome) = handshake(link, ToNode::Hello { protocol: PROTOCOL, pid: std::process::id(), max_links: 0 })?;
+            let config = Config { limits: Limits::default(), slot: None };
+            let library = Library::start(reader, welcome, config).map_err(|failure| format!("{failure:?}"))?;
+            Ok(Core { library, daemon: Mutex::new(None), daemon_pid: 0, job: Job::default() })
+        };
+        py.detach(observe).map_err(|why| PyRuntimeError::new_err(format!("could not connect to {door}: {why}")))
     }
 
     /// Connect as a worker over an inherited socket. Called after fork, never before.

@@ -24,8 +24,9 @@ impl CompletionQueue {
     }
 
     /// Put `token` into the queue when the object is ready. True: it already is, and nothing will be queued.
-    fn watch(&self, core: &Core, object: &ObjectRef, token: u64) -> bool {
-        core.library().watch(object.id, &self.inner, token)
+    fn watch(&self, py: Python<'_>, core: &Core, object: &ObjectRef, token: u64) -> bool {
+        let call = crate::context::current(py).map(|running| (running.from, running.task));
+        core.library().watch(object.id, &self.inner, token, call)
     }
 
     /// Make the descriptor readable although nothing is done.

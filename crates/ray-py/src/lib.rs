@@ -15,6 +15,7 @@ mod execute;
 mod futures;
 mod object_ref;
 mod pending_call;
+mod report;
 mod template;
 mod values;
 
@@ -34,6 +35,8 @@ mod _native {
     use crate::object_ref::{ref_from_bytes, ObjectRef};
     #[pymodule_export]
     use crate::pending_call::PendingCall;
+    #[pymodule_export]
+    use crate::report::ask_about;
     #[pymodule_export]
     use crate::template::CallTemplate;
     #[pymodule_export]

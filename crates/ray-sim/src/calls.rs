@@ -16,7 +16,7 @@ impl Process {
         if self.leaving {
             return;
         }
-        let Some(queued) = self.exec.pop() else { return };
+        let Some(queued) = self.exec.pop(env.now) else { return };
         let (from, call) = (queued.from, queued.call);
         self.last_started = Some((from, call.task));
         env.note(self.id, || format!("starts {} of {from:?}, attempt {}", call.task, call.attempt));

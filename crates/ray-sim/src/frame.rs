@@ -170,7 +170,7 @@ impl Process {
 
     /// Wait for `need` of `ids`; a get reads what is there afterwards.
     pub fn wait(&mut self, env: &mut Env, frame: &mut Frame, ids: Vec<ObjectId>, need: usize, get: bool) {
-        let Some(wait) = self.owner.wait_start(&ids, need) else {
+        let Some(wait) = self.owner.wait_start(&ids, need, Default::default()) else {
             return self.waited(env, frame, &ids, get);
         };
         env.note(self.id, || format!("waits {wait:?} for {need} of {ids:?}"));

@@ -233,7 +233,7 @@ impl Process {
             .calls
             .insert((self.id, actor.call()), CallInfo { path: path.clone(), pure: false, depth: frame.depth + 1, actor: None, max_retries: -1, greedy: false });
         env.oracle.made.insert(actor, Made { path, pure: false, ready: false });
-        self.owner.create_actor(actor, options, args);
+        self.owner.create_actor(env.now, actor, options, args);
         env.oracle.handle_made(self.id, actor);
         frame.handles.push(Handle { id: actor, view: None });
     }

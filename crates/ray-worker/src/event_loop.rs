@@ -3,6 +3,7 @@
 use crate::exec::{ActorWork, Duty, WorkTemplate};
 use crate::library::{Answer, Core, Direct, Library, LogRecord};
 use ray_proto::msg::{FromNode, Peer, ToNode};
+use ray_proto::report::Fact;
 use ray_proto::wire::{decode, Wire};
 use ray_proto::ProcId;
 use ray_shm::link::{Filled, Reader, Writer};
@@ -25,6 +26,8 @@ struct Engine {
     /// Direct links that wait for their peer's `Switch`.
     unopened: FxHashMap<ProcId, Reader>,
     next_sweep: u64,
+    /// Answers of peers, handed over once the lock is free.
+    answered: Vec<(u64, Vec<Fact>)>,
 }
 
 enum Fate {
@@ -36,7 +39,7 @@ enum Fate {
 pub(crate) fn start(library: Arc<Library>, node: Reader) -> Result<(), String> {
     let poll = Poll::new().map_err(|e| format!("epoll: {e}"))?;
     poll.add(node.fd(), NODE).and_then(|()| library.watch_timers(&poll, WAKER, SOON)).map_err(|e| format!("epoll: {e}"))?;
-    let mut engine = Engine { library, poll, node, direct: FxHashMap::default(), unopened: FxHashMap::default(), next_sweep: 0 };
+    let mut engine = Engine { library, poll, node, direct: FxHashMap::default(), unopened: FxHashMap::default(), next_sweep: 0, answered: Vec::new() };
     let body = move || {
         ray_shm::signals::block_all();
         let why = engine.run();
@@ -204,11 +207,18 @@ impl Engine {
         self.library.drain_drops(&mut core);
         let mut new_calls = 0;
         for message in batch {
+            if let Peer::Told { token, facts } = message {
+                self.answered.push((token, facts));
+                continue;
+            }
             new_calls += core.peer_message(now, from, message);
         }
         let sleepers = core.sleepers;
         self.library.settle(core);
         self.ring(new_calls, sleepers);
+        for (token, facts) in std::mem::take(&mut self.answered) {
+            self.answer(token, FromNode::Told { token, facts }, None);
+        }
     }
 
     fn ring(&self, new_calls: u32, sleepers: u32) {
@@ -345,6 +355,10 @@ impl Core {
                 let taken = self.exec.recall(from, &tasks);
                 self.owner.give_back(taken, false, from);
             }
+            Peer::Ask { token, subject } => {
+                let facts = self.report(now, &subject);
+                self.queue_peer(from, Peer::Told { token, facts }, true);
+            }
             message => self.owner.on_peer(now, from, message),
         }
         0
@@ -368,6 +382,7 @@ fn answer_token(message: &FromNode) -> Option<u64> {
         | FromNode::StoreFull { token, .. }
         | FromNode::ExtentOpened { token, .. }
         | FromNode::ExtentGone { token }
+        | FromNode::Told { token, .. }
         | FromNode::ResourcesAre { token, .. } => Some(*token),
         _ => None,
     }

@@ -358,7 +358,8 @@ impl Library {
     }
 
     pub fn create_actor(&self, actor: ActorId, options: ActorOptions, args: CallArgs) {
-        self.with(|core| core.owner.create_actor(actor, options, args));
+        let now = ray_shm::now_us();
+        self.with(|core| core.owner.create_actor(now, actor, options, args));
     }
 
     pub fn kill_actor(&self, actor: ActorId, no_restart: bool) {
@@ -428,7 +429,7 @@ impl Core {
         }
     }
 
-    fn queue_peer(&mut self, to: ProcId, message: Peer, urgent: bool) {
+    pub(crate) fn queue_peer(&mut self, to: ProcId, message: Peer, urgent: bool) {
         match self.direct.get_mut(&to) {
             Some(direct) => {
                 direct.writer.queue(&message);

@@ -3,6 +3,7 @@
 use super::objects::{hex, Object, State};
 use super::tasks::{CallArgs, CallKind, Place, Template};
 use super::{Command, Owner};
+use crate::Time;
 use ray_proto::ids::ACTOR_INDEX;
 use ray_proto::msg::{ActorSpec, ActorState, Args, Peer, ToNode};
 use ray_proto::value::system_error;
@@ -34,6 +35,17 @@ impl ActorClient {
     pub(super) fn pending(&self) -> usize {
         self.queue.len() + self.in_flight.len()
     }
+
+    /// Where the actor lives, whether the call is there, and how many calls of ours are before it.
+    pub(super) fn whereabouts(&self, call: u64) -> (Option<ProcId>, bool, u32) {
+        let at = match self.place {
+            Whereabouts::At(proc_id) => Some(proc_id),
+            _ => None,
+        };
+        let sent = self.in_flight.values().position(|other| *other == call);
+        let queued = self.queue.iter().position(|other| *other == call).map(|position| self.in_flight.len() + position);
+        (at, sent.is_some(), sent.or(queued).unwrap_or(0) as u32)
+    }
 }
 
 /// What a creator says about a new actor, arguments aside.
@@ -58,7 +70,7 @@ impl Owner {
     }
 
     /// Create an actor. Its handle object gets one local reference.
-    pub fn create_actor(&mut self, actor: ActorId, options: ActorOptions, args: CallArgs) {
+    pub fn create_actor(&mut self, now: Time, actor: ActorId, options: ActorOptions, args: CallArgs) {
         let mut handle = Object::new(State::Handle);
         // A detached actor outlives every handle: its creator's count never reaches zero.
         handle.local = 1 + u32::from(options.detached);
@@ -78,7 +90,7 @@ impl Owner {
         let empty = Args { body: Value::Inline(Blob::EMPTY), body_id: ObjectId::NIL, deps: vec![], nested: vec![] };
         let spec = ActorSpec { class_name, payload, args: empty, held, to_place, env, max_restarts, name, namespace, detached };
         self.creating.insert(actor.call(), (actor, Box::new(spec)));
-        self.accept(actor.call(), &template, args);
+        self.accept(now, actor.call(), &template, args);
         if self.tasks[&actor.call()].unresolved == 0 {
             self.send_creation(actor.call());
         }

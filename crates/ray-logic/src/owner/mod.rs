@@ -9,20 +9,22 @@
 //! 4. `granted` of a borrowed entry is the number of grants the owner has counted for us and we have not released.
 //!
 //! Files: `objects` the table and its counts, `refs` the borrowing protocol, `waits` local waiters, `tasks` calls and their ends,
-//! `leases` pushing calls to workers, `actors` calls to actors, `callee` our side of calls made to us.
+//! `leases` pushing calls to workers, `actors` calls to actors, `callee` our side of calls made to us,
+//! `report` answers about what waits for what.
 
 mod actors;
 mod callee;
 mod leases;
 mod objects;
 mod refs;
+mod report;
 mod tasks;
 mod waits;
 
 pub use actors::ActorOptions;
 pub use objects::{Object, State};
 pub use tasks::{CallArgs, CallKind, SubmitError, Template};
-pub use waits::WaitId;
+pub use waits::{WaitId, Waiting};
 
 use crate::Time;
 use ray_proto::msg::{ActorSpec, Evidence, FromNode, Peer, ToNode};
@@ -203,7 +205,7 @@ impl Owner {
             Peer::BorrowAck { token } => self.borrow_acked(from, token),
             Peer::Release { ids } => self.released_by(from, &ids),
             Peer::HoldDone { task } => self.hold_done(from, task),
-            Peer::Template { .. } | Peer::Call { .. } | Peer::Recall { .. } | Peer::Switch {} => {}
+            Peer::Template { .. } | Peer::Call { .. } | Peer::Recall { .. } | Peer::Switch {} | Peer::Ask { .. } | Peer::Told { .. } => {}
         }
     }
 

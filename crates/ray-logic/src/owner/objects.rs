@@ -62,6 +62,10 @@ impl Object {
         }
     }
 
+    pub(super) fn is_awaited_by(&self, wait: WaitId) -> bool {
+        self.more.as_ref().is_some_and(|more| more.waits.contains(&wait))
+    }
+
     pub fn is_ready(&self) -> bool {
         !matches!(self.state, State::Pending)
     }

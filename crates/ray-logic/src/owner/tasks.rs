@@ -78,6 +78,8 @@ pub(super) struct Task {
     pub retries_left: i32,
     pub attempt: u32,
     pub place: Place,
+    /// When it was submitted.
+    pub since: Time,
 }
 
 impl Task {
@@ -131,13 +133,13 @@ impl Owner {
             object.local = 1;
             self.objects.insert(ObjectId::new(self.me, call, index), object);
         }
-        self.accept(call, template, args);
+        self.accept(now, call, template, args);
         self.arrange(now, call);
         Ok(call)
     }
 
     /// Take the holds of a call and note what it still waits for.
-    pub(super) fn accept(&mut self, call: u64, template: &Arc<Template>, args: CallArgs) {
+    pub(super) fn accept(&mut self, since: Time, call: u64, template: &Arc<Template>, args: CallArgs) {
         let has_refs = !(args.deps.is_empty() && args.nested.is_empty() && args.body_id.is_nil());
         let mut unresolved = 0;
         for &id in &args.deps {
@@ -148,8 +150,8 @@ impl Owner {
             }
         }
         let refs = has_refs.then(|| Box::new(TaskRefs { body_id: args.body_id, deps: args.deps, nested: args.nested }));
-        let task =
-            Task { template: template.clone(), body: args.body, refs, unresolved, retries_left: template.max_retries, attempt: 0, place: Place::Waiting };
+        let (template, retries_left) = (template.clone(), template.max_retries);
+        let task = Task { template, body: args.body, refs, unresolved, retries_left, attempt: 0, place: Place::Waiting, since };
         let held: Vec<ObjectId> = task.held_refs().collect();
         held.into_iter().for_each(|id| self.hold(id));
         self.tasks.insert(call, task);
