@@ -2,6 +2,7 @@
 
 use crate::conn::{Conn, Pipe, Token};
 use crate::oom;
+use crate::segments::{spill_config, Segments};
 use crate::template::{Report, Template};
 use ray_logic::node::{Node, NodeCommand, NodeConfig};
 use ray_proto::msg::{Boot, Evidence, FromNode, ToNode, WorkerLine};
@@ -48,6 +49,7 @@ struct Daemon {
     /// Forks asked for and not reported, with what they need: a new template gets them again.
     forking: BTreeMap<ProcId, Forking>,
     extents: BTreeMap<ExtentId, OwnedFd>,
+    segments: Segments,
     oom_kills: Option<u64>,
     commands: VecDeque<NodeCommand>,
     paused: Vec<Token>,
@@ -85,6 +87,7 @@ pub fn run(link: OwnedFd) -> Result<(), String> {
         free_slots: (0..SLOTS).rev().collect(),
         forking: BTreeMap::new(),
         extents: BTreeMap::new(),
+        segments: Segments::new(&boot),
         oom_kills: oom::kills(),
         commands: VecDeque::new(),
         paused: Vec::new(),
@@ -139,6 +142,7 @@ fn node_config(boot: &Boot) -> NodeConfig {
         warm_workers: setting("warm_workers").and_then(|v| v.parse().ok()).unwrap_or(cpus.clamp(1, 2)),
         idle_worker: setting("idle_worker_s").and_then(|v| v.parse::<f64>().ok()).map_or(1_000_000, |s| (s * 1e6) as u64),
         infeasible_is_error: setting("infeasible_is_error") == Some("1"),
+        spill: spill_config(boot),
     }
 }
 
@@ -205,6 +209,8 @@ impl Daemon {
             NodeCommand::Link { a, b } => self.link(a, b),
             NodeCommand::NewExtent { to, token, extent, size } => self.new_extent(to, token, extent, size),
             NodeCommand::OpenExtent { to, token, extent, size } => self.open_extent(to, token, extent, size),
+            NodeCommand::NewSegment { to, token, extent, sizes } => self.new_segment(to, token, extent, &sizes),
+            NodeCommand::Punch { range } => self.punch(range),
             NodeCommand::CloseExtent { extent } => {
                 self.extents.remove(&extent);
             }
@@ -343,9 +349,30 @@ impl Daemon {
                 self.send_with_fd(to, &FromNode::ExtentGrant { token, extent, size }, copy);
             }
             Err(error) => {
-                self.node.extent_failed(extent);
-                self.send(to, &FromNode::StoreFull { token, text: format!("the system refused {size} bytes of shared memory: {error}") });
+                self.send(to, &FromNode::StoreFull { token, text: format!("the system refused {size} bytes of shared memory: {error}"), disk: false });
+                self.node.extent_failed(ray_shm::now_us(), extent);
             }
+        }
+    }
+
+    fn new_segment(&mut self, to: ProcId, token: u64, extent: ExtentId, sizes: &[u64]) {
+        let text = |error: rustix::io::Errno| error.to_string();
+        let made = self.segments.make(sizes).and_then(|(size, fd)| Ok((size, rustix::io::fcntl_dupfd_cloexec(&fd, 0).map_err(text)?, fd)));
+        match made {
+            Ok((size, copy, fd)) => {
+                self.extents.insert(extent, fd);
+                self.node.segment_made(extent, size);
+                self.send_with_fd(to, &FromNode::ExtentGrant { token, extent, size }, copy);
+            }
+            Err(why) => self.node.segment_failed(ray_shm::now_us(), extent, why),
+        }
+    }
+
+    /// The creator is gone: nobody else would do it.
+    fn punch(&mut self, range: ray_proto::ShmRange) {
+        if let Some(fd) = self.extents.get(&range.extent) {
+            // Where holes are not supported, the blocks go with the file.
+            let _ = memory::punch(fd.as_fd(), range.offset, ray_logic::extents::rounded(range.len));
         }
     }
 

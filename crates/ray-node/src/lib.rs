@@ -5,6 +5,7 @@
 mod conn;
 mod event_loop;
 mod oom;
+mod segments;
 mod template;
 
 pub use event_loop::run;

@@ -3,27 +3,30 @@
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use ray_proto::ObjectId;
+use ray_proto::{ObjectId, ShmRange};
 use ray_worker::{Library, View};
 use std::os::raw::c_int;
 use std::sync::Arc;
 
-/// A counted mention of an object.
+/// A counted view of an object: it is neither freed nor moved meanwhile.
 pub(crate) struct Pin {
     library: Arc<Library>,
     id: ObjectId,
+    /// Where the value is.
+    pub(crate) range: ShmRange,
 }
 
 impl Pin {
-    pub(crate) fn new(library: &Arc<Library>, id: ObjectId) -> Arc<Pin> {
-        library.add_local(id);
-        Arc::new(Pin { library: library.clone(), id })
+    /// `seen`: where the value was a moment ago.
+    pub(crate) fn new(library: &Arc<Library>, id: ObjectId, seen: ShmRange) -> Arc<Pin> {
+        let range = library.add_view(id, seen);
+        Arc::new(Pin { library: library.clone(), id, range })
     }
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        self.library.drop_ref(self.id);
+        self.library.drop_view(self.id);
     }
 }
 

@@ -201,9 +201,13 @@ impl Drop for Unpickling {
 
 /// The Python value of an object, or the exception it stands for as Err.
 pub(crate) fn decode<'py>(py: Python<'py>, library: &Arc<Library>, id: ObjectId, value: &Value) -> PyResult<Bound<'py, PyAny>> {
-    let view = match value {
-        Value::Inline(bytes) => View::Inline(bytes.clone()),
-        Value::Shm(_) => py.detach(|| library.view(value)).map_err(|failure| errors::failure(py, failure))?,
+    let (view, pin) = match value {
+        Value::Inline(bytes) => (View::Inline(bytes.clone()), None),
+        Value::Shm(range) => {
+            let pin = Pin::new(library, id, **range);
+            let view = py.detach(|| library.view(pin.range)).map_err(|failure| errors::failure(py, failure))?;
+            (view, Some(pin))
+        }
     };
     let _inside = Unpickling::enter(library);
     let bytes = view.bytes();
@@ -212,26 +216,25 @@ pub(crate) fn decode<'py>(py: Python<'py>, library: &Arc<Library>, id: ObjectId,
             View::Inline(_) => loads(py)?.call1((PyBytes::new(py, &bytes[1..]),)),
             View::Shm { .. } => {
                 let len = bytes.len() - 1;
-                let buffer = PinnedBuffer::new(view.clone(), 1, len, Some(Pin::new(library, id)));
+                let buffer = PinnedBuffer::new(view.clone(), 1, len, pin);
                 loads(py)?.call1((Bound::new(py, buffer)?,))
             }
         },
-        Some(&FLAG_BUFFERS) => decode_buffers(py, library, id, &view),
+        Some(&FLAG_BUFFERS) => decode_buffers(py, &view, pin.as_ref()),
         Some(_) => Err(decode_error(py, bytes)?),
         None => Err(errors::with_code(py, "object_lost", "the object has no bytes")),
     }
 }
 
-fn decode_buffers<'py>(py: Python<'py>, library: &Arc<Library>, id: ObjectId, view: &View) -> PyResult<Bound<'py, PyAny>> {
+fn decode_buffers<'py>(py: Python<'py>, view: &View, pin: Option<&Arc<Pin>>) -> PyResult<Bound<'py, PyAny>> {
     let bytes = view.bytes();
     let malformed = || errors::with_code(py, "object_lost", "the object's bytes are malformed");
     let word = |at: usize| bytes.get(at..at + 8).map(|b| u64::from_le_bytes(b.try_into().expect("eight bytes")) as usize);
     let (count, pickle_len) = (word(8).ok_or_else(malformed)?, word(16).ok_or_else(malformed)?);
-    let pin = matches!(view, View::Shm { .. }).then(|| Pin::new(library, id));
     let buffers = PyList::empty(py);
     for index in 0..count {
         let (at, len) = (word(24 + 16 * index).ok_or_else(malformed)?, word(32 + 16 * index).ok_or_else(malformed)?);
-        buffers.append(Bound::new(py, PinnedBuffer::new(view.clone(), at, len, pin.clone()))?)?;
+        buffers.append(Bound::new(py, PinnedBuffer::new(view.clone(), at, len, pin.cloned()))?)?;
     }
     let start = 24 + 16 * count;
     let body = bytes.get(start..start + pickle_len).ok_or_else(malformed)?;

@@ -1,18 +1,52 @@
-//! memfd extents and their mappings.
+//! Extents, in memory (memfd) and on disk (files without a name), and their mappings.
 //!
 //! Who may touch what: the creator writes a range before it publishes it and never after; everybody else maps read-only. The allocator (ray-logic
 //! `extents`) and the reference counts above it guarantee that a published range is not handed out again while anyone can see it.
 
-use rustix::fs::{fallocate, ftruncate, memfd_create, open, FallocateFlags, MemfdFlags, Mode, OFlags};
+use rustix::fs::{fallocate, ftruncate, memfd_create, open, statvfs, unlink, FallocateFlags, MemfdFlags, Mode, OFlags};
 use rustix::io::{pwrite, Errno};
-use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
+use rustix::mm::{madvise, mmap, munmap, Advice, MapFlags, ProtFlags};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+const PAGE: u64 = 4096;
+/// Pages are asked of the disk in steps of this size.
+const READ_AHEAD: u64 = 4 << 20;
 
 /// A sparse memfd: pages are taken when they are written.
 pub fn create(name: &str, size: u64) -> Result<OwnedFd, Errno> {
     let fd = memfd_create(name, MemfdFlags::CLOEXEC)?;
     ftruncate(&fd, size)?;
     Ok(fd)
+}
+
+/// A file without a name, with its blocks set aside: writing to it can't run out of space. It is gone with its last descriptor and mapping, whoever dies.
+pub fn create_on_disk(folder: &Path, size: u64) -> Result<OwnedFd, Errno> {
+    let mode = Mode::RUSR | Mode::WUSR;
+    let fd = match open(folder, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode) {
+        // A file system without nameless files: the name lives for a moment.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+            let name = folder.join(format!(".ray-spill-{}-{}", std::process::id(), crate::now_us()));
+            let fd = open(&name, OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::RDWR | OFlags::CLOEXEC, mode)?;
+            unlink(&name)?;
+            fd
+        }
+        made => made?,
+    };
+    ftruncate(&fd, size)?;
+    match fallocate(&fd, FallocateFlags::empty(), 0, size) {
+        // It can't set blocks aside: a full disk shows when they are written.
+        Err(Errno::OPNOTSUPP) => Ok(fd),
+        done => done.map(|()| fd),
+    }
+}
+
+/// Bytes of the file system of `folder`: (all of them, those that are free for us).
+pub fn disk_room(folder: &Path) -> Result<(u64, u64), Errno> {
+    let stat = statvfs(folder)?;
+    // As df counts: what is kept for root belongs to nobody.
+    let used = stat.f_blocks - stat.f_bfree;
+    Ok(((used + stat.f_bavail) * stat.f_frsize, stat.f_bavail * stat.f_frsize))
 }
 
 /// The same memory through a descriptor that can't write.
@@ -60,6 +94,33 @@ impl Mapping {
         }
         // SAFETY: in bounds by the check; published ranges are not written to while they can be seen.
         Some(unsafe { std::slice::from_raw_parts(self.at.add(offset as usize), len as usize) })
+    }
+
+    /// Bring the pages of a range of a file in: at the speed of the disk, not of page faults, and what can't be read is an error instead of a SIGBUS.
+    pub fn populate(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        if offset.checked_add(len).is_none_or(|end| end > self.len as u64) {
+            return Err(Errno::INVAL);
+        }
+        let start = offset - offset % PAGE;
+        let (mut at, end) = (start, offset + len);
+        while at < end {
+            let step = (end - at).min(READ_AHEAD);
+            // SAFETY: in bounds by the check; both advices leave the bytes as they are.
+            let done = unsafe {
+                let from = self.at.add(at as usize).cast();
+                madvise(from, step as usize, Advice::WillNeed).and_then(|()| madvise(from, step as usize, Advice::LinuxPopulateRead))
+            };
+            match done {
+                // Linux before 5.14 has no such advice: the pages come as they are touched.
+                Err(Errno::INVAL) => return Ok(()),
+                Err(Errno::INTR) => {}
+                done => {
+                    done?;
+                    at += step;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Copy into a range that this process has allocated and not published.

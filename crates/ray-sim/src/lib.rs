@@ -11,4 +11,5 @@ pub mod rng;
 pub mod run;
 pub mod sabotage;
 mod script;
+mod spill;
 mod world;

@@ -33,6 +33,10 @@ pub struct Options {
     pub link_failure: u32,
     pub fork_failure: u32,
     pub store_full: u32,
+    /// Bytes of disk to spill to; 0: spilling is off.
+    pub disk_bytes: u64,
+    /// A segment can't be made.
+    pub disk_failure: u32,
     /// Processes killed during the run.
     pub kills: u32,
     /// Processes stopped for a while during the run.
@@ -71,6 +75,13 @@ impl Options {
         o.actor_ends = some(500, 600);
         o.store_bytes = if some(150, 1) == 1 { 4 << 20 } else { 1 << 30 };
         o.horizon_us = [2_000, 10_000, 50_000, 200_000][some(1000, 4) as usize - 1];
+        // Drawn last: seeds from before there was a disk keep their mixture.
+        if some(500, 1) == 1 {
+            o.store_bytes = 64 * 1024 * u64::from(2 + some(1000, 10));
+            o.disk_bytes = if some(300, 1) == 1 { 256 * 1024 } else { 1 << 40 };
+            o.disk_failure = some(200, 600);
+            o.shm = o.shm.max(some(1000, 700));
+        }
         o
     }
 
@@ -94,6 +105,8 @@ impl Options {
             link_failure: 0,
             fork_failure: 0,
             store_full: 0,
+            disk_bytes: 0,
+            disk_failure: 0,
             kills: 0,
             stalls: 0,
             actor_ends: 0,

@@ -3,6 +3,7 @@
 use crate::event_loop;
 use crate::exec::{Duty, WorkTemplate};
 use crate::gate::{Bell, Gate, Woken};
+use crate::spill::Desk;
 use crate::store::Extent;
 use crate::waits::Waiter;
 use crossbeam_queue::SegQueue;
@@ -10,7 +11,7 @@ use ray_logic::exec::Exec;
 use ray_logic::extents::Extents;
 use ray_logic::owner::{ActorOptions, CallArgs, Command, Limits, Owner, SubmitError, Template, WaitId};
 use ray_proto::msg::{FromNode, Peer, ToNode};
-use ray_proto::{ActorId, Blob, ClassId, ExtentId, ObjectId, Payload, ProcId, Resources, TemplateId, UNIT};
+use ray_proto::{ActorId, Blob, ClassId, ExtentId, ObjectId, Payload, ProcId, Resources, ShmRange, TemplateId, UNIT};
 use ray_shm::board::Board;
 use ray_shm::link::{Flushed, Reader, Writer};
 use ray_shm::poll::{Poll, Timer, Waker};
@@ -34,6 +35,8 @@ pub enum Failure {
     /// The session is over: shut down, or the daemon died. The text says which.
     SessionOver(String),
     StoreFull(String),
+    /// The store is full, and its disk is too or can't be used.
+    DiskFull(String),
     System(String),
 }
 
@@ -64,6 +67,10 @@ pub struct Library {
     pub(crate) core: Mutex<Core>,
     /// References dropped by Python, in any thread, at any moment.
     dropped: SegQueue<ObjectId>,
+    /// The same for zero-copy views.
+    dropped_views: SegQueue<ObjectId>,
+    /// Where the engine thread leaves work for the thread that spills.
+    pub(crate) desk: Arc<Desk>,
     /// What wakes the engine thread; None once it has ended.
     wakers: Mutex<Option<Wakers>>,
     soon_armed: AtomicBool,
@@ -108,6 +115,11 @@ pub(crate) struct Core {
     next_token: u64,
     pub templates: FxHashMap<(ProcId, TemplateId), Arc<WorkTemplate>>,
     pub extents: Extents,
+    /// Segments of ours on disk. Only a range that `trash` never had, or whose blocks have gone back, is free there.
+    pub disk: Extents,
+    /// Ranges on disk whose last reference is gone.
+    pub trash: Vec<ShmRange>,
+    pub desk: Arc<Desk>,
     pub open: FxHashMap<ExtentId, Extent>,
     pub over: Option<String>,
     pub logs: VecDeque<LogRecord>,
@@ -130,6 +142,7 @@ impl Library {
     pub fn start(node: Reader, welcome: FromNode, config: Config) -> Result<Arc<Library>, Failure> {
         let FromNode::Welcome { proc_id, node_id, total, .. } = welcome else { return Err(Failure::System("the daemon did not say welcome".into())) };
         let system = |error: rustix::io::Errno| Failure::System(format!("could not set up the engine: {error}"));
+        let desk = Arc::new(Desk::default());
         let core = Core {
             owner: Owner::new(proc_id, total.clone(), config.limits),
             exec: Exec::default(),
@@ -144,6 +157,9 @@ impl Library {
             next_token: 1,
             templates: FxHashMap::default(),
             extents: Extents::default(),
+            disk: Extents::default(),
+            trash: Vec::new(),
+            desk: desk.clone(),
             open: FxHashMap::default(),
             over: None,
             logs: VecDeque::new(),
@@ -155,6 +171,8 @@ impl Library {
         let library = Arc::new(Library {
             core: Mutex::new(core),
             dropped: SegQueue::new(),
+            dropped_views: SegQueue::new(),
+            desk,
             wakers: Mutex::new(Some(Wakers { soon: Timer::new().map_err(system)?, now: Waker::new().map_err(system)? })),
             soon_armed: AtomicBool::new(false),
             work_bell: Bell::default(),
@@ -205,12 +223,23 @@ impl Library {
         while let Some(id) = self.dropped.pop() {
             core.owner.release_local(id);
         }
+        while let Some(id) = self.dropped_views.pop() {
+            core.owner.release_view(id);
+        }
     }
 
     /// The one thing that `ObjectRef.__del__` does.
     pub fn drop_ref(&self, id: ObjectId) {
         if !self.forked.load(Ordering::Relaxed) {
             self.dropped.push(id);
+            self.arm_soon();
+        }
+    }
+
+    /// The same for a view.
+    pub fn drop_view(&self, id: ObjectId) {
+        if !self.forked.load(Ordering::Relaxed) {
+            self.dropped_views.push(id);
             self.arm_soon();
         }
     }
@@ -249,6 +278,8 @@ impl Library {
         core.direct.clear();
         core.open.clear();
         core.extents = Extents::default();
+        core.disk = Extents::default();
+        core.trash.clear();
         drop(core);
         self.ended.open();
         self.wakers.lock().expect("no panic while held").take();
@@ -300,6 +331,7 @@ impl Library {
             waker.wake();
         }
         self.log_bell.ring(u32::MAX);
+        self.desk.close();
     }
 
     /// Tell the daemon to end everything, and take what it still says: the last lines of the workers. The caller waits for its exit.

@@ -1,9 +1,9 @@
 //! Shared memory from this process's side: allocating and filling ranges, opening others', giving back.
 
 use crate::library::{Core, Failure, Library};
-use ray_logic::extents::{rounded, Allocation};
+use ray_logic::extents::{rounded, Allocation, Extents};
 use ray_proto::msg::{FromNode, ToNode};
-use ray_proto::{Blob, ExtentId, ShmRange, Value};
+use ray_proto::{Blob, ExtentId, ObjectId, ShmRange};
 use ray_shm::memory::{write_cold, Mapping};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ const LARGEST: u64 = 64 << 20;
 /// An extent that stays empty this long goes back to the node; so do the pages of a range that stays free.
 pub(crate) const KEEP_EMPTY_US: u64 = 10_000_000;
 
-/// An extent open in this process. Ours can be written through `fd`.
+/// An extent open in this process. Ours can be written through `fd`, one in memory through its mapping as well.
 pub(crate) struct Extent {
     pub fd: Option<Arc<OwnedFd>>,
     pub mapping: Arc<Mapping>,
@@ -43,80 +43,83 @@ impl Library {
         let (allocation, fd, mapping) = self.allocate(len)?;
         let range = allocation.range;
         for (at, bytes) in parts {
-            if allocation.warm {
+            if allocation.warm && !range.extent.is_on_disk() {
                 mapping.write(range.offset + at, bytes);
             } else if let Err(error) = write_cold(fd.as_fd(), range.offset + at, bytes) {
-                self.with(|core| core.extents.free(range));
-                return Err(Failure::StoreFull(format!("the system gave no memory for {len} bytes of shared memory: {error}")));
+                self.with(|core| core.free(range));
+                return Err(match range.extent.is_on_disk() {
+                    true => Failure::DiskFull(format!("the object store is full and {len} bytes could not be written to its disk: {error}")),
+                    false => Failure::StoreFull(format!("the system gave no memory for {len} bytes of shared memory: {error}")),
+                });
             }
         }
         Ok(range)
     }
 
     fn allocate(&self, len: u64) -> Result<(Allocation, Arc<OwnedFd>, Arc<Mapping>), Failure> {
-        let mut wanted = 0;
+        let mut on_disk = false;
         loop {
             self.check()?;
             let found = self.with(|core| {
-                let allocation = core.extents.allocate(len)?;
-                let extent = core.open.get_mut(&allocation.range.extent).expect("an extent of ours");
-                extent.empty_since = None;
-                Some((allocation, extent.fd.clone().expect("ours to write"), extent.mapping.clone()))
+                let allocation = if on_disk { core.disk.allocate(len) } else { core.extents.allocate(len) }?;
+                Some(core.place_of(allocation))
             });
             if let Some(found) = found {
                 return Ok(found);
             }
-            wanted = self.grow(len, wanted)?;
+            on_disk = self.grow(len)?;
         }
     }
 
-    /// Ask the node for one more extent. Falls back to the least that would do. Returns what was asked last.
-    fn grow(&self, len: u64, asked_before: u64) -> Result<u64, Failure> {
+    /// Ask the node for one more extent, or the least that would do; it answers when there is room. True: nobody could make room, so it is one on disk.
+    fn grow(&self, len: u64) -> Result<bool, Failure> {
         let least = rounded(len);
         let next = self.with(|core| (SMALLEST << core.extents.len().min(8)).min(LARGEST));
-        let sizes = if asked_before == 0 && least < next { vec![next, least.max(SMALLEST), least] } else { vec![least] };
-        let mut full = String::new();
-        for size in sizes {
-            match self.ask_and_wait(|token| ToNode::ExtentWant { token, size })? {
-                (FromNode::ExtentGrant { extent, size, .. }, Some(fd)) => {
-                    self.add_extent(extent, size, fd)?;
-                    return Ok(size);
-                }
-                (FromNode::StoreFull { text, .. }, _) => full = text,
-                _ => return Err(Failure::System("the daemon answered a request for shared memory with something else".into())),
+        let sizes = if least < next { vec![next, least.max(SMALLEST), least] } else { vec![least] };
+        match self.ask_and_wait(|token| ToNode::ExtentWant { token, sizes })? {
+            (FromNode::ExtentGrant { extent, size, .. }, Some(fd)) => {
+                self.add_extent(extent, size, fd)?;
+                Ok(extent.is_on_disk())
             }
-            if self.with(|core| core.give_back_empty(0, 0)) {
-                return Ok(0);
-            }
+            (FromNode::ExtentRetry { .. }, _) => Ok(false),
+            (FromNode::StoreFull { .. }, _) if self.with(|core| core.give_back_empty(0, 0) > 0) => Ok(false),
+            (FromNode::StoreFull { text, disk, .. }, _) => Err(if disk { Failure::DiskFull(text) } else { Failure::StoreFull(text) }),
+            _ => Err(Failure::System("the daemon answered a request for shared memory with something else".into())),
         }
-        Err(Failure::StoreFull(full))
     }
 
-    fn add_extent(&self, id: ExtentId, size: u64, fd: OwnedFd) -> Result<(), Failure> {
-        let mapping = Mapping::read_write(fd.as_fd(), size).map_err(|error| Failure::System(format!("could not map {size} bytes: {error}")))?;
+    pub(crate) fn add_extent(&self, id: ExtentId, size: u64, fd: OwnedFd) -> Result<(), Failure> {
+        let mapped = if id.is_on_disk() { Mapping::read_only(fd.as_fd(), size) } else { Mapping::read_write(fd.as_fd(), size) };
+        let mapping = mapped.map_err(|error| Failure::System(format!("could not map {size} bytes: {error}")))?;
         let extent = Extent { fd: Some(Arc::new(fd)), mapping: Arc::new(mapping), empty_since: None };
         self.with(|core| {
             core.open.insert(id, extent);
-            core.extents.add(id, size);
+            core.allocator(id).add(id, size);
         });
         Ok(())
     }
 
-    /// The bytes of a value. Opens the extent on first use.
-    pub fn view(&self, value: &Value) -> Result<View, Failure> {
-        let range = match value {
-            Value::Inline(bytes) => return Ok(View::Inline(bytes.clone())),
-            Value::Shm(range) => **range,
-        };
-        let known = self.lock().open.get(&range.extent).map(|extent| extent.mapping.clone());
-        let mapping = match known {
-            Some(mapping) => mapping,
-            None => self.open_extent(range.extent)?,
-        };
-        match mapping.slice(range.offset, range.len) {
-            Some(_) => Ok(View::Shm { mapping, range }),
-            None => Err(Failure::System(format!("a value claims to lie outside its extent: {range:?}"))),
+    /// A view of an object whose value was seen at `range` begins. Returns where the value is: it stays there until `drop_view`.
+    pub fn add_view(&self, id: ObjectId, range: ShmRange) -> ShmRange {
+        self.lock().owner.add_view(id, range)
+    }
+
+    /// The bytes of a range that something keeps in its place. Opens the extent on first use, and reads what is on disk.
+    pub fn view(&self, range: ShmRange) -> Result<View, Failure> {
+        let mapping = self.mapping(range.extent)?;
+        if mapping.slice(range.offset, range.len).is_none() {
+            return Err(Failure::System(format!("a value claims to lie outside its extent: {range:?}")));
         }
+        if range.extent.is_on_disk() {
+            let unreadable = |error| Failure::System(format!("{} bytes of a spilled object could not be read from disk: {error}", range.len));
+            mapping.populate(range.offset, range.len).map_err(unreadable)?;
+        }
+        Ok(View::Shm { mapping, range })
+    }
+
+    pub(crate) fn mapping(&self, extent: ExtentId) -> Result<Arc<Mapping>, Failure> {
+        let known = self.lock().open.get(&extent).map(|extent| extent.mapping.clone());
+        known.map_or_else(|| self.open_extent(extent), Ok)
     }
 
     fn open_extent(&self, id: ExtentId) -> Result<Arc<Mapping>, Failure> {
@@ -133,10 +136,35 @@ impl Library {
 }
 
 impl Core {
+    /// Who gives out the ranges of an extent of ours.
+    pub(crate) fn allocator(&mut self, extent: ExtentId) -> &mut Extents {
+        if extent.is_on_disk() {
+            &mut self.disk
+        } else {
+            &mut self.extents
+        }
+    }
+
+    /// What is needed to write to a range of ours.
+    pub(crate) fn place_of(&mut self, allocation: Allocation) -> (Allocation, Arc<OwnedFd>, Arc<Mapping>) {
+        let extent = self.open.get_mut(&allocation.range.extent).expect("an extent of ours");
+        extent.empty_since = None;
+        (allocation, extent.fd.clone().expect("ours to write"), extent.mapping.clone())
+    }
+
     /// A range's last reference is gone.
     pub(crate) fn free(&mut self, range: ShmRange) {
-        if !self.extents.owns(range.extent) {
-            return self.queue_node(ToNode::FreeRange { range });
+        match self.allocator(range.extent).owns(range.extent) {
+            true => self.free_own(range),
+            false => self.queue_node(ToNode::FreeRange { range }),
+        }
+    }
+
+    /// One of ours. On disk it is free once its blocks have gone back, which another thread sees to.
+    pub(crate) fn free_own(&mut self, range: ShmRange) {
+        if range.extent.is_on_disk() {
+            self.trash.push(range);
+            return self.desk.sweep();
         }
         let was_live = self.extents.free(range);
         debug_assert!(was_live, "{range:?} was freed twice");
@@ -151,19 +179,19 @@ impl Core {
         }
     }
 
-    /// Return extents that have been empty for `age_us`, keeping `spare` of them. True if any went.
-    pub(crate) fn give_back_empty(&mut self, now: u64, age_us: u64) -> bool {
-        let mut any = false;
-        for (id, _) in self.extents.empty_extents() {
+    /// Return extents that have been empty for `age_us`. Tells how many bytes went.
+    pub(crate) fn give_back_empty(&mut self, now: u64, age_us: u64) -> u64 {
+        let mut given = 0;
+        for (id, size) in self.extents.empty_extents() {
             let Some(extent) = self.open.get_mut(&id) else { continue };
             let since = *extent.empty_since.get_or_insert(now);
             if age_us == 0 || now >= since + age_us {
                 self.extents.remove(id);
                 self.open.remove(&id);
                 self.queue_node(ToNode::ExtentDrop { extent: id });
-                any = true;
+                given += size;
             }
         }
-        any
+        given
     }
 }

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 
-from ray._core import RAY_COMMIT, RAY_VERSION, door, host, session
+from ray._core import RAY_COMMIT, RAY_VERSION, door, host, session, spilling
 from ray._core.calls.options import check_namespace
 from ray._core.config import env
 from ray._core.environment import canonical_env, check_runtime_env
@@ -26,7 +26,7 @@ SETTINGS: frozenset[str] = frozenset(["idle_worker_s", "infeasible_is_error", "s
 pending; whether a worker stopped for 5 s counts as dead; workers kept ready. The daemon reads them (crates/ray-node/src/event_loop.rs)."""
 
 LOCAL_HOST = "127.0.0.1"
-_PRIVATE_ARGUMENTS = ("_memory", "_system_config", "_temp_dir")
+_PRIVATE_ARGUMENTS = ("_memory", "_system_config", "_temp_dir", "object_spilling_directory")
 _NOT_YET = {
     # argument: values that mean "not asked for"
     "job_config": (None,),
@@ -129,6 +129,7 @@ def check_arguments(arguments: dict[str, Any], private: dict[str, Any]) -> None:
     _check_amounts(arguments)
     _check_labels(arguments["labels"])
     _check_settings(private.get("_system_config"))
+    spilling.check(private)
 
 
 def _check_address(address: Any) -> None:
@@ -178,9 +179,10 @@ def _check_settings(settings: Any) -> None:
         return
     if not isinstance(settings, dict):
         raise TypeError(f"_system_config must be a dict, got {type(settings).__name__}")
+    known = SETTINGS | spilling.SETTINGS | spilling.WITHOUT_EFFECT
     for name in settings:
-        if name not in SETTINGS:
-            raise ValueError(f"_system_config has no setting {name!r}\nhint: known settings: {', '.join(sorted(SETTINGS)) or 'none'}")
+        if name not in known:
+            raise ValueError(f"_system_config has no setting {name!r}\nhint: known settings: {', '.join(sorted(known))}")
 
 
 def start(arguments: dict[str, Any], private: dict[str, Any]) -> session.Session:
@@ -256,8 +258,17 @@ def engine_config(arguments: dict[str, Any], private: dict[str, Any], native_pat
         "job_env": canonical_env(arguments["runtime_env"]),
         "namespace": arguments["namespace"] or env("RAY_NAMESPACE") or str(uuid4()),
         "log_to_driver": arguments["log_to_driver"] is not False,
-        "settings": {name: str(int(value) if isinstance(value, bool) else value) for name, value in (private.get("_system_config") or {}).items()},
+        "settings": _engine_settings(private, session_dir),
     }
+
+
+def _engine_settings(private: dict[str, Any], session_dir: str) -> dict[str, str]:
+    given = private.get("_system_config") or {}
+    idle = sorted(spilling.WITHOUT_EFFECT & given.keys())
+    if idle:
+        logger.info("these settings have no effect in this engine: %s", ", ".join(idle))
+    settings = {name: str(int(value) if isinstance(value, bool) else value) for name, value in given.items() if name in SETTINGS}
+    return {**settings, **spilling.engine_settings(private, session_dir)}
 
 
 def _import_path() -> list[str]:

@@ -36,6 +36,10 @@ impl ActorClient {
         self.queue.len() + self.in_flight.len()
     }
 
+    pub(super) fn in_flight(&self) -> impl Iterator<Item = u64> + '_ {
+        self.in_flight.values().copied()
+    }
+
     /// Where the actor lives, whether the call is there, and how many calls of ours are before it.
     pub(super) fn whereabouts(&self, call: u64) -> (Option<ProcId>, bool, u32) {
         let at = match self.place {

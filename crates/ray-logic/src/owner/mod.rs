@@ -10,7 +10,7 @@
 //!
 //! Files: `objects` the table and its counts, `refs` the borrowing protocol, `waits` local waiters, `tasks` calls and their ends,
 //! `leases` pushing calls to workers, `actors` calls to actors, `callee` our side of calls made to us,
-//! `report` answers about what waits for what.
+//! `spilling` moving objects to disk, `report` answers about what waits for what.
 
 mod actors;
 mod callee;
@@ -18,11 +18,13 @@ mod leases;
 mod objects;
 mod refs;
 mod report;
+mod spilling;
 mod tasks;
 mod waits;
 
 pub use actors::ActorOptions;
 pub use objects::{Object, State};
+pub use spilling::Victim;
 pub use tasks::{CallArgs, CallKind, SubmitError, Template};
 pub use waits::{WaitId, Waiting};
 
@@ -101,7 +103,9 @@ pub struct Owner {
     reply_holds: BTreeMap<(ProcId, u64), Vec<ObjectId>>,
     /// Releases and fetches of the current event, one message per owner.
     releases: BTreeMap<ProcId, Vec<(ObjectId, u32)>>,
-    fetches: BTreeMap<ProcId, Vec<ObjectId>>,
+    fetches: BTreeMap<ProcId, Vec<(ObjectId, u64)>>,
+    /// Objects of ours whose value is in shared memory (not on disk), oldest first.
+    large: BTreeSet<ObjectId>,
     out: Vec<Command>,
 }
 
@@ -130,6 +134,7 @@ impl Owner {
             reply_holds: BTreeMap::new(),
             releases: BTreeMap::new(),
             fetches: BTreeMap::new(),
+            large: BTreeSet::new(),
             out: Vec::new(),
         }
     }
@@ -200,7 +205,7 @@ impl Owner {
             Peer::Reply { reply } => self.replied(now, from, *reply),
             Peer::Returned { tasks, blocked } => self.returned(now, from, &tasks, blocked),
             Peer::Fetch { ids } => self.fetch_asked(from, &ids),
-            Peer::Fetched { id, payload } => self.fetched(from, id, payload),
+            Peer::Fetched { id, request, payload } => self.fetched(from, id, request, payload),
             Peer::Borrow { ids, token } => self.borrow_asked(from, &ids, token),
             Peer::BorrowAck { token } => self.borrow_acked(from, token),
             Peer::Release { ids } => self.released_by(from, &ids),

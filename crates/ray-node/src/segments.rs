@@ -1,0 +1,75 @@
+//! Files for spilled objects: where they are made, and how full their disks may get.
+
+use ray_logic::node::SpillConfig;
+use ray_proto::msg::Boot;
+use ray_shm::memory;
+use rustix::io::Errno;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// Between two folders in the setting.
+const SEPARATOR: char = '\n';
+/// Asked for at once unless `min_spilling_size` says otherwise: an extent or two. Small stores go in eighths.
+const BATCH: u64 = 64 << 20;
+
+/// None: spilling is off.
+pub(crate) fn spill_config(boot: &Boot) -> Option<SpillConfig> {
+    let setting = |name: &str| boot.settings.get(name).map(String::as_str);
+    let folders = setting("spill_folders").filter(|text| !text.is_empty())?;
+    let number = |name: &str| setting(name).and_then(|text| text.parse::<u64>().ok());
+    let batch = number("spill_batch_bytes").unwrap_or(BATCH).min(boot.store_bytes / 8);
+    Some(SpillConfig { place: folders.replace(SEPARATOR, ", "), quota: number("spill_quota_bytes").unwrap_or(u64::MAX), batch })
+}
+
+pub(crate) struct Segments {
+    folders: Vec<PathBuf>,
+    /// The part of a file system that may be in use, by whomever, after a file is made there.
+    most_used: f64,
+    made: usize,
+}
+
+impl Segments {
+    pub(crate) fn new(boot: &Boot) -> Self {
+        let folders = boot.settings.get("spill_folders").map_or("", String::as_str);
+        let most_used = boot.settings.get("spill_most_used").and_then(|text| text.parse().ok()).unwrap_or(1.0);
+        Segments { folders: folders.split(SEPARATOR).filter(|text| !text.is_empty()).map(PathBuf::from).collect(), most_used, made: 0 }
+    }
+
+    /// A file of the first of `sizes` that one of the folders has room for. They take turns.
+    pub(crate) fn make(&mut self, sizes: &[u64]) -> Result<(u64, OwnedFd), String> {
+        let mut why = Vec::new();
+        for turn in 0..self.folders.len() {
+            let folder = &self.folders[(self.made + turn) % self.folders.len()];
+            match self.make_in(folder, sizes) {
+                Ok(made) => {
+                    self.made += turn + 1;
+                    return Ok(made);
+                }
+                Err(text) => why.push(text),
+            }
+        }
+        Err(why.join("; "))
+    }
+
+    fn make_in(&self, folder: &Path, sizes: &[u64]) -> Result<(u64, OwnedFd), String> {
+        let place = folder.display();
+        let failed = |error: Errno| format!("no file could be made in {place}: {error}");
+        let (total, free) = memory::disk_room(folder).map_err(failed)?;
+        let keep = ((1.0 - self.most_used) * total as f64) as u64;
+        let mut last = None;
+        for &size in sizes {
+            if free < size + keep {
+                continue;
+            }
+            match memory::create_on_disk(folder, size) {
+                Ok(fd) => return Ok((size, fd)),
+                Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => last = Some(error),
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64);
+        let percent = 100.0 * (1.0 - self.most_used);
+        let full = || format!("its file system has {} free of {}, of which {percent:.0} % stay free (local_fs_capacity_threshold)", mib(free), mib(total));
+        Err(last.map_or_else(full, failed))
+    }
+}
