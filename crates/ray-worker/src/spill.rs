@@ -100,7 +100,7 @@ impl Desk {
 pub(crate) fn spill_asked(library: &Arc<Library>, bytes: u64) {
     let quick = library.with(|core| {
         let given = core.give_back_empty(0, 0);
-        let quick = given > 0 || !core.owner.has_large();
+        let quick = given > 0 || !core.owner.has_large() && core.trash.is_empty();
         if quick {
             core.queue_node(ToNode::Spilled { bytes: given, own: false });
             core.flush_all();
@@ -152,6 +152,8 @@ type Copied = (Victim, ShmRange);
 impl Library {
     /// Move at least `bytes`, if there is so much that can be moved, then say so to the node.
     fn spill(&self, bytes: u64) {
+        // What was freed on disk makes room there.
+        self.sweep_disk();
         let mut victims = self.with(|core| core.pick_victims(bytes)).into_iter();
         let mut moved = Moved::default();
         let mut group: Vec<Copied> = Vec::new();
@@ -216,7 +218,9 @@ impl Library {
             }
             let least = rounded(len);
             let next = self.with(|core| (SMALLEST << (core.disk.len() / ALIKE).min(8)).min(LARGEST));
-            let mut sizes = vec![next.max(least), SMALLEST.max(least), least];
+            // Room for a whole number of such objects: often they are all of one size.
+            let whole = |size: u64| (size / least).max(1) * least;
+            let mut sizes = vec![whole(next), whole(SMALLEST), least];
             sizes.dedup();
             match self.ask_and_wait(|token| ToNode::SegmentWant { token, sizes })? {
                 (FromNode::ExtentGrant { extent, size, .. }, Some(fd)) => self.add_extent(extent, size, fd)?,

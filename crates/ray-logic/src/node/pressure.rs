@@ -2,7 +2,7 @@
 //!
 //! A request that finds no room is parked. Everybody who holds memory is then asked for its share of what is missing: to move objects to disk and to give
 //! back empty extents. Parked requests are granted in order as room appears. When nobody has anything left to move, the first of them gets room on the disk
-//! instead; when the disk refuses as well, it waits a little if others run calls that may let go of something, and fails then.
+//! instead; when the disk refuses as well, it waits a little if others are at work that may let go of something, and fails then.
 //!
 //! Invariants (checked by `check_pressure`)
 //! 1. The first parked request does not fit, and there is somebody or a time that it waits for.
@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Somebody who was asked and says nothing for so long is not counted on: it is stopped, or its disk hangs.
 const LATE: Time = 10_000_000;
-/// With the disk full, a request waits so long for running calls to let go of something. Source: Ray's default grace period before it gives up.
+/// With the disk full, a request waits so long for others to let go of something. Source: Ray's default grace period before it gives up.
 const GRACE: Time = 2_000_000;
 /// How often it looks again meanwhile.
 const AGAIN: Time = 100_000;
@@ -264,7 +264,7 @@ impl Node {
         self.pressure.refusal = Some(refusal);
         match whom {
             For::Spiller { from, token } => self.send(from, FromNode::StoreFull { token, text: String::new(), disk: true }),
-            For::Creator(mut want) if now < want.since + GRACE && self.others_run(want.from) => {
+            For::Creator(mut want) if now < want.since + GRACE && self.others_may_let_go(want.from) => {
                 want.dry.clear();
                 want.again_at = Some(now + AGAIN);
                 self.pressure.parked.push_front(want);
@@ -273,10 +273,10 @@ impl Node {
         }
     }
 
-    /// Some call runs whose end may free memory: not the asker's own, and not one that waits for memory as well.
-    fn others_run(&self, asker: ProcId) -> bool {
+    /// Somebody else is at work and may free memory: the driver, or a call that does not wait for memory as well.
+    fn others_may_let_go(&self, asker: ProcId) -> bool {
         let waits = |id: ProcId| id == asker || self.pressure.parked.iter().any(|want| want.from == id);
-        self.leases.values().any(|lease| !waits(lease.worker))
+        !waits(self.driver) || self.leases.values().any(|lease| !waits(lease.worker))
     }
 
     fn refuse(&mut self, want: &Parked) {
