@@ -86,10 +86,8 @@ def spill() -> None:
         for name, value in rates.items():
             harness.emit(f"reference_disk_{name}", value, "MB/s", better="higher")
         values = [part(number) for number in range(8)]
-        refs = []
         started = time.perf_counter()
-        for number in range(PARTS):
-            refs.append(ray.put(values[number % 8]))
+        refs = [ray.put(values[number % 8]) for number in range(PARTS)]
         taken_s = time.perf_counter() - started
         spilled = PARTS * PART - STORE
         harness.emit("spill", spilled / taken_s / 1e6, "MB/s", better="higher")

@@ -61,7 +61,8 @@ def test_f53_puts_beyond_the_store_are_on_disk_and_gone_with_their_refs(tmp_path
     kept = refs[::4]
     del refs
     # Single holes, not only whole files.
-    wait_for(lambda: bytes_on_disk(folder) <= (len(kept) + 1) * PART_BYTES, 5)
+    most = (len(kept) + 1) * PART_BYTES
+    wait_for(lambda: bytes_on_disk(folder) <= most, 5)
     assert all(is_part(ray.get(ref), 4 * i) for i, ref in enumerate(kept))
     del kept
     wait_for(lambda: bytes_on_disk(folder) == 0, 5)

@@ -1,8 +1,8 @@
 //! This is the main loop of the daemon: one thread, one epoll set, the driver on descriptor 0.
 
 use crate::conn::{Conn, Pipe, Token};
+use crate::extent_files::{spill_config, ExtentFiles};
 use crate::oom;
-use crate::segments::{spill_config, Segments};
 use crate::template::{Report, Template};
 use ray_logic::node::{Node, NodeCommand, NodeConfig};
 use ray_proto::msg::{Boot, Evidence, FromNode, ToNode, WorkerLine};
@@ -11,7 +11,6 @@ use ray_proto::{ExtentId, ProcId, UNIT};
 use ray_shm::board::{Board, SLOTS};
 use ray_shm::door;
 use ray_shm::link::{pair, Filled, Flushed};
-use ray_shm::memory;
 use ray_shm::poll::{Poll, Ready};
 use rustix::pipe::{pipe_with, PipeFlags};
 use rustix::process::{kill_process, kill_process_group, waitpid, Pid, Signal, WaitOptions};
@@ -48,8 +47,7 @@ struct Daemon {
     free_slots: Vec<u32>,
     /// Forks asked for and not reported, with what they need: a new template gets them again.
     forking: BTreeMap<ProcId, Forking>,
-    extents: BTreeMap<ExtentId, OwnedFd>,
-    segments: Segments,
+    files: ExtentFiles,
     oom_kills: Option<u64>,
     commands: VecDeque<NodeCommand>,
     paused: Vec<Token>,
@@ -86,8 +84,7 @@ pub fn run(link: OwnedFd) -> Result<(), String> {
         board,
         free_slots: (0..SLOTS).rev().collect(),
         forking: BTreeMap::new(),
-        extents: BTreeMap::new(),
-        segments: Segments::new(&boot),
+        files: ExtentFiles::new(&boot),
         oom_kills: oom::kills(),
         commands: VecDeque::new(),
         paused: Vec::new(),
@@ -210,10 +207,8 @@ impl Daemon {
             NodeCommand::NewExtent { to, token, extent, size } => self.new_extent(to, token, extent, size),
             NodeCommand::OpenExtent { to, token, extent, size } => self.open_extent(to, token, extent, size),
             NodeCommand::NewSegment { to, token, extent, sizes } => self.new_segment(to, token, extent, &sizes),
-            NodeCommand::Punch { range } => self.punch(range),
-            NodeCommand::CloseExtent { extent } => {
-                self.extents.remove(&extent);
-            }
+            NodeCommand::Punch { range } => self.files.punch(range),
+            NodeCommand::CloseExtent { extent } => self.files.close(extent),
             NodeCommand::Shutdown => self.over = true,
         }
     }
@@ -342,44 +337,29 @@ impl Daemon {
     // ---- extents
 
     fn new_extent(&mut self, to: ProcId, token: u64, extent: ExtentId, size: u64) {
-        let made = memory::create("ray-extent", size).and_then(|fd| Ok((rustix::io::fcntl_dupfd_cloexec(&fd, 0)?, fd)));
-        match made {
-            Ok((copy, fd)) => {
-                self.extents.insert(extent, fd);
-                self.send_with_fd(to, &FromNode::ExtentGrant { token, extent, size }, copy);
-            }
-            Err(error) => {
-                self.send(to, &FromNode::StoreFull { token, text: format!("the system refused {size} bytes of shared memory: {error}"), disk: false });
+        match self.files.make_in_memory(extent, size) {
+            Ok(fd) => self.send_with_fd(to, &FromNode::ExtentGrant { token, extent, size }, fd),
+            Err(text) => {
+                self.send(to, &FromNode::StoreFull { token, text, disk: false });
                 self.node.extent_failed(ray_shm::now_us(), extent);
             }
         }
     }
 
     fn new_segment(&mut self, to: ProcId, token: u64, extent: ExtentId, sizes: &[u64]) {
-        let text = |error: rustix::io::Errno| error.to_string();
-        let made = self.segments.make(sizes).and_then(|(size, fd)| Ok((size, rustix::io::fcntl_dupfd_cloexec(&fd, 0).map_err(text)?, fd)));
-        match made {
-            Ok((size, copy, fd)) => {
-                self.extents.insert(extent, fd);
+        match self.files.make_on_disk(extent, sizes) {
+            Ok((size, fd)) => {
                 self.node.segment_made(extent, size);
-                self.send_with_fd(to, &FromNode::ExtentGrant { token, extent, size }, copy);
+                self.send_with_fd(to, &FromNode::ExtentGrant { token, extent, size }, fd);
             }
             Err(why) => self.node.segment_failed(ray_shm::now_us(), extent, why),
         }
     }
 
-    /// The creator is gone: nobody else would do it.
-    fn punch(&mut self, range: ray_proto::ShmRange) {
-        if let Some(fd) = self.extents.get(&range.extent) {
-            // Where holes are not supported, the blocks go with the file.
-            let _ = memory::punch(fd.as_fd(), range.offset, ray_logic::extents::rounded(range.len));
-        }
-    }
-
     fn open_extent(&mut self, to: ProcId, token: u64, extent: ExtentId, size: u64) {
-        match self.extents.get(&extent).map(|fd| memory::reopen_read_only(fd.as_fd())) {
-            Some(Ok(fd)) => self.send_with_fd(to, &FromNode::ExtentOpened { token, extent, size }, fd),
-            _ => self.send(to, &FromNode::ExtentGone { token }),
+        match self.files.open(extent) {
+            Some(fd) => self.send_with_fd(to, &FromNode::ExtentOpened { token, extent, size }, fd),
+            None => self.send(to, &FromNode::ExtentGone { token }),
         }
     }
 

@@ -1,11 +1,12 @@
 //! The node's daemon. It decides nothing: ray-logic's `Node` does; this crate turns sockets, timers and process ends into its events and carries out its commands.
 //!
-//! `event_loop` the main loop; `conn` one process: link, output pipes, last words; `template` the process that forks workers; `oom` the kernel's counters.
+//! `event_loop` the main loop; `conn` one process: link, output pipes, last words; `template` the process that forks workers; `extent_files` memory and
+//! disk; `oom` the kernel's counters.
 
 mod conn;
 mod event_loop;
+mod extent_files;
 mod oom;
-mod segments;
 mod template;
 
 pub use event_loop::run;

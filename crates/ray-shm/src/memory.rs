@@ -86,6 +86,10 @@ impl Mapping {
         Ok(Mapping { at: at.cast(), len })
     }
 
+    pub fn size(&self) -> u64 {
+        self.len as u64
+    }
+
     /// The bytes of a published range. None when it lies outside the extent, which a lying peer could claim.
     pub fn slice(&self, offset: u64, len: u64) -> Option<&[u8]> {
         let end = offset.checked_add(len)?;
@@ -158,6 +162,25 @@ pub fn write_cold(fd: BorrowedFd<'_>, mut offset: u64, mut bytes: &[u8]) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_without_a_name_is_written_read_back_and_punched() {
+        let folder = std::env::temp_dir();
+        let fd = create_on_disk(&folder, 1 << 16).unwrap();
+        let name = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
+        assert!(!name.exists(), "{name:?}");
+        let read_only = reopen_read_only(fd.as_fd()).unwrap();
+        let reader = Mapping::read_only(read_only.as_fd(), 1 << 16).unwrap();
+        write_cold(fd.as_fd(), 4096, b"on disk").unwrap();
+        reader.populate(4096, 7).unwrap();
+        assert_eq!(reader.slice(4096, 7), Some(&b"on disk"[..]));
+        assert_eq!(reader.populate(1 << 16, 1), Err(Errno::INVAL));
+        punch(fd.as_fd(), 4096, 4096).unwrap();
+        assert_eq!(reader.slice(4096, 7), Some(&[0; 7][..]));
+        let (total, free) = disk_room(&folder).unwrap();
+        assert!(total >= free && free > 0);
+        assert_eq!(create_on_disk(&folder.join("nowhere"), 1).err(), Some(Errno::NOENT));
+    }
 
     #[test]
     fn what_the_creator_writes_the_reader_sees_and_cannot_change() {

@@ -6,13 +6,14 @@
 //! Lock order: core, then desk.
 
 use crate::library::{Core, Failure, Library};
-use ray_logic::extents::{rounded, Allocation};
+use crate::store::{Extent, Place};
+use ray_logic::extents::rounded;
 use ray_logic::owner::Victim;
 use ray_proto::msg::{FromNode, ToNode};
 use ray_proto::{ExtentId, ShmRange};
 use ray_shm::memory::{punch, write_cold};
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -205,27 +206,27 @@ impl Library {
         Ok(to)
     }
 
-    fn allocate_on_disk(&self, len: u64) -> Result<(ShmRange, Arc<std::os::fd::OwnedFd>), Trouble> {
+    fn allocate_on_disk(&self, len: u64) -> Result<(ShmRange, Arc<OwnedFd>), Trouble> {
         loop {
             self.check()?;
-            let found = self.with(|core| {
-                let allocation: Allocation = core.disk.allocate(len)?;
-                let (allocation, fd, _) = core.place_of(allocation);
-                Some((allocation.range, fd))
-            });
-            if let Some(found) = found {
-                return Ok(found);
+            let found = self.with(|core| core.disk.allocate(len).map(|allocation| core.place_of(allocation)));
+            let found = if found.is_none() { self.new_segment(len)? } else { found };
+            if let Some(place) = found {
+                return Ok((place.allocation.range, place.fd));
             }
-            let least = rounded(len);
-            let next = self.with(|core| (SMALLEST << (core.disk.len() / ALIKE).min(8)).min(LARGEST));
-            // Room for a whole number of such objects: often they are all of one size.
-            let whole = |size: u64| (size / least).max(1) * least;
-            let mut sizes = vec![whole(next), whole(SMALLEST), least];
-            sizes.dedup();
-            match self.ask_and_wait(|token| ToNode::SegmentWant { token, sizes })? {
-                (FromNode::ExtentGrant { extent, size, .. }, Some(fd)) => self.add_extent(extent, size, fd)?,
-                _ => return Err(Trouble::Full),
-            }
+        }
+    }
+
+    fn new_segment(&self, len: u64) -> Result<Option<Place>, Trouble> {
+        let least = rounded(len);
+        let next = self.with(|core| (SMALLEST << (core.disk.len() / ALIKE).min(8)).min(LARGEST));
+        // Room for a whole number of such objects: often they are all of one size.
+        let whole = |size: u64| (size / least).max(1) * least;
+        let mut sizes = vec![whole(next), whole(SMALLEST), least];
+        sizes.dedup();
+        match self.ask_and_wait(|token| ToNode::SegmentWant { token, sizes })? {
+            (FromNode::ExtentGrant { extent, size, .. }, Some(fd)) => Ok(self.add_extent(extent, size, fd, len)?),
+            _ => Err(Trouble::Full),
         }
     }
 
@@ -249,8 +250,7 @@ impl Library {
     /// Give the blocks of freed ranges back to the disk.
     fn sweep_disk(&self) {
         let (rest, gone) = self.with(Core::sort_trash);
-        // Closed here, not under the lock: the last one of a file frees its blocks.
-        drop(gone);
+        gone.into_iter().for_each(empty);
         for range in &rest {
             let fd = self.lock().open.get(&range.extent).and_then(|extent| extent.fd.clone());
             if let Some(fd) = fd {
@@ -259,7 +259,15 @@ impl Library {
                 debug_assert!(punched.is_ok() || punched == Err(rustix::io::Errno::OPNOTSUPP), "punching {range:?}: {punched:?}");
             }
         }
-        drop(self.with(|core| core.free_swept(&rest)));
+        self.with(|core| core.free_swept(&rest)).into_iter().for_each(empty);
+    }
+}
+
+/// A segment that nothing lives in. Its blocks go now, and not with its last descriptor: a child that the user's program forked has one, too.
+fn empty(segment: Extent) {
+    if let Some(fd) = &segment.fd {
+        // Where holes are not supported, they go with the file.
+        let _ = punch(fd.as_fd(), 0, segment.mapping.size());
     }
 }
 
@@ -294,7 +302,7 @@ impl Core {
     }
 
     /// Segments with nothing but trash go as a whole; returns the ranges of the others, and what is to be dropped.
-    fn sort_trash(&mut self) -> (Vec<ShmRange>, Vec<crate::store::Extent>) {
+    fn sort_trash(&mut self) -> (Vec<ShmRange>, Vec<Extent>) {
         let mut by_extent: BTreeMap<ExtentId, Vec<ShmRange>> = BTreeMap::new();
         std::mem::take(&mut self.trash).into_iter().for_each(|range| by_extent.entry(range.extent).or_default().push(range));
         let (mut rest, mut gone) = (Vec::new(), Vec::new());
@@ -311,7 +319,7 @@ impl Core {
     }
 
     /// Ranges whose blocks have gone back can be used again. Returns segments that nothing lives in any more.
-    fn free_swept(&mut self, ranges: &[ShmRange]) -> Vec<crate::store::Extent> {
+    fn free_swept(&mut self, ranges: &[ShmRange]) -> Vec<Extent> {
         let mut gone = Vec::new();
         for range in ranges {
             // Not there any more: the session ended meanwhile.
@@ -325,7 +333,7 @@ impl Core {
         gone
     }
 
-    fn drop_segment(&mut self, extent: ExtentId) -> Option<crate::store::Extent> {
+    fn drop_segment(&mut self, extent: ExtentId) -> Option<Extent> {
         self.disk.remove(extent);
         self.queue_node(ToNode::ExtentDrop { extent });
         self.open.remove(&extent)

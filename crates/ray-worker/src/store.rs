@@ -21,6 +21,13 @@ pub(crate) struct Extent {
     pub empty_since: Option<u64>,
 }
 
+/// A range of ours, to be written.
+pub(crate) struct Place {
+    pub allocation: Allocation,
+    pub fd: Arc<OwnedFd>,
+    mapping: Arc<Mapping>,
+}
+
 /// The bytes of a value, in place.
 #[derive(Clone)]
 pub enum View {
@@ -40,7 +47,7 @@ impl View {
 impl Library {
     /// Bytes in a fresh range: `parts` are written one after another at their offsets.
     pub fn store(&self, len: u64, parts: &[(u64, &[u8])]) -> Result<ShmRange, Failure> {
-        let (allocation, fd, mapping) = self.allocate(len)?;
+        let Place { allocation, fd, mapping } = self.allocate(len)?;
         let range = allocation.range;
         for (at, bytes) in parts {
             if allocation.warm && !range.extent.is_on_disk() {
@@ -56,47 +63,43 @@ impl Library {
         Ok(range)
     }
 
-    fn allocate(&self, len: u64) -> Result<(Allocation, Arc<OwnedFd>, Arc<Mapping>), Failure> {
-        let mut on_disk = false;
+    fn allocate(&self, len: u64) -> Result<Place, Failure> {
         loop {
             self.check()?;
-            let found = self.with(|core| {
-                let allocation = if on_disk { core.disk.allocate(len) } else { core.extents.allocate(len) }?;
-                Some(core.place_of(allocation))
-            });
-            if let Some(found) = found {
-                return Ok(found);
+            let found = self.with(|core| core.extents.allocate(len).map(|allocation| core.place_of(allocation)));
+            let found = if found.is_none() { self.grow(len)? } else { found };
+            if let Some(place) = found {
+                return Ok(place);
             }
-            on_disk = self.grow(len)?;
         }
     }
 
-    /// Ask the node for one more extent, or the least that would do; it answers when there is room. True: nobody could make room, so it is one on disk.
-    fn grow(&self, len: u64) -> Result<bool, Failure> {
+    /// Ask the node for one more extent, or the least that would do, and take the range from it. The node answers when there is room; what it gives is on disk
+    /// if nobody could make room. None: try again.
+    fn grow(&self, len: u64) -> Result<Option<Place>, Failure> {
         let least = rounded(len);
         let next = self.with(|core| (SMALLEST << core.extents.len().min(8)).min(LARGEST));
         let sizes = if least < next { vec![next, least.max(SMALLEST), least] } else { vec![least] };
         match self.ask_and_wait(|token| ToNode::ExtentWant { token, sizes })? {
-            (FromNode::ExtentGrant { extent, size, .. }, Some(fd)) => {
-                self.add_extent(extent, size, fd)?;
-                Ok(extent.is_on_disk())
-            }
-            (FromNode::ExtentRetry { .. }, _) => Ok(false),
-            (FromNode::StoreFull { .. }, _) if self.with(|core| core.give_back_empty(0, 0) > 0) => Ok(false),
+            (FromNode::ExtentGrant { extent, size, .. }, Some(fd)) => self.add_extent(extent, size, fd, len),
+            (FromNode::ExtentRetry { .. }, _) => Ok(None),
+            (FromNode::StoreFull { .. }, _) if self.with(|core| core.give_back_empty(0, 0) > 0) => Ok(None),
             (FromNode::StoreFull { text, disk, .. }, _) => Err(if disk { Failure::DiskFull(text) } else { Failure::StoreFull(text) }),
             _ => Err(Failure::System("the daemon answered a request for shared memory with something else".into())),
         }
     }
 
-    pub(crate) fn add_extent(&self, id: ExtentId, size: u64, fd: OwnedFd) -> Result<(), Failure> {
+    /// A new extent of ours. The first range is taken from it before anybody may find it empty and give it back.
+    pub(crate) fn add_extent(&self, id: ExtentId, size: u64, fd: OwnedFd, len: u64) -> Result<Option<Place>, Failure> {
         let mapped = if id.is_on_disk() { Mapping::read_only(fd.as_fd(), size) } else { Mapping::read_write(fd.as_fd(), size) };
         let mapping = mapped.map_err(|error| Failure::System(format!("could not map {size} bytes: {error}")))?;
         let extent = Extent { fd: Some(Arc::new(fd)), mapping: Arc::new(mapping), empty_since: None };
-        self.with(|core| {
+        Ok(self.with(|core| {
             core.open.insert(id, extent);
-            core.allocator(id).add(id, size);
-        });
-        Ok(())
+            let allocator = core.allocator(id);
+            allocator.add(id, size);
+            allocator.allocate(len).map(|allocation| core.place_of(allocation))
+        }))
     }
 
     /// A view of an object whose value was seen at `range` begins. Returns where the value is: it stays there until `drop_view`.
@@ -146,10 +149,10 @@ impl Core {
     }
 
     /// What is needed to write to a range of ours.
-    pub(crate) fn place_of(&mut self, allocation: Allocation) -> (Allocation, Arc<OwnedFd>, Arc<Mapping>) {
+    pub(crate) fn place_of(&mut self, allocation: Allocation) -> Place {
         let extent = self.open.get_mut(&allocation.range.extent).expect("an extent of ours");
         extent.empty_since = None;
-        (allocation, extent.fd.clone().expect("ours to write"), extent.mapping.clone())
+        Place { allocation, fd: extent.fd.clone().expect("ours to write"), mapping: extent.mapping.clone() }
     }
 
     /// A range's last reference is gone.

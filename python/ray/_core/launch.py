@@ -268,7 +268,10 @@ def _engine_settings(private: dict[str, Any], session_dir: str) -> dict[str, str
     if idle:
         logger.info("these settings have no effect in this engine: %s", ", ".join(idle))
     settings = {name: str(int(value) if isinstance(value, bool) else value) for name, value in given.items() if name in SETTINGS}
-    return {**settings, **spilling.engine_settings(private, session_dir)}
+    settings.update(spilling.engine_settings(private, session_dir))
+    if settings.get("spill_folders") == "":
+        logger.warning("no folder above %s can be written to: objects can't be spilled, and a full store is an error", session_dir)
+    return settings
 
 
 def _import_path() -> list[str]:

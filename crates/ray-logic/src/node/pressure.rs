@@ -20,6 +20,8 @@ const LATE: Time = 10_000_000;
 const GRACE: Time = 2_000_000;
 /// How often it looks again meanwhile.
 const AGAIN: Time = 100_000;
+/// Less on disk than this is not worth a message. Source: Ray's default.
+const TELL_FROM: u64 = 2 << 30;
 
 #[derive(Clone, Debug)]
 pub struct SpillConfig {
@@ -79,6 +81,8 @@ pub(super) struct Pressure {
     placing: BTreeMap<ExtentId, For>,
     ticket: u64,
     disk_used: u64,
+    /// The user is told when so much is on disk.
+    tell_at: u64,
     refusal: Option<Refusal>,
 }
 
@@ -242,6 +246,19 @@ impl Node {
             self.pressure.disk_used -= record.size() - size;
             record.set_size(size);
         }
+        self.tell_of_spilling();
+    }
+
+    /// The user hears of it when it is much, and each time it has doubled.
+    fn tell_of_spilling(&mut self) {
+        let used = self.pressure.disk_used;
+        if used < self.pressure.tell_at.max(TELL_FROM) {
+            return;
+        }
+        self.pressure.tell_at = 2 * used;
+        let place = self.config.spill.as_ref().map_or("", |spill| spill.place.as_str());
+        let text = format!("{} of objects are on disk in {place}: they don't fit into the object store.\nhint: drop references that are not needed any more, or start with a larger ray.init(object_store_memory=...)", super::store::mib(used));
+        self.send(self.driver, FromNode::Notice { text });
     }
 
     /// The shell could not.

@@ -242,6 +242,29 @@ mod tests {
         assert_eq!(picked(&mut owner, u64::MAX), []);
     }
 
+    #[test]
+    fn only_the_answer_to_the_request_on_its_way_counts() {
+        let mut owner = owner();
+        let (lender, foreign) = (ProcId::new(1, 7), ObjectId::new(ProcId::new(1, 7), 1, 0));
+        let request = |owner: &mut Owner| {
+            owner.add_local(foreign);
+            owner.wait_start(&[foreign], 1, Default::default());
+            let fetch = commands(owner).into_iter().find_map(|command| match command {
+                Command::Peer { message: Peer::Fetch { ids }, .. } => Some(ids[0].1),
+                _ => None,
+            });
+            fetch.expect("the value is asked for")
+        };
+        let answer = |request, range| Peer::Fetched { id: foreign, request, payload: Payload { value: Value::shm(range), refs: vec![] } };
+        let first = request(&mut owner);
+        owner.release_local(foreign);
+        let second = request(&mut owner);
+        owner.on_peer(1, lender, answer(first, at(1, 0)));
+        assert!(!owner.is_ready(foreign), "the answer to a reference that is gone may tell of a place that is, too");
+        owner.on_peer(2, lender, answer(second, on_disk(0)));
+        assert_eq!(owner.value(foreign), Some(&Value::shm(on_disk(0))));
+    }
+
     /// A call with `dep` as its argument and its body in shared memory; returns (call, body's object).
     fn submit(owner: &mut Owner, dep: ObjectId, body: ShmRange) -> (u64, ObjectId) {
         let class = owner.class_for(&Resources::from_f64([("CPU", 1.0)]), "");
@@ -281,7 +304,13 @@ mod tests {
 
         let other = put(&mut owner, at(2, 0));
         submit(&mut owner, other, at(2, 1));
-        let reply = Reply { task: call, outcome: Outcome::Returned {}, results: vec![Payload { value: Value::shm(at(5, 0)), refs: vec![] }], retained: vec![], leaving: false };
+        let reply = Reply {
+            task: call,
+            outcome: Outcome::Returned {},
+            results: vec![Payload { value: Value::shm(at(5, 0)), refs: vec![] }],
+            retained: vec![],
+            leaving: false,
+        };
         owner.on_peer(3, worker, Peer::Reply { reply: Box::new(reply) });
         commands(&mut owner);
         // The second call is in flight now; the first one's result is nobody's business but ours.

@@ -1,10 +1,15 @@
-//! Files for spilled objects: where they are made, and how full their disks may get.
+//! The descriptors behind extents: memfds, and unnamed files for spilled objects, with where these are made and how full their disks may get.
+//!
+//! The daemon keeps a descriptor of every extent, so that its creator's death loses nothing.
 
+use ray_logic::extents::rounded;
 use ray_logic::node::SpillConfig;
 use ray_proto::msg::Boot;
+use ray_proto::{ExtentId, ShmRange};
 use ray_shm::memory;
-use rustix::io::Errno;
-use std::os::fd::OwnedFd;
+use rustix::io::{fcntl_dupfd_cloexec, Errno};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Between two folders in the setting.
@@ -21,7 +26,55 @@ pub(crate) fn spill_config(boot: &Boot) -> Option<SpillConfig> {
     Some(SpillConfig { place: folders.replace(SEPARATOR, ", "), quota: number("spill_quota_bytes").unwrap_or(u64::MAX), batch })
 }
 
-pub(crate) struct Segments {
+pub(crate) struct ExtentFiles {
+    extents: BTreeMap<ExtentId, OwnedFd>,
+    segments: Segments,
+}
+
+impl ExtentFiles {
+    pub(crate) fn new(boot: &Boot) -> Self {
+        ExtentFiles { extents: BTreeMap::new(), segments: Segments::new(boot) }
+    }
+
+    /// A new memfd: a descriptor for its creator.
+    pub(crate) fn make_in_memory(&mut self, extent: ExtentId, size: u64) -> Result<OwnedFd, String> {
+        let refused = |error: Errno| format!("the system refused {size} bytes of shared memory: {error}");
+        let fd = memory::create("ray-extent", size).map_err(refused)?;
+        self.keep(extent, fd).map_err(refused)
+    }
+
+    /// A new file of the first of `sizes` that there is room for.
+    pub(crate) fn make_on_disk(&mut self, extent: ExtentId, sizes: &[u64]) -> Result<(u64, OwnedFd), String> {
+        let (size, fd) = self.segments.make(sizes)?;
+        let copy = self.keep(extent, fd).map_err(|error| error.to_string())?;
+        Ok((size, copy))
+    }
+
+    fn keep(&mut self, extent: ExtentId, fd: OwnedFd) -> Result<OwnedFd, Errno> {
+        let copy = fcntl_dupfd_cloexec(&fd, 0)?;
+        self.extents.insert(extent, fd);
+        Ok(copy)
+    }
+
+    /// A descriptor that can't write.
+    pub(crate) fn open(&self, extent: ExtentId) -> Option<OwnedFd> {
+        self.extents.get(&extent).and_then(|fd| memory::reopen_read_only(fd.as_fd()).ok())
+    }
+
+    pub(crate) fn close(&mut self, extent: ExtentId) {
+        self.extents.remove(&extent);
+    }
+
+    /// Give a range's blocks back. Its creator is gone: nobody else would do it.
+    pub(crate) fn punch(&self, range: ShmRange) {
+        if let Some(fd) = self.extents.get(&range.extent) {
+            // Where holes are not supported, the blocks go with the file.
+            let _ = memory::punch(fd.as_fd(), range.offset, rounded(range.len));
+        }
+    }
+}
+
+struct Segments {
     folders: Vec<PathBuf>,
     /// The part of a file system that may be in use, by whomever, after a file is made there.
     most_used: f64,
@@ -29,14 +82,14 @@ pub(crate) struct Segments {
 }
 
 impl Segments {
-    pub(crate) fn new(boot: &Boot) -> Self {
+    fn new(boot: &Boot) -> Self {
         let folders = boot.settings.get("spill_folders").map_or("", String::as_str);
         let most_used = boot.settings.get("spill_most_used").and_then(|text| text.parse().ok()).unwrap_or(1.0);
         Segments { folders: folders.split(SEPARATOR).filter(|text| !text.is_empty()).map(PathBuf::from).collect(), most_used, made: 0 }
     }
 
     /// A file of the first of `sizes` that one of the folders has room for. They take turns.
-    pub(crate) fn make(&mut self, sizes: &[u64]) -> Result<(u64, OwnedFd), String> {
+    fn make(&mut self, sizes: &[u64]) -> Result<(u64, OwnedFd), String> {
         let mut why = Vec::new();
         for turn in 0..self.folders.len() {
             let folder = &self.folders[(self.made + turn) % self.folders.len()];
