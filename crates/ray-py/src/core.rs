@@ -69,7 +69,7 @@ impl Core {
     /// Wait for an answer of the node; signals are handled meanwhile.
     fn ask(&self, py: Python<'_>, question: impl FnOnce(u64) -> ToNode) -> PyResult<FromNode> {
         let (token, gate) = self.library.ask(question).map_err(|failure| self.failure(py, failure))?;
-        while py.detach(|| gate.wait(None)) != Woken::Open {
+        while py.detach(|| self.library.wait_at(&gate, None)) != Woken::Open {
             py.check_signals()?;
         }
         self.library.answer(token).map(|(message, _)| message).map_err(|failure| self.failure(py, failure))
@@ -83,7 +83,7 @@ impl Core {
         let deadline = timeout_s.map(|s| ray_shm::now_us().saturating_add((s.max(0.0) * 1e6).min(1e15) as u64));
         let outcome = loop {
             let left = deadline.map(|at| at.saturating_sub(ray_shm::now_us()));
-            match py.detach(|| ticket.gate.wait(left)) {
+            match py.detach(|| self.library.wait_at(&ticket.gate, left)) {
                 Woken::Open => break Ok(true),
                 Woken::TimedOut => break Ok(false),
                 Woken::Interrupted => {

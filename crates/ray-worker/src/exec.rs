@@ -68,9 +68,7 @@ impl Library {
 
     /// Sleep until there may be work, or a signal comes. `seen` is from before `try_work`.
     pub fn wait_for_work(&self, seen: u32) {
-        self.lock().sleepers += 1;
-        self.work_bell.wait(seen);
-        self.lock().sleepers -= 1;
+        self.wait_at_bell(&self.work_bell, seen);
     }
 
     pub fn work_seen(&self) -> u32 {

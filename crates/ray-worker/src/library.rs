@@ -3,6 +3,7 @@
 use crate::event_loop;
 use crate::exec::{Duty, WorkTemplate};
 use crate::gate::{Bell, Gate, Woken};
+use crate::role::{self, Role};
 use crate::store::Extent;
 use crate::waits::Waiter;
 use crossbeam_queue::SegQueue;
@@ -66,6 +67,7 @@ pub struct Library {
     dropped: SegQueue<ObjectId>,
     /// What wakes the engine thread; None once it has ended.
     wakers: Mutex<Option<Wakers>>,
+    role: OnceLock<Arc<Role>>,
     soon_armed: AtomicBool,
     pub(crate) work_bell: Bell,
     /// Rung besides `work_bell` for an asyncio loop that polls a descriptor.
@@ -81,7 +83,9 @@ pub struct Library {
     pub node_total: Resources,
 }
 
-struct Wakers {
+pub(crate) struct Wakers {
+    /// Sends the background thread to the reader's place.
+    relief: Arc<Timer>,
     /// Output or dropped references wait: come soon.
     soon: Timer,
     /// Come now.
@@ -119,6 +123,16 @@ pub(crate) struct Core {
     woken: Vec<Waiter>,
 }
 
+impl Wakers {
+    pub(crate) fn arm_relief(&self, in_us: u64) {
+        self.relief.arm(in_us);
+    }
+
+    pub(crate) fn disarm_relief(&self) {
+        self.relief.disarm();
+    }
+}
+
 /// An answer of the node that a thread waits for.
 pub(crate) enum Answer {
     Waiting(Arc<Gate>),
@@ -152,10 +166,12 @@ impl Library {
             commands: Vec::new(),
             woken: Vec::new(),
         };
+        let relief = Arc::new(Timer::blocking().map_err(system)?);
         let library = Arc::new(Library {
             core: Mutex::new(core),
             dropped: SegQueue::new(),
-            wakers: Mutex::new(Some(Wakers { soon: Timer::new().map_err(system)?, now: Waker::new().map_err(system)? })),
+            wakers: Mutex::new(Some(Wakers { relief: relief.clone(), soon: Timer::new().map_err(system)?, now: Waker::new().map_err(system)? })),
+            role: OnceLock::new(),
             soon_armed: AtomicBool::new(false),
             work_bell: Bell::default(),
             work_waker: OnceLock::new(),
@@ -168,8 +184,17 @@ impl Library {
             me: proc_id,
             node_total: total,
         });
-        event_loop::start(library.clone(), node).map_err(Failure::System)?;
+        event_loop::start(library.clone(), node, relief).map_err(Failure::System)?;
         Ok(library)
+    }
+
+    /// Set once, before any thread waits.
+    pub(crate) fn set_role(&self, role: Arc<Role>) {
+        let _ = self.role.set(role);
+    }
+
+    pub(crate) fn role(&self) -> &Role {
+        self.role.get().expect("set before anything is asked for")
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Core> {
@@ -197,7 +222,25 @@ impl Library {
         if stuck {
             self.with_wakers(|wakers| wakers.now.wake());
         }
+        if woken.is_empty() {
+            return;
+        }
+        self.note_woken();
         woken.into_iter().for_each(Waiter::wake);
+        self.rouse_reader();
+    }
+
+    /// The reader may wait for what somebody else has just opened.
+    fn rouse_reader(&self) {
+        if !role::reads() {
+            self.with_wakers(|wakers| wakers.now.wake());
+        }
+    }
+
+    pub(crate) fn note_woken(&self) {
+        if let Some(role) = self.role.get() {
+            role.note_woken();
+        }
     }
 
     /// References that Python let go of since the last time.
@@ -221,7 +264,7 @@ impl Library {
         }
     }
 
-    fn with_wakers(&self, f: impl FnOnce(&Wakers)) {
+    pub(crate) fn with_wakers(&self, f: impl FnOnce(&Wakers)) {
         if let Some(wakers) = &*self.wakers.lock().expect("no panic while held") {
             f(wakers);
         }
@@ -251,6 +294,7 @@ impl Library {
         core.extents = Extents::default();
         drop(core);
         self.ended.open();
+        self.with_wakers(|wakers| wakers.arm_relief(1));
         self.wakers.lock().expect("no panic while held").take();
     }
 
@@ -295,6 +339,7 @@ impl Library {
         }
         drop(core);
         woken.into_iter().for_each(Waiter::wake);
+        self.rouse_reader();
         self.work_bell.ring(u32::MAX);
         if let Some(waker) = self.work_waker.get() {
             waker.wake();
@@ -311,7 +356,7 @@ impl Library {
                 core.flush_all();
             });
             let patience = Some(SHUTDOWN_US);
-            while self.ended.wait(patience) == Woken::Interrupted {}
+            while self.wait_at(&self.ended, patience) == Woken::Interrupted {}
             self.end("ray.shutdown() was called");
         }
     }

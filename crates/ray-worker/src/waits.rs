@@ -164,7 +164,7 @@ impl Library {
     /// Ask and wait. For callers that don't hold the GIL and can't be interrupted halfway.
     pub fn ask_and_wait(&self, question: impl FnOnce(u64) -> ToNode) -> Result<(FromNode, Option<OwnedFd>), Failure> {
         let (token, gate) = self.ask(question)?;
-        while gate.wait(None) != crate::Woken::Open {}
+        while self.wait_at(&gate, None) != crate::Woken::Open {}
         self.answer(token)
     }
 }
