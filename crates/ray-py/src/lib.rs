@@ -15,6 +15,8 @@ mod execute;
 mod futures;
 mod object_ref;
 mod pending_call;
+mod produce;
+mod result_stream;
 mod template;
 mod values;
 
@@ -34,6 +36,8 @@ mod _native {
     use crate::object_ref::{ref_from_bytes, ObjectRef};
     #[pymodule_export]
     use crate::pending_call::PendingCall;
+    #[pymodule_export]
+    use crate::result_stream::ResultStream;
     #[pymodule_export]
     use crate::template::CallTemplate;
     #[pymodule_export]

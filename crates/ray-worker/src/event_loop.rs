@@ -345,6 +345,14 @@ impl Core {
                 let taken = self.exec.recall(from, &tasks);
                 self.owner.give_back(taken, false, from);
             }
+            Peer::StreamCredit { task, until } => {
+                self.exec.credit(from, task, until);
+                self.feed(from, task);
+            }
+            Peer::StreamClose { task } => {
+                self.exec.close_stream(from, task);
+                self.feed(from, task);
+            }
             message => self.owner.on_peer(now, from, message),
         }
         0

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypedDict, TypeVar, overload
 
 from ray._core.calls.actor_spec import METHOD_OPTIONS_ATTRIBUTE
-from ray._core.calls.options import METHOD_OPTIONS, check_method_options, unknown_option
+from ray._core.calls.options import METHOD_OPTIONS, check_is_generator, check_method_options, unknown_option
+from ray._core.calls.signatures import is_generator
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -93,7 +94,7 @@ class MethodCallOptions(MethodOptions, total=False):
     """What `.options()` of an actor method takes."""
 
     name: str | None
-    num_returns: int | Literal["streaming"] | None
+    num_returns: int | Literal["streaming", "dynamic"] | None
 
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def method(function: Callable[Concatenate[Any, P], D], /) -> MarkedMethod[P, D, 
 @overload
 def method(*, num_returns: Literal[1] | None = None, **options: Unpack[MethodOptions]) -> _Mark: ...
 @overload
-def method(*, num_returns: int | Literal["streaming"], **options: Unpack[MethodOptions]) -> _MarkMany: ...
+def method(*, num_returns: int | Literal["streaming", "dynamic"], **options: Unpack[MethodOptions]) -> _MarkMany: ...
 def method(*args: Any, **kwargs: Any) -> Any:
     """Set options of an actor method.
 
@@ -195,6 +196,8 @@ def method(*args: Any, **kwargs: Any) -> Any:
     check_method_options(kwargs)
 
     def mark(function: Any) -> Any:
+        plain = getattr(function, "__func__", function)
+        check_is_generator(kwargs.get("num_returns"), is_generator(plain), getattr(plain, "__qualname__", repr(plain)))
         setattr(function, METHOD_OPTIONS_ATTRIBUTE, kwargs)
         return function
 
