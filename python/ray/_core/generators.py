@@ -199,4 +199,4 @@ class DynamicObjectRefGenerator:
         return len(self._refs)
 
 
-ObjectRefGenerator.__module__ = "ray"
+ObjectRefGenerator.__module__ = DynamicObjectRefGenerator.__module__ = "ray"
