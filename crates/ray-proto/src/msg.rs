@@ -239,7 +239,18 @@ mod tests {
             deps: vec![(dep, Payload { value: Value::inline(b"\0v"), refs: vec![] })],
             nested: vec![dep],
         };
-        Peer::Call { call: Box::new(Call { task: 5, template: TemplateId(1), attempt: 0, num_returns: 1, actor_seq: Some((dep, 9)), gpu_ids: vec![], args, stream: None }) }
+        Peer::Call {
+            call: Box::new(Call {
+                task: 5,
+                template: TemplateId(1),
+                attempt: 0,
+                num_returns: 1,
+                actor_seq: Some((dep, 9)),
+                gpu_ids: vec![],
+                args,
+                stream: None,
+            }),
+        }
     }
 
     #[test]

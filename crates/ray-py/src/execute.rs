@@ -222,14 +222,7 @@ fn encode_error(py: Python<'_>, library: &Arc<Library>, name: &str, attempt: u32
 }
 
 /// `producer`: how far the call had come, if it gives its results one after another and its generator was started.
-fn finish_failed(
-    py: Python<'_>,
-    library: &Arc<Library>,
-    work: CallWork,
-    error: PyErr,
-    leaving: bool,
-    producer: Option<&mut Producer>,
-) -> PyResult<()> {
+fn finish_failed(py: Python<'_>, library: &Arc<Library>, work: CallWork, error: PyErr, leaving: bool, producer: Option<&mut Producer>) -> PyResult<()> {
     let retry: bool = hooks(py)?.call_method1(intern!(py, "is_retryable"), (PyBytes::new(py, &work.template.payload), error.value(py)))?.extract()?;
     let value = encode_error(py, library, &work.template.name, work.call.attempt, error)?;
     let error = Payload { value, refs: vec![] };

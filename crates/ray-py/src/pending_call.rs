@@ -75,9 +75,7 @@ impl PendingCall {
 
     fn fail(&self, py: Python<'_>, error: Bound<'_, PyAny>) -> PyResult<()> {
         match self.take() {
-            Some(Unfinished { call, producer: Some(mut producer) }) => {
-                finish_broken_stream(py, &self.library, call, PyErr::from_value(error), &mut producer)
-            }
+            Some(Unfinished { call, producer: Some(mut producer) }) => finish_broken_stream(py, &self.library, call, PyErr::from_value(error), &mut producer),
             Some(Unfinished { call, producer: None }) => finish_with_error(py, &self.library, call, PyErr::from_value(error)),
             None => Ok(()),
         }

@@ -90,7 +90,10 @@ pub(crate) fn drive(library: &Library, work: &CallWork, producer: &mut Producer,
     let py = generator.py();
     let not_a_generator = |_| {
         let what = generator.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
-        PyTypeError::new_err(format!("{} gives its results one after another, so it has to be a generator; it returned a value of type {what}", work.template.name))
+        PyTypeError::new_err(format!(
+            "{} gives its results one after another, so it has to be a generator; it returned a value of type {what}",
+            work.template.name
+        ))
     };
     let mut items = generator.try_iter().map_err(not_a_generator)?;
     while let Some(item) = items.next() {

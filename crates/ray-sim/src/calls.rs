@@ -75,7 +75,16 @@ impl Process {
     }
 
     pub fn start_constructor(&mut self, env: &mut Env, actor: ActorId, spec: ActorSpec) {
-        let call = Call { task: actor.call(), template: Default::default(), attempt: 0, num_returns: 0, actor_seq: None, gpu_ids: vec![], args: spec.args, stream: None };
+        let call = Call {
+            task: actor.call(),
+            template: Default::default(),
+            attempt: 0,
+            num_returns: 0,
+            actor_seq: None,
+            gpu_ids: vec![],
+            args: spec.args,
+            stream: None,
+        };
         let covered = covered_refs(&call);
         self.owner.cover(&covered);
         let info = env.oracle.calls[&(actor.owner, actor.call())].clone();

@@ -26,10 +26,16 @@ pub enum Role {
 
 #[derive(Clone, Debug)]
 pub enum Waiting {
-    Objects { wait: WaitId, ids: Vec<ObjectId>, get: bool },
+    Objects {
+        wait: WaitId,
+        ids: Vec<ObjectId>,
+        get: bool,
+    },
     /// For credit to yield more.
     Credit,
-    Node { token: u64 },
+    Node {
+        token: u64,
+    },
 }
 
 /// A call that is ending: its results are made one by one, since each may need an extent.

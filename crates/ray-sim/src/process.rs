@@ -309,7 +309,12 @@ impl Process {
 
     /// Nothing in the process or elsewhere needs it.
     pub fn is_spent(&self) -> bool {
-        self.frames.is_empty() && self.exec.is_empty() && self.drops.is_empty() && self.dropped_readers.is_empty() && self.pins.is_empty() && self.owner.leftovers().is_empty()
+        self.frames.is_empty()
+            && self.exec.is_empty()
+            && self.drops.is_empty()
+            && self.dropped_readers.is_empty()
+            && self.pins.is_empty()
+            && self.owner.leftovers().is_empty()
     }
 
     /// After each event: time, the next call, the end.

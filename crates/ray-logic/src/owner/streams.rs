@@ -80,8 +80,7 @@ impl Owner {
             false => end.holds = 1,
         }
         self.objects.insert(self.end_id(call), end);
-        let stream =
-            Stream { options, received: 0, taken: 0, awaited: false, granted: 0, has_reader: !options.gather, ended: false, producer: None };
+        let stream = Stream { options, received: 0, taken: 0, awaited: false, granted: 0, has_reader: !options.gather, ended: false, producer: None };
         self.streams.insert(call, stream);
     }
 

@@ -205,7 +205,16 @@ impl Owner {
         let task = &self.tasks[&call];
         let args = self.args_of(task);
         let template = &task.template;
-        Box::new(Call { task: call, template: template.id, attempt: task.attempt, num_returns: template.num_returns, actor_seq, gpu_ids, args, stream: self.stream_open(call) })
+        Box::new(Call {
+            task: call,
+            template: template.id,
+            attempt: task.attempt,
+            num_returns: template.num_returns,
+            actor_seq,
+            gpu_ids,
+            args,
+            stream: self.stream_open(call),
+        })
     }
 
     pub(super) fn args_of(&self, task: &Task) -> Args {
