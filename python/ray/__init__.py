@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ray import actor, exceptions, remote_function, runtime_context
     from ray._core.calls.decorators import method
+    from ray._core.generators import DynamicObjectRefGenerator, ObjectRefGenerator
     from ray._core.ids import (
         ActorClassID,
         ActorID,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
         UniqueID,
         WorkerID,
     )
-    from ray._core.generators import DynamicObjectRefGenerator, ObjectRefGenerator
     from ray._core.introspection import available_resources, cluster_resources, nodes
     from ray._core.objects import get, put, wait
     from ray._core.session import init, is_initialized, shutdown

@@ -6,7 +6,7 @@ for all calls (pickled function, options, signature) is in the template, built a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ray._core.calls.decorators import RemoteOptions, TaskCallOptions
+    from ray._core.generators import ObjectRefGenerator
     from ray._native import CallTemplate, Core, ObjectRef
     from ray.actor import ActorClass
 
@@ -281,6 +282,8 @@ class _Decorator(Protocol):
     @overload
     def __call__(self, target: type[T], /) -> ActorClass[T]: ...  # pyright: ignore[reportOverlappingOverload]  # a class is callable too
     @overload
+    def __call__(self, target: Callable[P, Iterator[T]], /) -> RemoteFunction[Callable[P, ObjectRefGenerator[T]]]: ...
+    @overload
     def __call__(self, target: Callable[P, R], /) -> RemoteFunction[Callable[P, ObjectRef[R]]]: ...
 
 
@@ -294,6 +297,8 @@ class _DecoratorMany(Protocol):
 
 @overload
 def remote(target: type[T], /) -> ActorClass[T]: ...  # pyright: ignore[reportOverlappingOverload]
+@overload
+def remote(target: Callable[P, Iterator[T]], /) -> RemoteFunction[Callable[P, ObjectRefGenerator[T]]]: ...
 @overload
 def remote(target: Callable[P, R], /) -> RemoteFunction[Callable[P, ObjectRef[R]]]: ...
 @overload

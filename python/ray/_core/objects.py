@@ -97,13 +97,23 @@ def put(value: T, *, _owner: Any = None, _tensor_transport: str | None = None) -
     return core.put(value)
 
 
+@overload
 def wait(
     ray_waitables: list[ObjectRef[T]], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
-) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
+) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]: ...
+@overload
+def wait(
+    ray_waitables: list[ObjectRefGenerator[T]], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+) -> tuple[list[ObjectRefGenerator[T]], list[ObjectRefGenerator[T]]]: ...
+@overload
+def wait(ray_waitables: list[Any], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True) -> tuple[list[Any], list[Any]]: ...
+def wait(ray_waitables: list[Any], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True) -> tuple[list[Any], list[Any]]:
     """Wait until some of the objects are ready. An object whose task failed, or whose owner died, counts as ready.
 
+    A generator (`ObjectRefGenerator`) is ready when its next reference can be taken without waiting, or when it has ended.
+
     Args:
-        ray_waitables: Different references.
+        ray_waitables: Different references and generators.
         num_returns: How many must be ready, from 1 to their number.
         timeout: Seconds to wait at most; None waits for ever.
         fetch_local: Also wait until a ready object has been copied to this node.

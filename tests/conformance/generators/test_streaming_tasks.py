@@ -179,6 +179,7 @@ def test_generator_next_sync_gives_nil_after_its_timeout(gate):
 
 def test_generator_large_items_arrive_whole():
     """Items beyond the size of a message go through shared memory."""
+
     @ray.remote
     def arrays(n):
         for i in range(n):
