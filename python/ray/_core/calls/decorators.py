@@ -121,7 +121,7 @@ if TYPE_CHECKING:
 
     class _Mark(Protocol):
         @overload
-        def __call__(self, method: Callable[Concatenate[Any, P], Streamed[D]], /) -> MarkedMethod[P, Streamed[D], ObjectRefGenerator[D]]: ...
+        def __call__(self, method: Callable[Concatenate[Any, P], Streamed[D]], /) -> MarkedMethod[P, Streamed[D], ObjectRefGenerator[D]]: ...  # pyright: ignore[reportOverlappingOverload]
         @overload
         def __call__(self, method: Callable[Concatenate[Any, P], Awaitable[D]], /) -> MarkedMethod[P, Awaitable[D], ObjectRef[D]]: ...
         @overload
@@ -164,7 +164,7 @@ class DecoratorUsageError(AssertionError, TypeError):
 
 
 @overload
-def method(function: Callable[Concatenate[Any, P], Streamed[D]], /) -> MarkedMethod[P, Streamed[D], ObjectRefGenerator[D]]: ...
+def method(function: Callable[Concatenate[Any, P], Streamed[D]], /) -> MarkedMethod[P, Streamed[D], ObjectRefGenerator[D]]: ...  # pyright: ignore[reportOverlappingOverload]
 @overload
 def method(function: Callable[Concatenate[Any, P], Awaitable[D]], /) -> MarkedMethod[P, Awaitable[D], ObjectRef[D]]: ...
 @overload
