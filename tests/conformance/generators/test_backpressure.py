@@ -1,7 +1,5 @@
 """`_generator_backpressure_num_objects`: a generator runs ahead of its reader by so many items."""
 
-import time
-
 import pytest
 
 import ray
@@ -30,7 +28,7 @@ def test_backpressure_window_bounds_what_is_unread(tally, window):
     """The generator stops when that many items are unread, and goes on as they are taken."""
     generator = tallied.options(_generator_backpressure_num_objects=window).remote(tally, 10)
     wait_for(lambda: tally.count() == window)
-    time.sleep(0.2)  # it must not go on: nothing to wait for
+    assert ray.wait([generator.completed()], timeout=0.2)[0] == []
     assert tally.count() == window
     for taken in range(1, 4):
         next(generator)
