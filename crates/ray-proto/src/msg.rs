@@ -248,7 +248,7 @@ mod tests {
                 actor_seq: Some((dep, 9)),
                 gpu_ids: vec![],
                 args,
-                stream: None,
+                stream: Some(StreamOpen { have: 1, until: 9, closed: false, gather: true }),
             }),
         }
     }
