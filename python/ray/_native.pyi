@@ -59,7 +59,8 @@ class ObjectRef(Generic[T_co]):
 class CallTemplate:
     """Everything constant about a call site: built once per (function, options) or (actor, method, options), then called many times.
 
-    Calling it pickles the arguments, submits, and returns one ObjectRef (num_returns == 1), a list (num_returns > 1) or None (num_returns == 0).
+    Calling it pickles the arguments, submits, and returns one ObjectRef (num_returns == 1), a list (num_returns > 1) or None (num_returns == 0);
+    an ObjectRefGenerator for "streaming", one ObjectRef for "dynamic". `backpressure`: items made and not read at most, without limit below 1.
     Fast check: without keyword arguments and with min_args <= len(args) <= max_args (max_args None = unbounded) nothing else is checked;
     otherwise `binder(*args, **kwargs)` is called first and its TypeError propagates.
     """
@@ -70,7 +71,8 @@ class CallTemplate:
         *,
         payload: bytes,
         name: str,
-        num_returns: int,
+        num_returns: int | str,
+        backpressure: int,
         max_retries: int,
         retry_exceptions: bool,
         max_calls: int,
@@ -89,7 +91,8 @@ class CallTemplate:
         *,
         payload: bytes,
         name: str,
-        num_returns: int,
+        num_returns: int | str,
+        backpressure: int,
         max_task_retries: int,
         retry_exceptions: bool,
         max_pending_calls: int,
@@ -191,6 +194,21 @@ class Core:
         """Blocks (without the GIL) for lines of workers: (name, pid, is_stderr, kind, text); kind "out" for a worker's line, "notice" for a message of the runtime. None = shut down."""
 
 @final
+class ResultStream:
+    """The reader's end of a call that gives its results one after another. Dropping it stops the call, unless its `completed` is referred to."""
+
+    def next(self, timeout_s: float | None) -> ObjectRef[Any] | None:
+        """The next item; waits for it. StopIteration: there is none. None: the time is over."""
+    def take(self) -> ObjectRef[Any] | None:
+        """The next item if it is here. StopIteration: there is none. None: it has not come."""
+    def peek(self) -> ObjectRef[Any]:
+        """A reference that is ready when `take` would not give None. Its value is of no use."""
+    def completed(self) -> ObjectRef[Any]:
+        """Ready when the call has ended."""
+    def state(self) -> tuple[bool, bool]:
+        """Whether the next item is here, and whether all are read."""
+
+@final
 class PinnedBuffer:
     """A read-only buffer over shared memory that keeps its object alive."""
 
@@ -212,6 +230,16 @@ class PendingCall:
         """(function, args, kwargs). Raises what an argument that failed raises."""
     def finish(self, value: object) -> None: ...
     def fail(self, error: BaseException) -> None: ...
+    @property
+    def is_stream(self) -> bool:
+        """It gives its results one after another: `push` each, then `finish_stream`."""
+    def push(self, item: object) -> bool | None:
+        """One more item. True: go on. False: stop, nobody reads. None: wait for credit."""
+    def permit(self) -> bool | None:
+        """Ask again, as after `push`."""
+    def watch_credit(self, queue: CompletionQueue, token: int) -> bool:
+        """Queue `token` when it is worth to ask again. True: it already is, and nothing will be queued."""
+    def finish_stream(self) -> None: ...
 
 @final
 class CompletionQueue:

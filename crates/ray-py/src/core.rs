@@ -9,10 +9,10 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use ray_logic::owner::{ActorOptions, Limits};
 use ray_proto::msg::{Boot, FromNode, ToNode};
 use ray_proto::wire::{decode, PROTOCOL};
-use ray_proto::{ObjectId, Resources, UNIT};
+use ray_proto::{ObjectId, ProcId, Resources, UNIT};
 use ray_shm::board::Board;
 use ray_shm::link::{Filled, Reader, Writer};
-use ray_worker::{Config, Failure, Library, Woken};
+use ray_worker::{Config, Failure, Library, Ticket, Woken};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, RwLock};
@@ -77,25 +77,40 @@ impl Core {
 
     /// Block until `need` of `ids` are ready. False: the time is over.
     fn block(&self, py: Python<'_>, ids: &[ObjectId], need: usize, timeout_s: Option<f64>) -> PyResult<bool> {
-        let call = context::call_of_thread().filter(|_| self.library.slot().is_some());
-        let ticket = self.library.wait_start(ids, need, call).map_err(|failure| self.failure(py, failure))?;
-        let Some(ticket) = ticket else { return Ok(true) };
-        let deadline = timeout_s.map(|s| ray_shm::now_us().saturating_add((s.max(0.0) * 1e6).min(1e15) as u64));
-        let outcome = loop {
-            let left = deadline.map(|at| at.saturating_sub(ray_shm::now_us()));
-            match py.detach(|| self.library.wait_at(&ticket.gate, left)) {
-                Woken::Open => break Ok(true),
-                Woken::TimedOut => break Ok(false),
-                Woken::Interrupted => {
-                    if let Err(raised) = py.check_signals() {
-                        break Err(raised);
-                    }
+        let start = |call| self.library.wait_start(ids, need, call).map_err(|failure| self.failure(py, failure));
+        block(py, &self.library, ids, deadline(timeout_s), start)
+    }
+}
+
+/// The moment on the monotonic clock, in microseconds, when a wait of so many seconds is over.
+pub(crate) fn deadline(timeout_s: Option<f64>) -> Option<u64> {
+    timeout_s.map(|s| ray_shm::now_us().saturating_add((s.max(0.0) * 1e6).min(1e15) as u64))
+}
+
+/// Block in a wait for `ids` that `start` begins; it is told which call of a worker waits, if one does. False: the time is over.
+pub(crate) fn block(
+    py: Python<'_>,
+    library: &Library,
+    ids: &[ObjectId],
+    deadline: Option<u64>,
+    start: impl FnOnce(Option<(ProcId, u64)>) -> PyResult<Option<Ticket>>,
+) -> PyResult<bool> {
+    let call = context::call_of_thread().filter(|_| library.slot().is_some());
+    let Some(ticket) = start(call)? else { return Ok(true) };
+    let outcome = loop {
+        let left = deadline.map(|at| at.saturating_sub(ray_shm::now_us()));
+        match py.detach(|| library.wait_at(&ticket.gate, left)) {
+            Woken::Open => break Ok(true),
+            Woken::TimedOut => break Ok(false),
+            Woken::Interrupted => {
+                if let Err(raised) = py.check_signals() {
+                    break Err(raised);
                 }
             }
-        };
-        self.library.wait_end(&ticket, ids);
-        outcome
-    }
+        }
+    };
+    library.wait_end(&ticket, ids);
+    outcome
 }
 
 /// The ids of references of this session.

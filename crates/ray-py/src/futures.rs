@@ -10,6 +10,12 @@ pub(crate) struct CompletionQueue {
     inner: Arc<ray_worker::CompletionQueue>,
 }
 
+impl CompletionQueue {
+    pub(crate) fn inner(&self) -> &Arc<ray_worker::CompletionQueue> {
+        &self.inner
+    }
+}
+
 #[pymethods]
 impl CompletionQueue {
     #[new]

@@ -15,7 +15,9 @@ mod execute;
 mod futures;
 mod object_ref;
 mod pending_call;
+mod produce;
 mod report;
+mod result_stream;
 mod template;
 mod values;
 
@@ -37,6 +39,8 @@ mod _native {
     use crate::pending_call::PendingCall;
     #[pymodule_export]
     use crate::report::ask_about;
+    #[pymodule_export]
+    use crate::result_stream::ResultStream;
     #[pymodule_export]
     use crate::template::CallTemplate;
     #[pymodule_export]

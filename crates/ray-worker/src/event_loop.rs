@@ -380,6 +380,14 @@ impl Core {
                 let facts = self.report(now, &subject);
                 self.queue_peer(from, Peer::Told { token, facts }, true);
             }
+            Peer::StreamCredit { task, until } => {
+                self.exec.credit(from, task, until);
+                self.feed(from, task);
+            }
+            Peer::StreamClose { task } => {
+                self.exec.close_stream(from, task);
+                self.feed(from, task);
+            }
             message => self.owner.on_peer(now, from, message),
         }
         0

@@ -10,10 +10,13 @@ mod library;
 mod report;
 mod role;
 mod store;
+mod streams;
 mod waits;
 
 pub use exec::{ActorWork, CallWork, Work, WorkTemplate};
 pub use gate::{Gate, Woken};
 pub use library::{Config, Failure, Library, LogRecord};
+pub use ray_logic::exec::Permit;
+pub use ray_logic::owner::Next;
 pub use store::View;
 pub use waits::{CompletionQueue, Ticket};

@@ -16,7 +16,7 @@ use ray_shm::board::Board;
 use ray_shm::link::{Flushed, Reader, Writer};
 use ray_shm::poll::{Poll, Timer, Waker};
 use rustc_hash::FxHashMap;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -65,6 +65,8 @@ pub struct Library {
     pub(crate) core: Mutex<Core>,
     /// References dropped by Python, in any thread, at any moment.
     dropped: SegQueue<ObjectId>,
+    /// Readers of streams dropped by Python, by call.
+    dropped_readers: SegQueue<u64>,
     /// What wakes the engine thread; None once it has ended.
     wakers: Mutex<Option<Wakers>>,
     role: OnceLock<Arc<Role>>,
@@ -108,6 +110,8 @@ pub(crate) struct Core {
     /// Links whose socket was full.
     pub stuck: Vec<ProcId>,
     pub waiters: FxHashMap<WaitId, Waiter>,
+    /// Producers of streams that wait for credit, by caller and call.
+    pub starved: BTreeMap<(ProcId, u64), Waiter>,
     pub answers: FxHashMap<u64, Answer>,
     next_token: u64,
     pub templates: FxHashMap<(ProcId, TemplateId), Arc<WorkTemplate>>,
@@ -120,7 +124,7 @@ pub(crate) struct Core {
     pub leaving: bool,
     commands: Vec<Command>,
     /// Gates to open once the lock is released.
-    woken: Vec<Waiter>,
+    pub woken: Vec<Waiter>,
 }
 
 impl Wakers {
@@ -154,6 +158,7 @@ impl Library {
             dirty: Vec::new(),
             stuck: Vec::new(),
             waiters: FxHashMap::default(),
+            starved: BTreeMap::new(),
             answers: FxHashMap::default(),
             next_token: 1,
             templates: FxHashMap::default(),
@@ -170,6 +175,7 @@ impl Library {
         let library = Arc::new(Library {
             core: Mutex::new(core),
             dropped: SegQueue::new(),
+            dropped_readers: SegQueue::new(),
             wakers: Mutex::new(Some(Wakers { relief: relief.clone(), soon: Timer::new().map_err(system)?, now: Waker::new().map_err(system)? })),
             role: OnceLock::new(),
             soon_armed: AtomicBool::new(false),
@@ -248,12 +254,23 @@ impl Library {
         while let Some(id) = self.dropped.pop() {
             core.owner.release_local(id);
         }
+        while let Some(call) = self.dropped_readers.pop() {
+            core.owner.stream_dropped(call);
+        }
     }
 
     /// The one thing that `ObjectRef.__del__` does.
     pub fn drop_ref(&self, id: ObjectId) {
         if !self.forked.load(Ordering::Relaxed) {
             self.dropped.push(id);
+            self.arm_soon();
+        }
+    }
+
+    /// The one thing that happens when a generator's handle goes.
+    pub fn drop_reader(&self, call: u64) {
+        if !self.forked.load(Ordering::Relaxed) {
+            self.dropped_readers.push(call);
             self.arm_soon();
         }
     }
@@ -332,6 +349,7 @@ impl Library {
         core.over.get_or_insert_with(|| why.to_owned());
         self.over.store(true, Ordering::Release);
         let mut woken: Vec<Waiter> = core.waiters.drain().map(|(_, waiter)| waiter).collect();
+        woken.extend(std::mem::take(&mut core.starved).into_values());
         for answer in core.answers.values() {
             if let Answer::Waiting(gate) = answer {
                 woken.push(Waiter::Gate(gate.clone()));
@@ -511,7 +529,7 @@ impl Core {
         if self.dirty.contains(&ProcId::NODE) {
             self.flush(ProcId::NODE);
         }
-        !self.dirty.is_empty()
+        !self.dirty.is_empty() || self.owner.has_unsent_items()
     }
 
     pub(crate) fn flush(&mut self, link: ProcId) {
@@ -529,6 +547,7 @@ impl Core {
     }
 
     pub(crate) fn flush_all(&mut self) {
+        self.owner.send_all_items();
         self.carry_out();
         for link in std::mem::take(&mut self.dirty) {
             self.flush(link);

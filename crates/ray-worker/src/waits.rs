@@ -99,7 +99,7 @@ impl Library {
             let gate = Arc::new(Gate::default());
             core.waiters.insert(wait, Waiter::Gate(gate.clone()));
             if call.is_some() {
-                core.call_blocks(self.me);
+                core.call_blocks();
             }
             core.flush_all();
             Some(Ticket { gate, wait, blocks: call.is_some() })
@@ -171,7 +171,7 @@ impl Library {
 
 impl Core {
     /// The running call waits: its CPU and everything queued behind it go back.
-    fn call_blocks(&mut self, _me: ProcId) {
+    pub(crate) fn call_blocks(&mut self) {
         let caller = self.exec.callers().next().unwrap_or(ProcId::NODE);
         if let Some(unstarted) = self.exec.block() {
             self.owner.give_back(unstarted, true, caller);

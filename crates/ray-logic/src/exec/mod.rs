@@ -4,6 +4,10 @@
 //! 1. A call is in the queue or running, never both; a recalled call was never started.
 //! 2. Calls of one caller leave in the order they came in.
 
+mod streams;
+
+pub use streams::{Outgoing, Permit};
+
 use crate::Time;
 use ray_proto::msg::Call;
 use ray_proto::{ObjectId, ProcId, TemplateId};
@@ -22,6 +26,8 @@ pub struct Running {
     pub num_returns: u32,
     pub template: TemplateId,
     pub since: Time,
+    /// Its results leave one after another.
+    pub stream: Option<Outgoing>,
 }
 
 #[derive(Debug, Default)]
@@ -55,7 +61,13 @@ impl Exec {
     pub fn pop(&mut self, now: Time) -> Option<Queued> {
         let queued = self.queue.pop_front()?;
         let call = &queued.call;
-        let running = Running { covered: covered_refs(call), num_returns: call.num_returns, template: call.template, since: now };
+        let running = Running {
+            covered: covered_refs(call),
+            num_returns: call.num_returns,
+            template: call.template,
+            since: now,
+            stream: call.stream.as_ref().map(Outgoing::new),
+        };
         self.running.insert((queued.from, call.task), running);
         Some(queued)
     }
@@ -96,7 +108,9 @@ impl Exec {
         self.running.keys().map(|(from, _)| *from)
     }
 
+    /// A caller died: nobody reads what its running calls yield, and its queued ones are not wanted.
     pub fn forget_caller(&mut self, caller: ProcId) -> Vec<Queued> {
+        self.close_streams_of(caller);
         self.drain_where(|q| q.from == caller)
     }
 

@@ -82,6 +82,7 @@ impl Owner {
             name: format!("{}.__init__", options.class_name),
             payload: options.payload.clone(),
             num_returns: 0,
+            stream: None,
             max_retries: 0,
             retry_raised: false,
             max_calls: 0,
@@ -172,6 +173,7 @@ impl Owner {
         let client = self.actor(actor);
         let urgent = client.in_flight.is_empty();
         client.in_flight.insert(seq, call);
+        self.stream_sent(call, at);
         let message = self.call_message(call, Some((actor, seq)), vec![]);
         self.send(at, Peer::Call { call: message }, urgent);
     }
@@ -245,8 +247,8 @@ impl Owner {
     fn fail_in_flight(&mut self, actor: ActorId, cause: &Value, restarts: bool) {
         let calls: Vec<u64> = std::mem::take(&mut self.actor(actor).in_flight).into_values().collect();
         for &call in calls.iter().rev() {
-            let task = self.tasks.get_mut(&call).expect("in flight");
-            if restarts && task.retries_left != 0 {
+            if restarts && self.has_retries(call) {
+                let task = self.tasks.get_mut(&call).expect("in flight");
                 task.attempt += 1;
                 task.retries_left -= i32::from(task.retries_left > 0);
                 self.actor(actor).queue.push_front(call);

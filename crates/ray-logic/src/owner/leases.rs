@@ -126,6 +126,7 @@ impl Owner {
         let lease = &self.leases[&lease_id];
         let (worker, urgent, gpu_ids) = (lease.worker, lease.in_flight.is_empty(), lease.gpu_ids.clone());
         self.send_template(worker, call);
+        self.stream_sent(call, worker);
         let message = self.call_message(call, None, gpu_ids);
         self.send(worker, Peer::Call { call: message }, urgent);
         let lease = self.leases.get_mut(&lease_id).expect("looked up above");
@@ -329,7 +330,7 @@ impl Owner {
         self.class(class).queue.retain(|call| !victims.contains(call));
         for call in victims.into_iter().rev() {
             let task = &self.tasks[&call];
-            if task.retries_left != 0 {
+            if self.has_retries(call) {
                 self.retry(now, call);
             } else {
                 let text = format!("task {} failed for good after attempt {}: {}", task.template.name, task.attempt + 1, describe(evidence));
