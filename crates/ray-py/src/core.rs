@@ -314,7 +314,11 @@ impl Core {
             }
             if !self.block(py, &ids, ids.len(), timeout_s)? {
                 let ready = self.library.ready_among(&ids, ids.len()).len();
-                let text = format!("get timed out after {} s: {ready} of {} objects are ready", timeout_s.unwrap_or(0.0), ids.len());
+                let text = format!(
+                    "get timed out after {} s: {ready} of {} objects are ready\nhint: ray.util.state.explain(ref) says what it waits for",
+                    timeout_s.unwrap_or(0.0),
+                    ids.len()
+                );
                 return Err(errors::with_code(py, "get_timeout", &text));
             }
             self.library.check().map_err(|failure| self.failure(py, failure))?;
