@@ -2,6 +2,7 @@
 
 use crate::conn::{Conn, Pipe, Token};
 use crate::oom;
+use crate::strays::Strays;
 use crate::template::{Report, Template};
 use ray_logic::node::{Node, NodeCommand, NodeConfig};
 use ray_proto::msg::{Boot, Evidence, FromNode, ToNode, WorkerLine};
@@ -11,8 +12,10 @@ use ray_shm::board::{Board, SLOTS};
 use ray_shm::link::{pair, Filled, Flushed};
 use ray_shm::memory;
 use ray_shm::poll::{Poll, Ready};
+use ray_shm::processes::{self, Process};
+use ray_shm::signals;
 use rustix::pipe::{pipe_with, PipeFlags};
-use rustix::process::{kill_process, kill_process_group, waitpid, Pid, Signal, WaitOptions};
+use rustix::process::{wait, waitpid, Pid, WaitOptions};
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -36,6 +39,9 @@ struct Daemon {
     conns: BTreeMap<ProcId, Conn>,
     by_pid: BTreeMap<u32, ProcId>,
     template: Option<Template>,
+    /// Readable when a child of ours ended.
+    child_ends: OwnedFd,
+    strays: Strays,
     board_fd: OwnedFd,
     board: Board,
     free_slots: Vec<u32>,
@@ -62,6 +68,7 @@ pub fn run(link: OwnedFd) -> Result<(), String> {
     // Orphans of the template become our children, so that their ends stay known.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(text)?;
     raise_fd_limit();
+    signals::block_child_ends(true);
     let mut driver = Conn::new(link, u32::MAX);
     let boot = first_message(&mut driver)?;
     let (board_fd, board) = Board::create().map_err(text)?;
@@ -73,6 +80,8 @@ pub fn run(link: OwnedFd) -> Result<(), String> {
         conns: BTreeMap::new(),
         by_pid: BTreeMap::new(),
         template: None,
+        child_ends: signals::child_ends_fd().map_err(text)?,
+        strays: Strays::new(boot.settings.get("kill_child_processes_on_worker_exit").is_none_or(|v| v != "0")),
         board_fd,
         board,
         free_slots: (0..SLOTS).rev().collect(),
@@ -139,6 +148,7 @@ impl Daemon {
         let text = |error: rustix::io::Errno| format!("epoll: {error}");
         self.driver = self.node.driver_connected(1, 0, self.boot.max_links);
         self.poll.add(driver.reader.fd(), Token::Link(self.driver).pack()).map_err(text)?;
+        self.poll.add(self.child_ends.as_fd(), Token::Children.pack()).map_err(text)?;
         self.conns.insert(self.driver, driver);
         self.welcome(self.driver);
         self.start_template()?;
@@ -158,6 +168,12 @@ impl Daemon {
     fn handle(&mut self, event: Ready) {
         match Token::unpack(event.token) {
             Token::Template => self.read_template(),
+            Token::Children => {
+                let mut news = [0u8; 128];
+                // What it says may be several ends in one: the sweep looks for itself.
+                let _ = rustix::io::read(&self.child_ends, &mut news);
+                self.sweep();
+            }
             Token::Link(id) => {
                 if event.readable {
                     self.read_link(id);
@@ -320,7 +336,11 @@ impl Daemon {
     // ---- workers
 
     fn start_template(&mut self) -> Result<(), String> {
-        let template = Template::start(&self.boot.python, &self.boot.template_config, self.board_fd.as_fd())?;
+        // It inherits our mask, and it needs the signal itself.
+        signals::block_child_ends(false);
+        let started = Template::start(&self.boot.python, &self.boot.template_config, self.board_fd.as_fd());
+        signals::block_child_ends(true);
+        let template = started?;
         self.poll.add(template.fd(), Token::Template.pack()).map_err(|e| e.to_string())?;
         self.template = Some(template);
         Ok(())
@@ -440,7 +460,8 @@ impl Daemon {
         let Some(id) = self.by_pid.remove(&pid) else { return };
         // What it had sent counts; what its children hold goes with them.
         self.read_link(id);
-        kill_group(pid);
+        self.strays.worker_ended(pid, id);
+        self.sweep();
         self.drain_pipes(id);
         let Some(conn) = self.conns.remove(&id) else { return };
         self.paused.retain(|token| !matches!(token, Token::Out(p) | Token::Err(p) if *p == id));
@@ -461,6 +482,21 @@ impl Daemon {
         self.carry_out();
     }
 
+    /// What workers that ended have started ends too.
+    fn sweep(&mut self) {
+        let template = self.template.as_ref().map(Template::pid);
+        let (by_pid, strays) = (&self.by_pid, &mut self.strays);
+        strays.sweep(|pid| Some(pid) == template || by_pid.contains_key(&pid));
+    }
+
+    /// SIGKILL to a worker that may have ended by itself meanwhile: then its pid may be a stranger's, which has another parent.
+    fn kill_worker(&self, pid: u32) {
+        let parents = [Some(std::process::id()), self.template.as_ref().map(Template::pid)];
+        if let Some(worker) = Process::find(pid).filter(|worker| parents.contains(&Some(worker.parent))) {
+            worker.kill();
+        }
+    }
+
     fn kill(&mut self, id: ProcId, reason: &str) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         if conn.ended_by_us.is_empty() {
@@ -469,7 +505,8 @@ impl Daemon {
         if id == self.driver {
             self.over = true;
         } else if conn.pid != 0 {
-            kill_group(conn.pid);
+            let pid = conn.pid;
+            self.kill_worker(pid);
         }
     }
 
@@ -569,7 +606,7 @@ impl Daemon {
 
     fn look_at(&mut self, now: u64, id: ProcId, pid: u32) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
-        if oom::state_of(pid) != Some('T') {
+        if Process::find(pid).is_none_or(|process| process.state != 'T') {
             conn.stopped_since = None;
             return;
         }
@@ -608,20 +645,22 @@ impl Daemon {
         if let Some(template) = &mut self.template {
             template.end();
         }
-        pids.iter().for_each(|pid| kill_group(*pid));
+        pids.iter().for_each(|pid| self.kill_worker(*pid));
         reap_children();
         self.say_last_words();
     }
 }
 
-/// Wait until no child is left, for a second at most. Children forked a moment ago are unknown to us, yet ours by inheritance.
+/// Wait until no child is left, for a second at most. Whatever a process of ours leaves behind when it ends is our child then.
 fn reap_children() {
     let deadline = ray_shm::now_us() + 1_000_000;
     while ray_shm::now_us() < deadline {
-        match waitpid(None, WaitOptions::NOHANG) {
-            Ok(Some((pid, _))) => kill_group(pid.as_raw_nonzero().get() as u32),
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some(_)) => {}
             Ok(None) => {
-                kill_unknown_children();
+                for child in processes::children(std::process::id()) {
+                    child.kill();
+                }
                 let pause = rustix::time::Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
                 // Nothing to wait for but time.
                 let _ = rustix::event::poll(&mut [], Some(&pause));
@@ -629,19 +668,4 @@ fn reap_children() {
             Err(_) => return,
         }
     }
-}
-
-/// SIGKILL to a worker, and to everything it started that stayed in its session.
-fn kill_group(pid: u32) {
-    let Some(pid) = Pid::from_raw(pid as i32) else { return };
-    // Each may be gone already; gone is what is wanted.
-    let _ = kill_process_group(pid, Signal::KILL);
-    let _ = kill_process(pid, Signal::KILL);
-}
-
-/// Workers that the template forked and did not get to report.
-fn kill_unknown_children() {
-    let own = rustix::process::getpid().as_raw_nonzero().get();
-    let Ok(text) = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")) else { return };
-    text.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()).for_each(kill_group);
 }
