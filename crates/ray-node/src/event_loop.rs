@@ -1,16 +1,16 @@
 //! This is the main loop of the daemon: one thread, one epoll set, the driver on descriptor 0.
 
 use crate::conn::{Conn, Pipe, Token};
+use crate::memory::{memory_rules, tree_bytes, MemoryReader};
 use crate::oom;
 use crate::strays::Strays;
 use crate::template::{Report, Template};
 use ray_logic::node::{Node, NodeCommand, NodeConfig};
-use ray_proto::msg::{Boot, Evidence, FromNode, ToNode, WorkerLine};
+use ray_proto::msg::{Boot, Evidence, FromNode, MemoryKill, ToNode, WorkerLine};
 use ray_proto::wire::{decode, PROTOCOL};
 use ray_proto::{ExtentId, ProcId, UNIT};
 use ray_shm::board::{Board, SLOTS};
 use ray_shm::link::{pair, Filled, Flushed};
-use ray_shm::memory;
 use ray_shm::poll::{Poll, Ready};
 use ray_shm::processes::{self, Process};
 use ray_shm::signals;
@@ -42,6 +42,7 @@ struct Daemon {
     /// Readable when a child of ours ended.
     child_ends: OwnedFd,
     strays: Strays,
+    memory: MemoryReader,
     board_fd: OwnedFd,
     board: Board,
     free_slots: Vec<u32>,
@@ -82,6 +83,7 @@ pub fn run(link: OwnedFd) -> Result<(), String> {
         template: None,
         child_ends: signals::child_ends_fd().map_err(text)?,
         strays: Strays::new(boot.settings.get("kill_child_processes_on_worker_exit").is_none_or(|v| v != "0")),
+        memory: MemoryReader::new(&boot.settings),
         board_fd,
         board,
         free_slots: (0..SLOTS).rev().collect(),
@@ -140,6 +142,7 @@ fn node_config(boot: &Boot) -> NodeConfig {
         warm_workers: setting("warm_workers").and_then(|v| v.parse().ok()).unwrap_or(cpus.clamp(1, 2)),
         idle_worker: setting("idle_worker_s").and_then(|v| v.parse::<f64>().ok()).map_or(1_000_000, |s| (s * 1e6) as u64),
         infeasible_is_error: setting("infeasible_is_error") == Some("1"),
+        memory: memory_rules(&boot.settings),
     }
 }
 
@@ -214,6 +217,11 @@ impl Daemon {
             NodeCommand::CloseExtent { extent } => {
                 self.extents.remove(&extent);
             }
+            NodeCommand::LookAtMemory { processes } => self.look_at_memory(processes),
+            NodeCommand::Measure { proc_id } => {
+                let bytes = self.conns.get(&proc_id).and_then(|conn| processes::private_bytes(conn.pid));
+                self.node.footprint_measured(ray_shm::now_us(), proc_id, bytes);
+            }
             NodeCommand::Shutdown => self.over = true,
         }
     }
@@ -245,6 +253,14 @@ impl Daemon {
             }
         }
         self.resume_pipes();
+    }
+
+    fn look_at_memory(&mut self, processes: bool) {
+        let driver = self.driver;
+        let sizes = || self.conns.iter().filter(|(id, conn)| **id != driver && conn.pid != 0).map(|(id, conn)| (*id, tree_bytes(conn.pid))).collect();
+        if let Some(sample) = self.memory.sample(processes, sizes) {
+            self.node.memory_sampled(ray_shm::now_us(), &sample);
+        }
     }
 
     // ---- links
@@ -313,7 +329,7 @@ impl Daemon {
     // ---- extents
 
     fn new_extent(&mut self, to: ProcId, token: u64, extent: ExtentId, size: u64) {
-        let made = memory::create("ray-extent", size).and_then(|fd| Ok((rustix::io::fcntl_dupfd_cloexec(&fd, 0)?, fd)));
+        let made = ray_shm::memory::create("ray-extent", size).and_then(|fd| Ok((rustix::io::fcntl_dupfd_cloexec(&fd, 0)?, fd)));
         match made {
             Ok((copy, fd)) => {
                 self.extents.insert(extent, fd);
@@ -327,7 +343,7 @@ impl Daemon {
     }
 
     fn open_extent(&mut self, to: ProcId, token: u64, extent: ExtentId, size: u64) {
-        match self.extents.get(&extent).map(|fd| memory::reopen_read_only(fd.as_fd())) {
+        match self.extents.get(&extent).map(|fd| ray_shm::memory::reopen_read_only(fd.as_fd())) {
             Some(Ok(fd)) => self.send_with_fd(to, &FromNode::ExtentOpened { token, extent, size }, fd),
             _ => self.send(to, &FromNode::ExtentGone { token }),
         }
@@ -470,6 +486,7 @@ impl Daemon {
             pid,
             signal: (-status).max(0),
             exit_code: status.max(0),
+            memory_kill: MemoryKill::No {},
             oom_kill: status == -9 && conn.ended_by_us.is_empty() && kills > self.oom_kills,
             stderr_tail: conn.stderr_tail(),
             ended_by_us: conn.ended_by_us,

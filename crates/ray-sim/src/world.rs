@@ -4,9 +4,9 @@ use crate::env::{name, Env, Event, LinkId, Packet};
 use crate::options::Options;
 use crate::process::Process;
 use crate::sabotage::Bug;
-use ray_logic::node::{Node, NodeCommand, NodeConfig};
+use ray_logic::node::{MemoryRules, Node, NodeCommand, NodeConfig};
 use ray_logic::Time;
-use ray_proto::msg::{Evidence, FromNode, ToNode};
+use ray_proto::msg::{Evidence, FromNode, MemoryKill, ToNode};
 use ray_proto::{ObjectId, ProcId, Resources};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,6 +32,7 @@ impl World {
             warm_workers: 2,
             idle_worker: 1_000_000,
             infeasible_is_error: false,
+            memory: MemoryRules::default(),
         };
         let mut node = Node::new(config);
         let driver = node.driver_connected(1, 1, 4);
@@ -225,6 +226,7 @@ impl World {
             }
             NodeCommand::OpenExtent { to, token, extent, size } => env.send(ProcId::NODE, to, Packet::Down(FromNode::ExtentOpened { token, extent, size })),
             NodeCommand::CloseExtent { .. } => {}
+            NodeCommand::LookAtMemory { .. } | NodeCommand::Measure { .. } => panic!("the rules of this world ask for no look at memory"),
             NodeCommand::Shutdown => panic!("the node shuts down by itself"),
         }
     }
@@ -260,6 +262,7 @@ impl World {
             exit_code: 0,
             ended_by_us: why.to_owned(),
             oom_kill: false,
+            memory_kill: MemoryKill::No {},
             peak_rss_kib: 0,
             stderr_tail: String::new(),
             last_started,

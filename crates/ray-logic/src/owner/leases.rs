@@ -7,7 +7,7 @@ use super::tasks::{CallKind, Place};
 use super::{Command, Owner};
 use crate::evidence::describe;
 use crate::Time;
-use ray_proto::msg::{Evidence, Peer, ToNode};
+use ray_proto::msg::{Evidence, MemoryKill, Peer, ToNode};
 use ray_proto::{ClassId, LeaseId, ProcId, Resources};
 use std::collections::VecDeque;
 
@@ -313,12 +313,17 @@ impl Owner {
         self.return_lease(id, true);
         self.class(class).queue.retain(|call| !victims.contains(call));
         for call in victims.into_iter().rev() {
+            let how = describe(evidence);
+            if self.postpone(now, call, &evidence.memory_kill, &how) {
+                continue;
+            }
             let task = &self.tasks[&call];
             if task.retries_left != 0 {
                 self.retry(now, call);
             } else {
-                let text = format!("task {} failed for good after attempt {}: {}", task.template.name, task.attempt + 1, describe(evidence));
-                let error = self.call_error(call, if evidence.oom_kill { "out_of_memory" } else { "worker_crashed" }, &text);
+                let text = format!("task {} failed for good after attempt {}: {}", task.template.name, task.attempt + 1, how);
+                let memory = evidence.oom_kill || evidence.memory_kill != (MemoryKill::No {});
+                let error = self.call_error(call, if memory { "out_of_memory" } else { "worker_crashed" }, &text);
                 self.fail(call, error);
             }
         }
@@ -339,13 +344,14 @@ impl Owner {
 
     /// Time passed. Returns when to call again, if anything waits for time.
     pub fn tick(&mut self, now: Time) -> Option<Time> {
+        let postponed = self.resume_postponed(now);
         let expired = |l: &Lease| l.in_flight.is_empty() && now >= l.idle_since + self.limits.idle_lease;
         let idle: Vec<LeaseId> = self.leases.iter().filter(|(_, l)| expired(l)).map(|(id, _)| *id).collect();
         idle.into_iter().for_each(|id| self.return_lease(id, false));
         for class in 0..self.classes.len() {
             self.rebalance(now, ClassId(class as u32));
         }
-        self.next_deadline(now)
+        [self.next_deadline(now), postponed].into_iter().flatten().min()
     }
 
     /// Leases without work go back now, not when their time is up.

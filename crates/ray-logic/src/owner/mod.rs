@@ -9,12 +9,13 @@
 //! 4. `granted` of a borrowed entry is the number of grants the owner has counted for us and we have not released.
 //!
 //! Files: `objects` the table and its counts, `refs` the borrowing protocol, `waits` local waiters, `tasks` calls and their ends,
-//! `leases` pushing calls to workers, `actors` calls to actors, `callee` our side of calls made to us.
+//! `leases` pushing calls to workers, `postponed` calls that wait for memory, `actors` calls to actors, `callee` our side of calls made to us.
 
 mod actors;
 mod callee;
 mod leases;
 mod objects;
+mod postponed;
 mod refs;
 mod tasks;
 mod waits;
@@ -100,6 +101,7 @@ pub struct Owner {
     /// Releases and fetches of the current event, one message per owner.
     releases: BTreeMap<ProcId, Vec<(ObjectId, u32)>>,
     fetches: BTreeMap<ProcId, Vec<ObjectId>>,
+    postponed: postponed::Postponed,
     out: Vec<Command>,
 }
 
@@ -128,6 +130,7 @@ impl Owner {
             reply_holds: BTreeMap::new(),
             releases: BTreeMap::new(),
             fetches: BTreeMap::new(),
+            postponed: Default::default(),
             out: Vec::new(),
         }
     }

@@ -262,6 +262,7 @@ impl Owner {
     /// The one end of a call: results to its returns, holds dropped.
     pub(super) fn finish(&mut self, call: u64, results: Vec<Payload>) {
         let Some(task) = self.tasks.remove(&call) else { return };
+        self.forget_postponed(call);
         let returns = u64::from(task.template.num_returns);
         let shared_error = results.len() == 1 && results[0].value.is_error();
         if shared_error && returns > 1 {
