@@ -45,7 +45,7 @@ impl Node {
     /// A worker got calls to run, or has run them.
     fn watch_growth(&mut self, at: Time) {
         if self.config.memory.growth_bytes.is_some() {
-            self.growth_look.get_or_insert(at);
+            self.growth_look = Some(self.growth_look.map_or(at, |look| look.min(at)));
         }
     }
 

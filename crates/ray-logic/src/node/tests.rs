@@ -367,6 +367,16 @@ fn a_worker_whose_objects_are_needed_is_asked_again_later() {
     bench.measured(worker, 200);
     bench.commands();
     bench.tell(worker, ToNode::IdleExitReply { may_exit: false });
+    bench.tick(1_000_000);
+    // A call ends the wait.
+    let (other, lease) = bench.lease(0, 1);
+    bench.tell(bench.driver, ToNode::LeaseReturn { lease, leaving: false });
+    assert_eq!(other, worker);
+    bench.tick(1_000_000);
+    assert_eq!(bench.asks_to_measure(), [worker]);
+    bench.measured(worker, 200);
+    bench.commands();
+    bench.tell(worker, ToNode::IdleExitReply { may_exit: false });
     bench.tick(9_000_000);
     assert_eq!(bench.asks_to_measure(), []);
     bench.tick(1_000_000);

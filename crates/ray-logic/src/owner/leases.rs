@@ -184,10 +184,12 @@ impl Owner {
     pub(super) fn lease_reclaimed(&mut self, now: Time, id: LeaseId) {
         let Some(lease) = self.leases.get_mut(&id) else { return };
         lease.reclaimed = true;
+        let class = lease.class;
         if lease.in_flight.is_empty() {
-            return self.return_lease(id, false);
+            self.return_lease(id, false);
+            return self.pump(now, class);
         }
-        let (class, tail) = (lease.class, lease.in_flight.len() - 1);
+        let tail = lease.in_flight.len() - 1;
         self.recall(id, tail);
         self.pump(now, class);
     }
@@ -232,7 +234,10 @@ impl Owner {
             return;
         }
         match lease.reclaimed {
-            true => self.return_lease(id, false),
+            true => {
+                self.return_lease(id, false);
+                self.pump(now, class);
+            }
             false => self.rebalance(now, class),
         }
     }
