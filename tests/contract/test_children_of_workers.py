@@ -153,17 +153,15 @@ def test_children_of_a_reaped_worker_end(gate):
     @ray.remote(num_cpus=0.1)
     def call():
         gate.pass_through()
-        return start_child() + start_daemon()
+        return os.getpid(), start_child() + start_daemon()
 
     refs = [call.remote() for _ in range(12)]
     wait_for(lambda: len(gate.pids()) == 12)
     gate.open()
-    pids = ray.get(refs)
-    workers = gate.pids()
-    wait_for(lambda: sum(is_alive(worker) for worker in workers) < 12, 10)
-    for worker, children in zip(workers, pids, strict=True):
-        if not is_alive(worker):
-            all_gone(children)
+    started = dict(ray.get(refs))
+    dead = wait_for(lambda: [worker for worker in started if not is_alive(worker)])
+    for worker in dead:
+        all_gone(started[worker])
 
 
 def test_dead_daemons_leave_no_zombie_while_their_worker_lives(host):
