@@ -1,7 +1,7 @@
 //! This is the main loop of the daemon: one thread, one epoll set, the driver on descriptor 0.
 
 use crate::conn::{Conn, Pipe, Token};
-use crate::memory::{memory_rules, tree_bytes, MemoryReader};
+use crate::memory::{memory_rules, MemoryReader};
 use crate::oom;
 use crate::strays::Strays;
 use crate::template::{Report, Template};
@@ -15,7 +15,7 @@ use ray_shm::poll::{Poll, Ready};
 use ray_shm::processes::{self, Process};
 use ray_shm::signals;
 use rustix::pipe::{pipe_with, PipeFlags};
-use rustix::process::{wait, waitpid, Pid, WaitOptions};
+use rustix::process::{waitpid, Pid, WaitOptions};
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -31,6 +31,8 @@ const LAST_WORDS_US: u64 = 1_000_000;
 /// Bytes of log lines waiting for the driver above which workers' pipes are not read: they block, nothing is lost.
 const LOG_BACKLOG: usize = 4 << 20;
 
+mod ends;
+
 struct Daemon {
     poll: Poll,
     node: Node,
@@ -43,6 +45,8 @@ struct Daemon {
     child_ends: OwnedFd,
     strays: Strays,
     memory: MemoryReader,
+    /// The node was told of memory since its last tick.
+    looked: bool,
     board_fd: OwnedFd,
     board: Board,
     free_slots: Vec<u32>,
@@ -84,6 +88,7 @@ pub fn run(link: OwnedFd) -> Result<(), String> {
         child_ends: signals::child_ends_fd().map_err(text)?,
         strays: Strays::new(boot.settings.get("kill_child_processes_on_worker_exit").is_none_or(|v| v != "0")),
         memory: MemoryReader::new(&boot.settings),
+        looked: false,
         board_fd,
         board,
         free_slots: (0..SLOTS).rev().collect(),
@@ -189,11 +194,17 @@ impl Daemon {
     /// Timers, commands, output. Returns how long nothing is due.
     fn after_events(&mut self) -> Option<u64> {
         let now = ray_shm::now_us();
-        let due = self.node.tick(now);
+        let mut due = self.node.tick(now);
         self.carry_out();
+        if std::mem::take(&mut self.looked) {
+            // What was seen may have changed what is due.
+            due = self.node.tick(now);
+            self.carry_out();
+        }
         self.flush();
         let look = self.look_around(now);
-        [due, look].into_iter().flatten().min().map(|at| at.saturating_sub(now).max(1))
+        let sweep = self.sweep_if_due(now);
+        [due, look, sweep].into_iter().flatten().min().map(|at| at.saturating_sub(now).max(1))
     }
 
     fn carry_out(&mut self) {
@@ -217,8 +228,12 @@ impl Daemon {
             NodeCommand::CloseExtent { extent } => {
                 self.extents.remove(&extent);
             }
-            NodeCommand::LookAtMemory { processes } => self.look_at_memory(processes),
+            NodeCommand::LookAtMemory { processes } => {
+                self.looked = true;
+                self.look_at_memory(processes);
+            }
             NodeCommand::Measure { proc_id } => {
+                self.looked = true;
                 let bytes = self.conns.get(&proc_id).and_then(|conn| processes::private_bytes(conn.pid));
                 self.node.footprint_measured(ray_shm::now_us(), proc_id, bytes);
             }
@@ -253,14 +268,6 @@ impl Daemon {
             }
         }
         self.resume_pipes();
-    }
-
-    fn look_at_memory(&mut self, processes: bool) {
-        let driver = self.driver;
-        let sizes = || self.conns.iter().filter(|(id, conn)| **id != driver && conn.pid != 0).map(|(id, conn)| (*id, tree_bytes(conn.pid))).collect();
-        if let Some(sample) = self.memory.sample(processes, sizes) {
-            self.node.memory_sampled(ray_shm::now_us(), &sample);
-        }
     }
 
     // ---- links
@@ -499,21 +506,6 @@ impl Daemon {
         self.carry_out();
     }
 
-    /// What workers that ended have started ends too.
-    fn sweep(&mut self) {
-        let template = self.template.as_ref().map(Template::pid);
-        let (by_pid, strays) = (&self.by_pid, &mut self.strays);
-        strays.sweep(|pid| Some(pid) == template || by_pid.contains_key(&pid));
-    }
-
-    /// SIGKILL to a worker that may have ended by itself meanwhile: then its pid may be a stranger's, which has another parent.
-    fn kill_worker(&self, pid: u32) {
-        let parents = [Some(std::process::id()), self.template.as_ref().map(Template::pid)];
-        if let Some(worker) = Process::find(pid).filter(|worker| parents.contains(&Some(worker.parent))) {
-            worker.kill();
-        }
-    }
-
     fn kill(&mut self, id: ProcId, reason: &str) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         if conn.ended_by_us.is_empty() {
@@ -652,37 +644,6 @@ impl Daemon {
             let timeout = rustix::time::Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
             // Ready, late or interrupted: the loop tries again until the deadline.
             let _ = rustix::event::poll(&mut [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::OUT)], Some(&timeout));
-        }
-    }
-
-    /// Nothing may outlive us: workers, their children, the template.
-    fn end_everything(&mut self) {
-        let driver = self.driver;
-        let pids: Vec<u32> = self.conns.iter().filter(|(id, _)| **id != driver).map(|(_, conn)| conn.pid).filter(|pid| *pid != 0).collect();
-        if let Some(template) = &mut self.template {
-            template.end();
-        }
-        pids.iter().for_each(|pid| self.kill_worker(*pid));
-        reap_children();
-        self.say_last_words();
-    }
-}
-
-/// Wait until no child is left, for a second at most. Whatever a process of ours leaves behind when it ends is our child then.
-fn reap_children() {
-    let deadline = ray_shm::now_us() + 1_000_000;
-    while ray_shm::now_us() < deadline {
-        match wait(WaitOptions::NOHANG) {
-            Ok(Some(_)) => {}
-            Ok(None) => {
-                for child in processes::children(std::process::id()) {
-                    child.kill();
-                }
-                let pause = rustix::time::Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
-                // Nothing to wait for but time.
-                let _ = rustix::event::poll(&mut [], Some(&pause));
-            }
-            Err(_) => return,
         }
     }
 }

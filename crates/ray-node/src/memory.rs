@@ -70,6 +70,7 @@ pub(crate) fn memory_rules(settings: &Settings) -> MemoryRules {
         enforce_requests: settings.get("enforce_memory_requests").is_some_and(|text| text == "1"),
         oom_retries: settings.get("task_oom_retries").and_then(|text| text.parse().ok()).unwrap_or(defaults.oom_retries),
         growth_bytes: (growth > 0).then_some(growth),
+        ..defaults
     }
 }
 

@@ -10,8 +10,6 @@ use crate::Time;
 use ray_proto::msg::FromNode;
 use ray_proto::ProcId;
 
-/// Time between two looks at workers that run or have just run calls.
-const LOOK: Time = 1_000_000;
 /// A worker whose objects are needed is asked again after this.
 const AGAIN: Time = 10_000_000;
 
@@ -53,7 +51,7 @@ impl Node {
         if let Some(proc) = self.procs.get_mut(&worker) {
             proc.growth.stage = Stage::Settled;
         }
-        self.watch_growth(now + LOOK);
+        self.watch_growth(now + self.config.memory.growth_look);
     }
 
     /// Its lease is over. One that grew is looked at before anybody gets it.
@@ -67,19 +65,20 @@ impl Node {
             }
             _ => {
                 proc.growth.stage = Stage::Due;
-                self.watch_growth(now + LOOK);
+                self.watch_growth(now + self.config.memory.growth_look);
             }
         }
     }
 
     pub(super) fn growth_tick(&mut self, now: Time) -> Option<Time> {
+        let look_again = self.config.memory.growth_look;
         if self.growth_look.is_some_and(|at| now >= at) {
             self.growth_look = None;
             for (id, proc) in &self.procs {
                 let (look, again) = match (proc.role, proc.growth.stage) {
-                    (Role::Leased(_), stage) => (stage != Stage::Reclaiming, Some(now + LOOK)),
+                    (Role::Leased(_), stage) => (stage != Stage::Reclaiming, Some(now + look_again)),
                     (Role::Idle { asked: false, .. }, Stage::Due) => (true, None),
-                    (Role::Idle { asked: false, .. }, Stage::Refused { until }) => (now >= until, Some(until.max(now + LOOK))),
+                    (Role::Idle { asked: false, .. }, Stage::Refused { until }) => (now >= until, Some(until.max(now + look_again))),
                     _ => (false, None),
                 };
                 if look {

@@ -35,11 +35,13 @@ pub struct MemoryRules {
     pub oom_retries: i32,
     /// An idle worker that grew by more is replaced; None: never. See growth.rs.
     pub growth_bytes: Option<u64>,
+    /// Time between two looks at workers that run or have just run calls.
+    pub growth_look: Time,
 }
 
 impl Default for MemoryRules {
     fn default() -> Self {
-        MemoryRules { refresh: None, threshold_ppm: 950_000, enforce_requests: false, oom_retries: -1, growth_bytes: None }
+        MemoryRules { refresh: None, threshold_ppm: 950_000, enforce_requests: false, oom_retries: -1, growth_bytes: None, growth_look: 1_000_000 }
     }
 }
 

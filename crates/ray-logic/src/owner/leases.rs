@@ -140,7 +140,7 @@ impl Owner {
     fn update_want(&mut self, class: ClassId) {
         let record = &self.classes[class.0 as usize];
         let behind: usize = record.leases.iter().map(|id| &self.leases[id]).filter(|l| !l.blocked).map(|l| l.in_flight.len().saturating_sub(1)).sum();
-        let idle = record.leases.iter().any(|id| self.leases[id].in_flight.is_empty());
+        let idle = record.leases.iter().any(|id| self.leases[id].in_flight.is_empty() && !self.leases[id].reclaimed);
         let unblocked = record.leases.iter().filter(|id| !self.leases[id].blocked).count() as u32;
         let waiting = (record.queue.len() + behind) as u32;
         let room = record.slots.saturating_sub(unblocked).max(u32::from(!record.queue.is_empty()));
@@ -292,6 +292,10 @@ impl Owner {
                 task.place = Place::Queued;
                 self.class(class).queue.push_front(*call);
             }
+        }
+        let lease = &self.leases[&id];
+        if lease.reclaimed && lease.in_flight.is_empty() {
+            self.return_lease(id, false);
         }
         self.pump(now, class);
     }

@@ -54,3 +54,90 @@ impl Owner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::owner::{CallArgs, Limits, State, Template};
+    use ray_proto::msg::{Evidence, FromNode};
+    use ray_proto::{Blob, LeaseId, ObjectId, ProcId, Resources, Value};
+
+    const ME: u64 = 1;
+
+    fn owner_with_a_call(max_retries: i32) -> (Owner, u64) {
+        let one = Resources::from_f64([("CPU", 1.0)]);
+        let mut owner = Owner::new(ProcId::new(1, ME), one.clone(), Limits::default());
+        let class = owner.class_for(&one, "");
+        let template = owner.template(Template {
+            id: Default::default(),
+            kind: CallKind::Task { class },
+            name: "large".into(),
+            payload: Blob::EMPTY,
+            num_returns: 1,
+            max_retries,
+            retry_raised: false,
+            max_calls: 0,
+        });
+        let args = CallArgs { body: Value::Inline(Blob::EMPTY), body_id: ObjectId::NIL, deps: vec![], nested: vec![] };
+        let call = owner.submit(0, &template, args).expect("room");
+        (owner, call)
+    }
+
+    /// It is given a worker, which then dies of `kill`.
+    fn die(owner: &mut Owner, now: Time, life: u64, call: u64, kill: MemoryKill) {
+        let worker = ProcId::new(1, 10 + life);
+        let class = ray_proto::ClassId(0);
+        owner.on_node(now, FromNode::LeaseGrant { class, lease: LeaseId(life), worker, pid: 7, gpu_ids: vec![] });
+        let evidence = Evidence {
+            pid: 7,
+            signal: 9,
+            exit_code: 0,
+            ended_by_us: "for memory".into(),
+            oom_kill: false,
+            memory_kill: kill,
+            peak_rss_kib: 0,
+            stderr_tail: String::new(),
+            last_started: Some((owner.me(), call)),
+        };
+        owner.on_node(now, FromNode::ProcDied { proc_id: worker, evidence });
+        owner.check_invariants();
+    }
+
+    fn is_over(owner: &Owner, call: u64) -> bool {
+        matches!(owner.objects[&ObjectId::new(owner.me(), call, 1)].state, State::Ready(_))
+    }
+
+    #[test]
+    fn crowded_ends_cost_no_retry_and_wait_longer_each_time() {
+        let (mut owner, call) = owner_with_a_call(1);
+        let mut now = 0;
+        for (life, wait) in [(1, 1_000_000), (2, 2_000_000), (3, 4_000_000)] {
+            die(&mut owner, now, life, call, MemoryKill::Crowded { free_retries: -1 });
+            assert_eq!(owner.tick(now), Some(now + wait));
+            assert_eq!(owner.tasks[&call].place, Place::Waiting);
+            now += wait;
+            owner.tick(now);
+            assert_eq!(owner.tasks[&call].place, Place::Queued);
+        }
+        assert_eq!((owner.tasks[&call].attempt, owner.tasks[&call].retries_left), (3, 1));
+    }
+
+    #[test]
+    fn ends_alone_and_those_beyond_the_free_ones_are_attempts() {
+        let (mut owner, call) = owner_with_a_call(1);
+        die(&mut owner, 0, 1, call, MemoryKill::Crowded { free_retries: 1 });
+        owner.tick(1_000_000);
+        die(&mut owner, 1_000_000, 2, call, MemoryKill::Crowded { free_retries: 1 });
+        assert_eq!((owner.tasks[&call].place, owner.tasks[&call].retries_left), (Place::Queued, 0));
+        die(&mut owner, 1_000_000, 3, call, MemoryKill::Alone {});
+        assert!(is_over(&owner, call));
+        assert!(owner.postponed.times.is_empty());
+    }
+
+    #[test]
+    fn a_call_that_may_not_be_retried_is_not() {
+        let (mut owner, call) = owner_with_a_call(0);
+        die(&mut owner, 0, 1, call, MemoryKill::Crowded { free_retries: -1 });
+        assert!(is_over(&owner, call));
+    }
+}
