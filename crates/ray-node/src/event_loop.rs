@@ -1,19 +1,22 @@
 //! This is the main loop of the daemon: one thread, one epoll set, the driver on descriptor 0.
 
 use crate::conn::{Conn, Pipe, Token};
+use crate::memory::{memory_rules, MemoryReader};
 use crate::oom;
+use crate::strays::Strays;
 use crate::template::{Report, Template};
 use ray_logic::node::{Node, NodeCommand, NodeConfig};
-use ray_proto::msg::{Boot, Evidence, FromNode, ToNode, WorkerLine};
+use ray_proto::msg::{Boot, Evidence, FromNode, MemoryKill, ToNode, WorkerLine};
 use ray_proto::wire::{decode, PROTOCOL};
 use ray_proto::{ExtentId, ProcId, UNIT};
 use ray_shm::board::{Board, SLOTS};
 use ray_shm::door;
 use ray_shm::link::{pair, Filled, Flushed};
-use ray_shm::memory;
 use ray_shm::poll::{Poll, Ready};
+use ray_shm::processes::{self, Process};
+use ray_shm::signals;
 use rustix::pipe::{pipe_with, PipeFlags};
-use rustix::process::{kill_process, kill_process_group, waitpid, Pid, Signal, WaitOptions};
+use rustix::process::{waitpid, Pid, WaitOptions};
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -33,6 +36,7 @@ const LOG_BACKLOG: usize = 4 << 20;
 const NO_SLOT: u32 = u32::MAX;
 /// Processes that came through the door, at once.
 const GUESTS: usize = 64;
+mod ends;
 
 struct Daemon {
     poll: Poll,
@@ -42,6 +46,12 @@ struct Daemon {
     conns: BTreeMap<ProcId, Conn>,
     by_pid: BTreeMap<u32, ProcId>,
     template: Option<Template>,
+    /// Readable when a child of ours ended.
+    child_ends: OwnedFd,
+    strays: Strays,
+    memory: MemoryReader,
+    /// The node was told of memory since its last tick.
+    looked: bool,
     board_fd: OwnedFd,
     board: Board,
     free_slots: Vec<u32>,
@@ -69,6 +79,7 @@ pub fn run(link: OwnedFd) -> Result<(), String> {
     // Orphans of the template become our children, so that their ends stay known.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(text)?;
     raise_fd_limit();
+    signals::block_child_ends(true);
     let mut driver = Conn::new(link, NO_SLOT);
     let boot = first_message(&mut driver)?;
     let (board_fd, board) = Board::create().map_err(text)?;
@@ -80,6 +91,10 @@ pub fn run(link: OwnedFd) -> Result<(), String> {
         conns: BTreeMap::new(),
         by_pid: BTreeMap::new(),
         template: None,
+        child_ends: signals::child_ends_fd().map_err(text)?,
+        strays: Strays::new(boot.settings.get("kill_child_processes_on_worker_exit").is_none_or(|v| v != "0")),
+        memory: MemoryReader::new(&boot.settings),
+        looked: false,
         board_fd,
         board,
         free_slots: (0..SLOTS).rev().collect(),
@@ -139,6 +154,7 @@ fn node_config(boot: &Boot) -> NodeConfig {
         warm_workers: setting("warm_workers").and_then(|v| v.parse().ok()).unwrap_or(cpus.clamp(1, 2)),
         idle_worker: setting("idle_worker_s").and_then(|v| v.parse::<f64>().ok()).map_or(1_000_000, |s| (s * 1e6) as u64),
         infeasible_is_error: setting("infeasible_is_error") == Some("1"),
+        memory: memory_rules(&boot.settings),
     }
 }
 
@@ -147,6 +163,7 @@ impl Daemon {
         let text = |error: rustix::io::Errno| format!("epoll: {error}");
         self.driver = self.node.driver_connected(1, door::peer_pid(driver.reader.fd()), self.boot.max_links);
         self.poll.add(driver.reader.fd(), Token::Link(self.driver).pack()).map_err(text)?;
+        self.poll.add(self.child_ends.as_fd(), Token::Children.pack()).map_err(text)?;
         self.conns.insert(self.driver, driver);
         self.welcome(self.driver);
         self.open_door();
@@ -168,6 +185,12 @@ impl Daemon {
         match Token::unpack(event.token) {
             Token::Template => self.read_template(),
             Token::Door => self.admit(),
+            Token::Children => {
+                let mut news = [0u8; 128];
+                // What it says may be several ends in one: the sweep looks for itself.
+                let _ = rustix::io::read(&self.child_ends, &mut news);
+                self.sweep();
+            }
             Token::Link(id) => {
                 if event.readable {
                     self.read_link(id);
@@ -180,11 +203,17 @@ impl Daemon {
     /// Timers, commands, output. Returns how long nothing is due.
     fn after_events(&mut self) -> Option<u64> {
         let now = ray_shm::now_us();
-        let due = self.node.tick(now);
+        let mut due = self.node.tick(now);
         self.carry_out();
+        if std::mem::take(&mut self.looked) {
+            // What was seen may have changed what is due.
+            due = self.node.tick(now);
+            self.carry_out();
+        }
         self.flush();
         let look = self.look_around(now);
-        [due, look].into_iter().flatten().min().map(|at| at.saturating_sub(now).max(1))
+        let sweep = self.sweep_if_due(now);
+        [due, look, sweep].into_iter().flatten().min().map(|at| at.saturating_sub(now).max(1))
     }
 
     fn carry_out(&mut self) {
@@ -207,6 +236,15 @@ impl Daemon {
             NodeCommand::OpenExtent { to, token, extent, size } => self.open_extent(to, token, extent, size),
             NodeCommand::CloseExtent { extent } => {
                 self.extents.remove(&extent);
+            }
+            NodeCommand::LookAtMemory { processes } => {
+                self.looked = true;
+                self.look_at_memory(processes);
+            }
+            NodeCommand::Measure { proc_id } => {
+                self.looked = true;
+                let bytes = self.conns.get(&proc_id).and_then(|conn| processes::private_bytes(conn.pid));
+                self.node.footprint_measured(ray_shm::now_us(), proc_id, bytes);
             }
             NodeCommand::Shutdown => self.over = true,
         }
@@ -336,7 +374,7 @@ impl Daemon {
     // ---- extents
 
     fn new_extent(&mut self, to: ProcId, token: u64, extent: ExtentId, size: u64) {
-        let made = memory::create("ray-extent", size).and_then(|fd| Ok((rustix::io::fcntl_dupfd_cloexec(&fd, 0)?, fd)));
+        let made = ray_shm::memory::create("ray-extent", size).and_then(|fd| Ok((rustix::io::fcntl_dupfd_cloexec(&fd, 0)?, fd)));
         match made {
             Ok((copy, fd)) => {
                 self.extents.insert(extent, fd);
@@ -350,7 +388,7 @@ impl Daemon {
     }
 
     fn open_extent(&mut self, to: ProcId, token: u64, extent: ExtentId, size: u64) {
-        match self.extents.get(&extent).map(|fd| memory::reopen_read_only(fd.as_fd())) {
+        match self.extents.get(&extent).map(|fd| ray_shm::memory::reopen_read_only(fd.as_fd())) {
             Some(Ok(fd)) => self.send_with_fd(to, &FromNode::ExtentOpened { token, extent, size }, fd),
             _ => self.send(to, &FromNode::ExtentGone { token }),
         }
@@ -359,7 +397,11 @@ impl Daemon {
     // ---- workers
 
     fn start_template(&mut self) -> Result<(), String> {
-        let template = Template::start(&self.boot.python, &self.boot.template_config, self.board_fd.as_fd())?;
+        // It inherits our mask, and it needs the signal itself.
+        signals::block_child_ends(false);
+        let started = Template::start(&self.boot.python, &self.boot.template_config, self.board_fd.as_fd());
+        signals::block_child_ends(true);
+        let template = started?;
         self.poll.add(template.fd(), Token::Template.pack()).map_err(|e| e.to_string())?;
         self.template = Some(template);
         Ok(())
@@ -479,7 +521,8 @@ impl Daemon {
         let Some(id) = self.by_pid.remove(&pid) else { return };
         // What it had sent counts; what its children hold goes with them.
         self.read_link(id);
-        kill_group(pid);
+        self.strays.worker_ended(pid, id);
+        self.sweep();
         self.drain_pipes(id);
         let Some(conn) = self.conns.remove(&id) else { return };
         self.paused.retain(|token| !matches!(token, Token::Out(p) | Token::Err(p) if *p == id));
@@ -488,6 +531,7 @@ impl Daemon {
             pid,
             signal: (-status).max(0),
             exit_code: status.max(0),
+            memory_kill: MemoryKill::No {},
             oom_kill: status == -9 && conn.ended_by_us.is_empty() && kills > self.oom_kills,
             stderr_tail: conn.stderr_tail(),
             ended_by_us: conn.ended_by_us,
@@ -508,7 +552,8 @@ impl Daemon {
         if id == self.driver {
             self.over = true;
         } else if conn.pid != 0 {
-            kill_group(conn.pid);
+            let pid = conn.pid;
+            self.kill_worker(pid);
         }
     }
 
@@ -608,7 +653,7 @@ impl Daemon {
 
     fn look_at(&mut self, now: u64, id: ProcId, pid: u32) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
-        if oom::state_of(pid) != Some('T') {
+        if Process::find(pid).is_none_or(|process| process.state != 'T') {
             conn.stopped_since = None;
             return;
         }
@@ -626,7 +671,8 @@ impl Daemon {
 
     /// Processes in state T now.
     fn stopped(&self) -> Vec<ProcId> {
-        self.conns.iter().filter(|(_, conn)| conn.pid != 0 && oom::state_of(conn.pid) == Some('T')).map(|(id, _)| *id).collect()
+        let stopped = |pid| Process::find(pid).is_some_and(|process| process.state == 'T');
+        self.conns.iter().filter(|(_, conn)| conn.pid != 0 && stopped(conn.pid)).map(|(id, _)| *id).collect()
     }
 
     /// What the workers wrote before they were ended still reaches the driver.
@@ -644,48 +690,4 @@ impl Daemon {
             let _ = rustix::event::poll(&mut [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::OUT)], Some(&timeout));
         }
     }
-
-    /// Nothing may outlive us: workers, their children, the template.
-    fn end_everything(&mut self) {
-        let driver = self.driver;
-        let pids: Vec<u32> = self.conns.iter().filter(|(id, _)| **id != driver).map(|(_, conn)| conn.pid).filter(|pid| *pid != 0).collect();
-        if let Some(template) = &mut self.template {
-            template.end();
-        }
-        pids.iter().for_each(|pid| kill_group(*pid));
-        reap_children();
-        self.say_last_words();
-    }
-}
-
-/// Wait until no child is left, for a second at most. Children forked a moment ago are unknown to us, yet ours by inheritance.
-fn reap_children() {
-    let deadline = ray_shm::now_us() + 1_000_000;
-    while ray_shm::now_us() < deadline {
-        match waitpid(None, WaitOptions::NOHANG) {
-            Ok(Some((pid, _))) => kill_group(pid.as_raw_nonzero().get() as u32),
-            Ok(None) => {
-                kill_unknown_children();
-                let pause = rustix::time::Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
-                // Nothing to wait for but time.
-                let _ = rustix::event::poll(&mut [], Some(&pause));
-            }
-            Err(_) => return,
-        }
-    }
-}
-
-/// SIGKILL to a worker, and to everything it started that stayed in its session.
-fn kill_group(pid: u32) {
-    let Some(pid) = Pid::from_raw(pid as i32) else { return };
-    // Each may be gone already; gone is what is wanted.
-    let _ = kill_process_group(pid, Signal::KILL);
-    let _ = kill_process(pid, Signal::KILL);
-}
-
-/// Workers that the template forked and did not get to report.
-fn kill_unknown_children() {
-    let own = rustix::process::getpid().as_raw_nonzero().get();
-    let Ok(text) = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")) else { return };
-    text.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()).for_each(kill_group);
 }

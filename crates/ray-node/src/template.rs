@@ -3,6 +3,8 @@
 //! Packets over a SEQPACKET pair. To it: `boot` with the board's descriptor, `fork PROC SLOT ENV` with a link and two pipes.
 //! From it: `ready`, `forked PROC PID`, `failed PROC WHY`, `exited PID STATUS MAXRSS_KIB`.
 
+use crate::strays::Strays;
+use ray_shm::processes::TAG_VARIABLE;
 use rustix::io::Errno;
 use rustix::net::{recv, sendmsg, socketpair, AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType};
 use std::io::IoSlice;
@@ -42,6 +44,7 @@ impl Template {
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())
+            .env(TAG_VARIABLE, Strays::blank_tag())
             .spawn()
             .map_err(|error| format!("could not start {python}: {error}"))?;
         let template = Template { link: ours, child };
@@ -51,6 +54,10 @@ impl Template {
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.link.as_fd()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn fork(&self, proc_id: u64, slot: u32, env: &str, fds: &[BorrowedFd<'_>; 3]) -> Result<(), Errno> {

@@ -18,6 +18,8 @@ wire_struct! {
         pub ended_by_us: String,
         /// The kernel's count of OOM kills rose while it died.
         pub oom_kill: bool,
+        /// Whether the node ended it for want of memory.
+        pub memory_kill: MemoryKill,
         /// 0 if unknown.
         pub peak_rss_kib: u64,
         pub stderr_tail: String,
@@ -92,6 +94,16 @@ wire_struct! {
         pub pid: u32,
         pub is_stderr: bool,
         pub text: String,
+    }
+}
+
+wire_enum! {
+    pub enum MemoryKill {
+        0 = No {},
+        /// Others took part in the shortage: the calls may be retried so often (-1: no limit) before it counts as an attempt.
+        1 = Crowded { free_retries: i32 },
+        /// It alone used too much, and would again.
+        2 = Alone {},
     }
 }
 

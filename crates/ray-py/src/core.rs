@@ -12,6 +12,7 @@ use ray_proto::wire::{decode, PROTOCOL};
 use ray_proto::{ObjectId, ProcId, Resources, UNIT};
 use ray_shm::board::Board;
 use ray_shm::link::{Filled, Reader, Writer};
+use ray_shm::processes;
 use ray_worker::{Config, Failure, Library, Ticket, Woken};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
@@ -257,7 +258,12 @@ impl Core {
             let library = Library::start(reader, welcome, config).map_err(|failure| format!("{failure:?}"))?;
             Ok(Core::install(library, None, Job { namespace, env }))
         };
-        py.detach(attach).map_err(PyRuntimeError::new_err)
+        let core = py.detach(attach).map_err(PyRuntimeError::new_err)?;
+        if let Some(tag) = processes::take_tag(core.library.me.0) {
+            // What is started with a copy of os.environ carries it too.
+            py.import("os")?.getattr("environ")?.set_item(processes::TAG_VARIABLE, tag)?;
+        }
+        Ok(core)
     }
 
     fn shutdown(&self, py: Python<'_>) {

@@ -12,7 +12,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use ray_proto::msg::{Outcome, ToNode};
 use ray_proto::value::FLAG_RAISED;
-use ray_proto::{Payload, ProcId, TemplateId, Value};
+use ray_proto::{Payload, ProcId, Resources, TemplateId, Value, UNIT};
 use ray_worker::{ActorWork, CallWork, Library, Work, WorkTemplate};
 use std::cell::RefCell;
 use std::collections::hash_map::Entry;
@@ -111,6 +111,9 @@ pub(crate) fn take_calls(py: Python<'_>, core: &Core) -> PyResult<(Vec<PendingCa
 
 /// One call. Returns a reason if the process has to end after it.
 fn execute(py: Python<'_>, library: &Arc<Library>, work: CallWork) -> PyResult<Option<String>> {
+    if work.call.actor_seq.is_none() {
+        set_thread_count(py, &work.template.held)?;
+    }
     let resolved = RESOLVER.with_borrow_mut(|resolver| resolver.resolve(py, &work));
     let (function, name, leaving) = match resolved {
         Ok(resolved) => resolved,
@@ -166,8 +169,18 @@ fn set_visible_gpus(py: Python<'_>, ids: &[u32]) -> PyResult<()> {
     Ok(())
 }
 
+/// Before anything of the call is unpickled: libraries read the variable when they are imported.
+fn set_thread_count(py: Python<'_>, held: &Resources) -> PyResult<()> {
+    let threads = (held.get("CPU") / UNIT).max(1);
+    if THREADS_SET.replace(threads) == threads {
+        return Ok(());
+    }
+    hooks(py)?.call_method1(intern!(py, "set_thread_count"), (threads,)).map(|_| ())
+}
+
 thread_local! {
     static GPUS_SET: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    static THREADS_SET: std::cell::Cell<i64> = const { std::cell::Cell::new(0) };
 }
 
 /// The constructor of an actor. Afterwards this process is the actor.
@@ -193,6 +206,7 @@ fn construct(py: Python<'_>, library: &Arc<Library>, work: &ActorWork) -> PyResu
     };
     let entered = context::enter(running);
     let construct = || -> PyResult<()> {
+        set_thread_count(py, &work.spec.held)?;
         set_visible_gpus(py, &work.gpu_ids)?;
         let (args, kwargs) = values::decode_args(py, library, &work.spec.args)?;
         let payload = PyBytes::new(py, &work.spec.payload);

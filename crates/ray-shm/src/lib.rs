@@ -1,4 +1,4 @@
-//! The edge to the kernel: shared memory, the status board, framed links that pass descriptors, epoll, signals.
+//! The edge to the kernel: shared memory, the status board, framed links that pass descriptors, epoll, signals, processes.
 //! All `unsafe` of the engine outside the Python bindings stands in this crate, each use with its reason.
 
 pub mod board;
@@ -6,6 +6,7 @@ pub mod door;
 pub mod link;
 pub mod memory;
 pub mod poll;
+pub mod processes;
 pub mod signals;
 
 /// Microseconds on the monotonic clock. Every process of a host reads the same one.

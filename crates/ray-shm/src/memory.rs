@@ -94,6 +94,15 @@ pub fn write_cold(fd: BorrowedFd<'_>, mut offset: u64, mut bytes: &[u8]) -> Resu
     Ok(())
 }
 
+/// Give the pages that the heap has free in its middle back to the system.
+pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes the allocator's own locks and touches free memory only.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -41,6 +41,8 @@ pub struct Options {
     pub actor_ends: u32,
     /// A call site gives its results one after another.
     pub streams: u32,
+    /// A worker looks as if it leaked memory.
+    pub leaks: u32,
     /// Faults strike within this time.
     pub horizon_us: u64,
     pub sabotage: Option<Sabotage>,
@@ -74,6 +76,8 @@ impl Options {
         o.store_bytes = if some(150, 1) == 1 { 4 << 20 } else { 1 << 30 };
         o.horizon_us = [2_000, 10_000, 50_000, 200_000][some(1000, 4) as usize - 1];
         o.streams = some(500, 600);
+        // Last: what is drawn before stays as it was for every seed.
+        o.leaks = some(300, 500);
         o
     }
 
@@ -101,6 +105,7 @@ impl Options {
             stalls: 0,
             actor_ends: 0,
             streams: 0,
+            leaks: 0,
             horizon_us: 10_000,
             sabotage: None,
         }

@@ -279,6 +279,8 @@ impl Engine {
             FromNode::ActorFinish { .. } => self.finish("every handle to it went out of scope".into()),
             FromNode::Exit { reason } => self.finish(reason),
             FromNode::MayYouExit {} => self.in_core(|core, _| {
+                // Whatever comes of it: what this process freed is better used by others.
+                ray_shm::memory::trim_heap();
                 let may_exit = core.is_spare();
                 core.queue_node(ToNode::IdleExitReply { may_exit });
             }),

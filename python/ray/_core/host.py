@@ -61,6 +61,15 @@ def cgroup_cpus(root: str = _CGROUP) -> float | None:
     return min(limits, default=None)
 
 
+def _memory_limits(root: str) -> list[tuple[int, str]]:
+    limits = []
+    for folder in _cgroup_dirs(root, "memory"):
+        text = _read(f"{folder}/memory.max") or _read(f"{folder}/memory.limit_in_bytes") or ""
+        if text.isdigit() and 0 < int(text) < _UNLIMITED:
+            limits.append((int(text), folder))
+    return limits
+
+
 def cgroup_memory_bytes(root: str = _CGROUP) -> int | None:
     """Give the memory limit of the control group.
 
@@ -70,12 +79,19 @@ def cgroup_memory_bytes(root: str = _CGROUP) -> int | None:
     Returns:
         Bytes; None without a limit.
     """
-    limits = []
-    for folder in _cgroup_dirs(root, "memory"):
-        text = _read(f"{folder}/memory.max") or _read(f"{folder}/memory.limit_in_bytes") or ""
-        if text.isdigit() and 0 < int(text) < _UNLIMITED:
-            limits.append(int(text))
-    return min(limits, default=None)
+    return min((limit for limit, _ in _memory_limits(root)), default=None)
+
+
+def memory_cgroup(root: str = _CGROUP) -> str | None:
+    """Give the folder of the control group whose memory limit is the smallest: there the kernel counts what is used against it.
+
+    Args:
+        root: Where control groups are mounted.
+
+    Returns:
+        Its path; None without a limit.
+    """
+    return min(_memory_limits(root), default=(0, None))[1]
 
 
 def available_cpus() -> int:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from ray._core import RAY_COMMIT, RAY_VERSION, door, host, session
 from ray._core.calls.options import check_namespace
-from ray._core.config import env
+from ray._core.config import WORKER_SETTINGS, env, worker_settings
 from ray._core.environment import canonical_env, check_runtime_env
 
 TYPE_CHECKING = False
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-SETTINGS: frozenset[str] = frozenset(["idle_worker_s", "infeasible_is_error", "stopped_is_dead", "warm_workers"])
+SETTINGS: frozenset[str] = frozenset(["idle_worker_s", "infeasible_is_error", "stopped_is_dead", "warm_workers", *WORKER_SETTINGS])
 """Names that `_system_config` may hold: seconds before surplus idle workers end; whether a request that can never be met raises instead of staying
-pending; whether a worker stopped for 5 s counts as dead; workers kept ready. The daemon reads them (crates/ray-node/src/event_loop.rs)."""
+pending; whether a worker stopped for 5 s counts as dead; workers kept ready; those of config.py. The daemon reads them (crates/ray-node/src/event_loop.rs)."""
 
 LOCAL_HOST = "127.0.0.1"
 _PRIVATE_ARGUMENTS = ("_memory", "_system_config", "_temp_dir")
@@ -181,6 +181,7 @@ def _check_settings(settings: Any) -> None:
     for name in settings:
         if name not in SETTINGS:
             raise ValueError(f"_system_config has no setting {name!r}\nhint: known settings: {', '.join(sorted(SETTINGS)) or 'none'}")
+    worker_settings(settings)
 
 
 def start(arguments: dict[str, Any], private: dict[str, Any]) -> session.Session:
@@ -256,8 +257,22 @@ def engine_config(arguments: dict[str, Any], private: dict[str, Any], native_pat
         "job_env": canonical_env(arguments["runtime_env"]),
         "namespace": arguments["namespace"] or env("RAY_NAMESPACE") or str(uuid4()),
         "log_to_driver": arguments["log_to_driver"] is not False,
-        "settings": {name: str(int(value) if isinstance(value, bool) else value) for name, value in (private.get("_system_config") or {}).items()},
+        "settings": engine_settings(private.get("_system_config") or {}),
     }
+
+
+def engine_settings(given: dict[str, Any]) -> dict[str, str]:
+    """Give the texts that the engine reads.
+
+    Args:
+        given: Checked `_system_config`.
+
+    Returns:
+        Its values, those of the environment, and where the control group of this process keeps its memory limit.
+    """
+    settings = {name: str(int(value) if isinstance(value, bool) else value) for name, value in given.items()}
+    folder = host.memory_cgroup()
+    return {**settings, **worker_settings(given), **({"memory_cgroup": folder} if folder else {})}
 
 
 def _import_path() -> list[str]:

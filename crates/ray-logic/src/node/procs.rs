@@ -2,7 +2,7 @@
 
 use super::{Node, NodeCommand};
 use crate::Time;
-use ray_proto::msg::{Evidence, FromNode};
+use ray_proto::msg::{Evidence, FromNode, MemoryKill};
 use ray_proto::{ActorId, LeaseId, ProcId, UNIT};
 use std::collections::BTreeSet;
 
@@ -38,6 +38,7 @@ pub(super) struct Proc {
     pub watchers: BTreeSet<ProcId>,
     /// Direct links it has room for. Without one, two processes go on through us.
     pub links_left: u32,
+    pub growth: super::growth::Growth,
 }
 
 impl Proc {
@@ -74,7 +75,7 @@ impl Node {
     fn new_proc(&mut self, job: u16, role: Role, pid: u32, env: String) -> ProcId {
         let id = ProcId::new(job, self.next_proc);
         self.next_proc += 1;
-        self.procs.insert(id, Proc { role, pid, env, blocked: false, watchers: BTreeSet::new(), links_left: 0 });
+        self.procs.insert(id, Proc { role, pid, env, blocked: false, watchers: BTreeSet::new(), links_left: 0, growth: Default::default() });
         id
     }
 
@@ -123,6 +124,7 @@ impl Node {
             exit_code: 0,
             ended_by_us: "it is not a process of this session, or it ended too long ago to tell how".into(),
             oom_kill: false,
+            memory_kill: MemoryKill::No {},
             peak_rss_kib: 0,
             stderr_tail: String::new(),
             last_started: None,
@@ -177,6 +179,7 @@ impl Node {
         if proc.role == Role::Driver {
             return self.out.push(NodeCommand::Shutdown);
         }
+        let evidence = self.with_memory_verdict(proc_id, evidence);
         if self.graves.len() >= GRAVES {
             self.graves.pop_first();
         }
@@ -220,6 +223,7 @@ impl Node {
         if let Some(proc) = self.procs.get_mut(&worker) {
             proc.role = Role::Idle { since: now, asked: false };
             proc.blocked = false;
+            self.worker_unleased(now, worker);
         }
     }
 
@@ -251,10 +255,14 @@ impl Node {
     }
 
     pub(super) fn idle_exit_answered(&mut self, now: Time, from: ProcId, may_exit: bool) {
-        let Some(proc) = self.procs.get_mut(&from) else { return };
+        let Some(proc) = self.procs.get(&from) else { return };
         if !matches!(proc.role, Role::Idle { asked: true, .. }) {
             return;
         }
+        if self.growth_answered(now, from, may_exit) {
+            return;
+        }
+        let Some(proc) = self.procs.get_mut(&from) else { return };
         match may_exit {
             true => {
                 proc.role = Role::Leaving;

@@ -9,13 +9,14 @@
 //! 4. `granted` of a borrowed entry is the number of grants the owner has counted for us and we have not released.
 //!
 //! Files: `objects` the table and its counts, `refs` the borrowing protocol, `waits` local waiters, `tasks` calls and their ends,
-//! `leases` pushing calls to workers, `actors` calls to actors, `callee` our side of calls made to us, `streams` and `yields` the two ends of calls
-//! that give their results one after another, `report` answers about what waits for what.
+//! `leases` pushing calls to workers, `postponed` calls that wait for memory, `actors` calls to actors, `callee` our side of calls made to us,
+//! `streams` and `yields` the two ends of calls that give their results one after another, `report` answers about what waits for what.
 
 mod actors;
 mod callee;
 mod leases;
 mod objects;
+mod postponed;
 mod refs;
 mod report;
 mod streams;
@@ -111,6 +112,7 @@ pub struct Owner {
     /// Releases and fetches of the current event, one message per owner.
     releases: BTreeMap<ProcId, Vec<(ObjectId, u32)>>,
     fetches: BTreeMap<ProcId, Vec<ObjectId>>,
+    postponed: postponed::Postponed,
     out: Vec<Command>,
 }
 
@@ -142,6 +144,7 @@ impl Owner {
             unsent: false,
             releases: BTreeMap::new(),
             fetches: BTreeMap::new(),
+            postponed: Default::default(),
             out: Vec::new(),
         }
     }

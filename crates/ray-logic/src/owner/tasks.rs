@@ -277,6 +277,7 @@ impl Owner {
     /// The one end of a call: results to its returns, holds dropped.
     pub(super) fn finish(&mut self, call: u64, results: Vec<Payload>) {
         let Some(task) = self.tasks.remove(&call) else { return };
+        self.forget_postponed(call);
         if task.template.stream.is_some() {
             self.end_stream(call, results);
         } else {

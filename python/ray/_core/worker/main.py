@@ -38,6 +38,7 @@ class _Worker:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.retry_rules: dict[bytes, bool | tuple[type[BaseException], ...]] = {}
         self.visible_gpus: list[str] | None = None
+        self.threads_chosen_by_user = False
 
 
 _worker = _Worker()
@@ -73,6 +74,7 @@ def main(link_fd: int, slot: int, board_fd: int, config: dict[str, Any], env: st
     """
     _native.set_process_name("ray-worker")
     apply_env(env)
+    _worker.threads_chosen_by_user = THREADS_VARIABLE in os.environ
     core = _native.Core.attach(link_fd, slot, board_fd, config["namespace"], env)
     session.core = core
     os.register_at_fork(after_in_child=core.mark_forked)
@@ -274,6 +276,23 @@ def set_visible_gpus(ids: list[int]) -> None:
         os.environ[variable] = ",".join(_worker.visible_gpus)
     else:
         os.environ.pop(variable, None)
+
+
+THREADS_VARIABLE = "OMP_NUM_THREADS"
+"""The one variable that Ray sets. OpenBLAS, MKL, NumExpr and torch fall back to it when their own is not set."""
+
+
+def set_thread_count(count: int) -> None:
+    """Tell numerical libraries how many threads a call may use, so that workers side by side don't each take every core.
+
+    A library that is loaded already has read the variable and keeps its threads. Compat: whole CPUs of the call, at least 1; never over what the
+    driver's environment or `runtime_env` says.
+
+    Args:
+        count: Whole CPUs that the call holds, at least 1.
+    """
+    if not _worker.threads_chosen_by_user:
+        os.environ[THREADS_VARIABLE] = str(count)
 
 
 def _run_threads(core: _native.Core, count: int) -> None:
