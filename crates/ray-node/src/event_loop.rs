@@ -34,9 +34,8 @@ const LOG_BACKLOG: usize = 4 << 20;
 
 /// Of the board: processes that run no calls have none.
 const NO_SLOT: u32 = u32::MAX;
-/// Processes that came through the door, at once.
-const GUESTS: usize = 64;
 mod ends;
+mod visitors;
 
 struct Daemon {
     poll: Poll,
@@ -336,27 +335,6 @@ impl Daemon {
         if conn.slot == NO_SLOT {
             self.conns.remove(&id);
             self.node.observer_left(now, id);
-        }
-    }
-
-    /// Questions from outside come through here. A node without a door serves its driver all the same.
-    fn open_door(&mut self) {
-        let Ok(opened) = door::open(&self.boot.door) else { return };
-        if self.poll.add(opened.as_fd(), Token::Door.pack()).is_ok() {
-            self.door = Some(opened);
-        }
-    }
-
-    fn admit(&mut self) {
-        while let Some(guest) = self.door.as_ref().and_then(door::admit) {
-            if self.conns.values().filter(|conn| conn.slot == NO_SLOT).count() > GUESTS {
-                continue;
-            }
-            let id = self.node.observer_connected(door::peer_pid(&guest));
-            let conn = Conn::new(guest, NO_SLOT);
-            if self.poll.add(conn.reader.fd(), Token::Link(id).pack()).is_ok() {
-                self.conns.insert(id, conn);
-            }
         }
     }
 
