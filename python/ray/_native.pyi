@@ -116,8 +116,6 @@ class Core:
         """Connect as a worker over an inherited socket. Called after fork, never before."""
     def shutdown(self) -> None:
         """Idempotent. Ends the daemon and waits for it. Every blocked call in this process raises."""
-    def mark_forked(self) -> None:
-        """In the child of a fork: this session is the parent's, its sockets are never touched again."""
     def is_alive(self) -> bool: ...
     @property
     def node_id(self) -> bytes: ...

@@ -1,6 +1,7 @@
 //! `Core`: the engine of this process.
 
 use crate::daemon::DaemonProcess;
+use crate::fork::watch_forks;
 use crate::object_ref::ObjectRef;
 use crate::{context, errors, template, values};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -18,7 +19,7 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, RwLock};
 
 /// The library of this process's session. References find it here when they are unpickled.
-static CURRENT: RwLock<Option<Arc<Library>>> = RwLock::new(None);
+pub(crate) static CURRENT: RwLock<Option<Arc<Library>>> = RwLock::new(None);
 
 /// A daemon that has not answered by then is not going to.
 const HANDSHAKE_US: u64 = 20_000_000;
@@ -50,12 +51,13 @@ impl Core {
         &self.library
     }
 
-    fn install(library: Arc<Library>, daemon: Option<DaemonProcess>, job: Job) -> Self {
+    fn install(library: Arc<Library>, daemon: Option<DaemonProcess>, job: Job) -> Result<Self, String> {
+        watch_forks()?;
         if let Ok(mut current) = CURRENT.write() {
             *current = Some(library.clone());
         }
         let daemon_pid = daemon.as_ref().map_or(0, DaemonProcess::pid);
-        Core { library, daemon: Mutex::new(daemon), daemon_pid, job }
+        Ok(Core { library, daemon: Mutex::new(daemon), daemon_pid, job })
     }
 
     /// The exception for a failure; the daemon's last words are added when it died.
@@ -204,7 +206,7 @@ impl Core {
                 Library::start(reader, welcome, config).map_err(|failure| format!("{failure:?}"))
             });
             match result {
-                Ok(library) => Ok(Core::install(library, Some(daemon), job)),
+                Ok(library) => Core::install(library, Some(daemon), job),
                 Err(why) => {
                     daemon.reap(0);
                     Err(format!("{why}\n{}", daemon.last_words()))
@@ -226,7 +228,7 @@ impl Core {
             let (reader, welcome) = handshake(link, ToNode::Hello { protocol: PROTOCOL, pid: std::process::id(), max_links: max_links() })?;
             let config = Config { limits: Limits::default(), slot: Some((slot, board)) };
             let library = Library::start(reader, welcome, config).map_err(|failure| format!("{failure:?}"))?;
-            Ok(Core::install(library, None, Job { namespace, env }))
+            Core::install(library, None, Job { namespace, env })
         };
         py.detach(attach).map_err(PyRuntimeError::new_err)
     }
@@ -244,11 +246,6 @@ impl Core {
                 *current = None;
             }
         }
-    }
-
-    /// In the child of a user's fork: this session is the parent's.
-    fn mark_forked(&self) {
-        self.library.mark_forked();
     }
 
     fn is_alive(&self) -> bool {

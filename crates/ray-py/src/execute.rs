@@ -120,6 +120,9 @@ fn execute(py: Python<'_>, library: &Arc<Library>, work: CallWork) -> PyResult<O
     }
     let called = values::decode_args(py, library, &work.call.args).and_then(|(args, kwargs)| function.bind(py).call(args, kwargs.as_ref()));
     drop(function);
+    if library.is_forked() {
+        return leave_forked_child(py, called.err());
+    }
     let outcome = match called {
         Ok(value) => finish(library, work, &value, leaving).map(|()| leaving.then(|| "max_calls was reached".to_owned())),
         Err(error) if error.is_instance_of::<PySystemExit>(py) => exit_in_call(py, library, work, error),
@@ -127,6 +130,12 @@ fn execute(py: Python<'_>, library: &Arc<Library>, work: CallWork) -> PyResult<O
     };
     drop(entered);
     outcome
+}
+
+/// The call forked, and this is the child at the end of it: what becomes of the call is the parent's business. The hook ends the process.
+fn leave_forked_child<T: Default>(py: Python<'_>, error: Option<PyErr>) -> PyResult<T> {
+    let error = error.map(|error| error.into_value(py));
+    hooks(py)?.call_method1(intern!(py, "leave_forked_child"), (error,)).map(|_| T::default())
 }
 
 /// SystemExit inside a call. A task fails with it and its worker is replaced; an actor ends, and that is no failure.
@@ -189,6 +198,9 @@ fn construct(py: Python<'_>, library: &Arc<Library>, work: &ActorWork) -> PyResu
     };
     let result = construct();
     drop(entered);
+    if library.is_forked() {
+        return leave_forked_child(py, result.err());
+    }
     match result {
         Ok(()) => library.actor_is_up(work),
         Err(error) => {

@@ -12,6 +12,7 @@ mod core;
 mod daemon;
 mod errors;
 mod execute;
+mod fork;
 mod futures;
 mod object_ref;
 mod pending_call;

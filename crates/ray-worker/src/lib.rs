@@ -5,12 +5,14 @@
 
 mod event_loop;
 mod exec;
+mod fork;
 mod gate;
 mod library;
 mod store;
 mod waits;
 
 pub use exec::{ActorWork, CallWork, Work, WorkTemplate};
+pub use fork::Held;
 pub use gate::{Gate, Woken};
 pub use library::{Config, Failure, Library, LogRecord};
 pub use store::View;

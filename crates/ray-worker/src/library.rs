@@ -65,25 +65,25 @@ pub struct Library {
     /// References dropped by Python, in any thread, at any moment.
     dropped: SegQueue<ObjectId>,
     /// What wakes the engine thread; None once it has ended.
-    wakers: Mutex<Option<Wakers>>,
+    pub(crate) wakers: Mutex<Option<Wakers>>,
     soon_armed: AtomicBool,
     pub(crate) work_bell: Bell,
     /// Rung besides `work_bell` for an asyncio loop that polls a descriptor.
     pub(crate) work_waker: OnceLock<Waker>,
     pub(crate) log_bell: Bell,
-    over: AtomicBool,
+    pub(crate) over: AtomicBool,
     /// Opened when the engine thread has read everything.
     ended: Gate,
-    forked: AtomicBool,
+    pub(crate) forked: AtomicBool,
     pub(crate) slot: Option<(u32, Board)>,
     pub node_id: Blob,
     pub me: ProcId,
     pub node_total: Resources,
 }
 
-struct Wakers {
+pub(crate) struct Wakers {
     /// Output or dropped references wait: come soon.
-    soon: Timer,
+    pub soon: Timer,
     /// Come now.
     now: Waker,
 }
@@ -261,19 +261,13 @@ impl Library {
         (self.node_total.get("object_store_memory") / UNIT) as u64
     }
 
-    /// In the child of a user's fork: never touch the sockets again.
-    pub fn mark_forked(&self) {
-        self.forked.store(true, Ordering::Release);
-        self.over.store(true, Ordering::Release);
-    }
-
     pub fn check(&self) -> Result<(), Failure> {
         if !self.over.load(Ordering::Acquire) {
             return Ok(());
         }
         if self.forked.load(Ordering::Acquire) {
-            let text = "this process was forked from one that uses ray; the connection belongs to the parent.\nhint: start the process with the \"spawn\" method, or call ray only in the parent";
-            return Err(Failure::SessionOver(text.into()));
+            let text = "this process was forked from one that uses ray: the session, and what belongs to it, is the parent's.\nhint: start the process with the \"spawn\" method, call ray in the parent only, or call ray.init() here for a session of its own";
+            return Err(Failure::System(text.into()));
         }
         Err(Failure::SessionOver(self.lock().over.clone().unwrap_or_default()))
     }

@@ -138,10 +138,22 @@ def end_threads() -> None:
             _threads.pop().end()
 
 
+def after_fork_in_child() -> None:
+    """The thread, and the loops' watchers, are the parent's. Whoever held the lock is, too."""
+    global _lock
+    _lock = threading.Lock()
+    _inherited.append((list(_threads), list(_bridges.values())))
+    _threads.clear()
+    _bridges.clear()
+
+
+_inherited: list[Any] = []
+
+
 def _core() -> Any:
     core = session.core
     if core is None:
-        raise RuntimeError("the session of this reference has ended")
+        raise RuntimeError(session.why_lost() or "the session of this reference has ended")
     return core
 
 

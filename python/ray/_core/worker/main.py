@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, NoReturn
 
 _NAME_MARK = "\x01ray:name:"
 """Starts a line that tells the daemon what runs now; kept equal to NAME_MARK in crates/ray-node/src/conn.rs."""
@@ -75,7 +75,7 @@ def main(link_fd: int, slot: int, board_fd: int, config: dict[str, Any], env: st
     apply_env(env)
     core = _native.Core.attach(link_fd, slot, board_fd, config["namespace"], env)
     session.core = core
-    os.register_at_fork(after_in_child=core.mark_forked)
+    os.register_at_fork(after_in_child=session.after_fork_in_child)
     sys.stdout = _NamedStream(1, core)
     sys.stderr = _NamedStream(2, core)
     faulthandler.enable(2, all_threads=False)
@@ -102,6 +102,27 @@ def _run_exit_hooks() -> None:
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
+
+
+def leave_forked_child(error: BaseException | None) -> NoReturn:
+    """End a process that a call has forked and that has come to the end of that call, as a program ends. The call itself goes on in the parent.
+
+    Args:
+        error: What the call raised in this process, None if it returned.
+    """
+    code = 0
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        code = error.code or 0
+    elif isinstance(error, SystemExit):
+        code = 1
+        print(error.code, file=sys.stderr)
+    elif error is not None:
+        code = 1
+        sys.excepthook(type(error), error, error.__traceback__)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code & 0xFF)
 
 
 def apply_env(env: str) -> None:
@@ -312,13 +333,18 @@ def _run_async_actor(core: _native.Core, loop: asyncio.AbstractEventLoop) -> Non
             result = function(*args, **kwargs) if kwargs else function(*args)
             if hasattr(result, "__await__"):
                 result = await result
-        except SystemExit as error:
+        except BaseException as error:  # the boundary of the user's call: its error is its result
+            if session.core is not core:
+                leave_forked_child(error)
+            if not isinstance(error, SystemExit):
+                call.fail(error)
+                return
             core.leave_actor(exit_reason(error))
             if not ended.done():
                 ended.set_result(None)
-        except BaseException as error:  # the boundary of the user's call: its error is its result
-            call.fail(error)
         else:
+            if session.core is not core:
+                leave_forked_child(None)
             call.finish(result)
 
     def start(call: _native.PendingCall) -> None:
@@ -332,6 +358,8 @@ def _run_async_actor(core: _native.Core, loop: asyncio.AbstractEventLoop) -> Non
             start(waiting.popleft())
 
     def take() -> None:
+        if session.core is not core:
+            leave_forked_child(None)  # a coroutine forked and went on to its next await: the loop's descriptors are shared with the parent
         calls, end = _native.take_calls(core)
         for call in calls:
             if len(tasks) < limit:
