@@ -5,7 +5,6 @@ import gc
 import multiprocessing
 import os
 import pickle
-import queue
 import signal
 import sys
 import threading

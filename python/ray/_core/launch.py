@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterator, Mapping
 
 from ray._core import RAY_COMMIT, RAY_VERSION, host, session
+from ray._core.calls.options import check_namespace
 from ray._core.config import env
 from ray._core.environment import canonical_env, check_runtime_env
-from ray._core.calls.options import check_namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
