@@ -214,8 +214,10 @@ class CompletionQueue:
 
     def __init__(self) -> None: ...
     def fileno(self) -> int: ...
-    def watch(self, core: Core, object: ObjectRef[Any], token: int) -> bool:
-        """Queue `token` when the object is ready. True: it already is, and nothing will be queued."""
+    def watch(self, core: Core, object: ObjectRef[Any], token: int) -> int | None:
+        """Queue `token` when the object is ready. The number of the wait; None: it already is, and nothing will be queued."""
+    def unwatch(self, object: ObjectRef[Any], wait: int) -> None:
+        """Give a wait up. Its token may be in the queue already."""
     def take(self) -> list[int]: ...
     def wake(self) -> None:
         """Make the descriptor readable although nothing is done."""

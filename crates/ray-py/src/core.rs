@@ -82,6 +82,9 @@ impl Core {
         let in_call = self.library.slot().is_some() && context::in_call();
         let ticket = self.library.wait_start(ids, need, in_call).map_err(|failure| self.failure(py, failure))?;
         let Some(ticket) = ticket else { return Ok(true) };
+        if self.library.slot().is_some() && !in_call {
+            py.import("ray._core.worker.main")?.call_method0("note_blocking_wait")?;
+        }
         let deadline = timeout_s.map(|s| ray_shm::now_us().saturating_add((s.max(0.0) * 1e6).min(1e15) as u64));
         let outcome = loop {
             let left = deadline.map(|at| at.saturating_sub(ray_shm::now_us()));

@@ -23,35 +23,60 @@ if TYPE_CHECKING:
     from ray._native import ObjectRef
 
 
+class _ObjectFuture(asyncio.Future["Any"]):
+    """A future of an event loop that takes its wait back when it is cancelled: an object that never comes must not collect waits."""
+
+    bridge: _LoopBridge
+    token: int
+
+    def cancel(self, msg: Any = None) -> bool:
+        cancelled = super().cancel(msg)
+        if cancelled:
+            self.bridge.forget(self.token)
+        return cancelled
+
+
 class _LoopBridge:
     """The completions of one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._queue = CompletionQueue()
-        self._waiting: dict[int, tuple[ObjectRef[Any], asyncio.Future[Any]]] = {}
+        self._waiting: dict[int, tuple[ObjectRef[Any], int, _ObjectFuture]] = {}
         self._tokens = itertools.count(1)
         self._loop = weakref.ref(loop)
         loop.add_reader(self._queue.fileno(), self._drain)
 
     def future(self, ref: ObjectRef[Any]) -> asyncio.Future[Any]:
-        loop = self._loop()
-        assert loop is not None, "called from its own loop"
-        future: asyncio.Future[Any] = loop.create_future()
+        future = _ObjectFuture(loop=self._loop())
         token = next(self._tokens)
-        self._waiting[token] = (ref, future)
-        if self._queue.watch(_core(), ref, token):
-            del self._waiting[token]
+        wait = self._queue.watch(_core(), ref, token)
+        if wait is None:
             _settle(ref, future)
+        else:
+            future.bridge, future.token = self, token
+            self._waiting[token] = (ref, wait, future)  # the loop's own thread takes it from here, so not before
         return future
+
+    def forget(self, token: int) -> None:
+        """Take back the wait of a future; one that is over already is no loss."""
+        ref, wait, _ = self._waiting.pop(token, (None, 0, None))
+        if ref is not None:
+            self._queue.unwatch(ref, wait)
 
     def _drain(self) -> None:
         for token in self._queue.take():
-            ref, future = self._waiting.pop(token)
-            if not future.done():
+            ref, _, future = self._waiting.pop(token, (None, 0, None))
+            if ref is not None and future is not None and not future.done():
                 _settle(ref, future)
 
+    def __del__(self) -> None:
+        """The loop is gone: nobody can be told."""
+        for token in list(self._waiting):
+            self.forget(token)
 
-_bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopBridge] = weakref.WeakKeyDictionary()
+
+# An open loop keeps its bridge, as a reader. This must not: a bridge leads back to its loop.
+_bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[_LoopBridge]] = weakref.WeakKeyDictionary()
 
 
 def asyncio_future(ref: ObjectRef[Any]) -> asyncio.Future[Any]:
@@ -67,9 +92,11 @@ def asyncio_future(ref: ObjectRef[Any]) -> asyncio.Future[Any]:
         RuntimeError: No event loop runs in this thread.
     """
     loop = asyncio.get_running_loop()
-    bridge = _bridges.get(loop)
+    known = _bridges.get(loop)
+    bridge = known() if known is not None else None
     if bridge is None:
-        bridge = _bridges[loop] = _LoopBridge(loop)
+        bridge = _LoopBridge(loop)
+        _bridges[loop] = weakref.ref(bridge)
     return bridge.future(ref)
 
 
@@ -89,7 +116,7 @@ class _ThreadBridge:
         future.set_running_or_notify_cancel()
         token = next(self._tokens)
         self._waiting[token] = (ref, future)
-        if self._queue.watch(_core(), ref, token):
+        if self._queue.watch(_core(), ref, token) is None:
             del self._waiting[token]
             _settle(ref, future)
         return future
@@ -142,7 +169,7 @@ def after_fork_in_child() -> None:
     """The thread, and the loops' watchers, are the parent's. Whoever held the lock is, too."""
     global _lock
     _lock = threading.Lock()
-    _inherited.append((list(_threads), list(_bridges.values())))
+    _inherited.append((list(_threads), [bridge() for bridge in _bridges.values()]))
     _threads.clear()
     _bridges.clear()
 

@@ -38,6 +38,7 @@ class _Worker:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.retry_rules: dict[bytes, bool | tuple[type[BaseException], ...]] = {}
         self.visible_gpus: list[str] | None = None
+        self.told_of_blocking = False
 
 
 _worker = _Worker()
@@ -312,6 +313,25 @@ def _run_threads(core: _native.Core, count: int) -> None:
     for index in range(count):
         threading.Thread(target=serve, name=f"ray-call-{index}", daemon=True).start()
     over.wait()
+
+
+def note_blocking_wait() -> None:
+    """A thread of this worker begins to block in get or wait outside of a plain call. Where that is an actor's event loop, say so, once. Compat: Ray warns, too."""
+    loop = _worker.loop
+    if loop is None or _worker.told_of_blocking:
+        return
+    import asyncio
+
+    if asyncio._get_running_loop() is not loop:
+        return
+    import logging
+
+    _worker.told_of_blocking = True
+    logging.getLogger("ray").warning(
+        "ray.get or ray.wait blocks the event loop of the async actor %s: no other call of it goes on meanwhile, and waiting for one of its own calls never ends"
+        "\nhint: use `await ref`, or asyncio.wait for several",
+        _worker.actor_name,
+    )
 
 
 def _run_async_actor(core: _native.Core, loop: asyncio.AbstractEventLoop) -> None:
