@@ -114,8 +114,9 @@ class Core:
     @staticmethod
     def attach(fd: int, slot: int, board_fd: int, namespace: str, env: str) -> Core:
         """Connect as a worker over an inherited socket. Called after fork, never before."""
-    def shutdown(self) -> None:
-        """Idempotent. Ends the daemon and waits for it. Every blocked call in this process raises."""
+    def shutdown(self, exiting: bool) -> None:
+        """Idempotent. Ends the daemon and waits for it. Every blocked call in this process raises; when the interpreter is `exiting`, by this thread,
+        those of other threads, all of them daemon threads, never return."""
     def is_alive(self) -> bool: ...
     @property
     def node_id(self) -> bytes: ...
@@ -230,6 +231,9 @@ def take_calls(core: Core) -> tuple[list[PendingCall], str | None]:
 
 def ref_from_bytes(bytes: bytes) -> ObjectRef[Any]:
     """Rebuild a pickled reference."""
+
+def stay_if_interpreter_exits() -> None:
+    """Never return if another thread ends the interpreter: this is a daemon thread then, which goes with the process."""
 
 def set_process_name(name: str) -> None:
     """What ps and top show."""

@@ -236,7 +236,10 @@ impl Core {
         py.detach(attach).map_err(PyRuntimeError::new_err)
     }
 
-    fn shutdown(&self, py: Python<'_>) {
+    fn shutdown(&self, py: Python<'_>, exiting: bool) {
+        if exiting {
+            errors::note_exit();
+        }
         py.detach(|| {
             self.library.shutdown();
             let daemon = self.daemon.lock().ok().and_then(|mut daemon| daemon.take());

@@ -28,6 +28,8 @@ mod _native {
     #[pymodule_export]
     use crate::daemon::{daemon_main, set_process_name};
     #[pymodule_export]
+    use crate::errors::stay_if_interpreter_exits;
+    #[pymodule_export]
     use crate::execute::{run_calls, take_calls};
     #[pymodule_export]
     use crate::futures::CompletionQueue;

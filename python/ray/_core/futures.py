@@ -14,7 +14,7 @@ import weakref
 from concurrent.futures import Future
 
 from ray._core import session
-from ray._native import CompletionQueue
+from ray._native import CompletionQueue, stay_if_interpreter_exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -180,6 +180,7 @@ _inherited: list[Any] = []
 def _core() -> Any:
     core = session.core
     if core is None:
+        stay_if_interpreter_exits()
         raise RuntimeError(session.why_lost() or "the session of this reference has ended")
     return core
 

@@ -67,11 +67,11 @@ class Session:
         self.session_dir = session_dir
         self.settings = settings
 
-    def end(self) -> None:
+    def end(self, exiting: bool) -> None:
         """Stop the engine, then print what the workers still said."""
-        self.core.shutdown()
+        self.core.shutdown(exiting)
         futures = sys.modules.get("ray._core.futures")
-        if futures is not None:
+        if futures is not None and not exiting:
             futures.end_threads()
         if self.printer is not None:
             self.printer.stop()
@@ -178,13 +178,14 @@ def auto_init() -> Core:
     """
     if core is None:
         with _lock:
-            if core is None:
-                if _no_auto_init:
-                    from ray.exceptions import RaySystemError
-
-                    raise RaySystemError(_no_auto_init)
+            if core is None and not _no_auto_init:
                 init()
-    assert core is not None
+    if core is None:
+        from ray._native import stay_if_interpreter_exits
+        from ray.exceptions import RaySystemError
+
+        stay_if_interpreter_exits()
+        raise RaySystemError(_no_auto_init)
     return core
 
 
@@ -219,7 +220,7 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
         for holder in list(_holders):
             holder.forget_engine()
         _holders.clear()
-        ending.end()
+        ending.end(_exiting_interpreter)
 
 
 def tell_at_end(holder: Holder) -> None:
@@ -230,8 +231,9 @@ def tell_at_end(holder: Holder) -> None:
 def at_exit() -> None:
     """End the session when the interpreter exits."""
     global _no_auto_init
-    shutdown(_exiting_interpreter=True)
-    _no_auto_init = _EXITING
+    with _lock:
+        _no_auto_init = _EXITING
+        shutdown(_exiting_interpreter=True)
 
 
 def after_fork_in_child() -> None:
