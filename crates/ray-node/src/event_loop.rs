@@ -28,6 +28,8 @@ const LAST_WORDS_US: u64 = 1_000_000;
 /// Bytes of log lines waiting for the driver above which workers' pipes are not read: they block, nothing is lost.
 const LOG_BACKLOG: usize = 4 << 20;
 
+mod farewell;
+
 struct Daemon {
     poll: Poll,
     node: Node,
@@ -86,6 +88,7 @@ pub fn run(link: OwnedFd) -> Result<(), String> {
         boot,
     };
     let result = daemon.serve(driver);
+    daemon.say_farewell();
     daemon.end_everything();
     result
 }
@@ -217,6 +220,9 @@ impl Daemon {
     fn welcome(&mut self, to: ProcId) {
         let message = FromNode::Welcome { protocol: PROTOCOL, proc_id: to, node_id: self.boot.node_id.clone(), total: self.boot.total.clone() };
         self.send(to, &message);
+        if let Some(conn) = self.conns.get_mut(&to) {
+            conn.welcomed = true;
+        }
     }
 
     fn flush(&mut self) {

@@ -182,6 +182,8 @@ wire_enum! {
         22 = ActorFinish { actor: ActorId },
         /// A process that has died (see `ProcDied` before) had made these for the receiver. What belongs to no object there is to be freed.
         23 = OrphanRanges { ranges: Vec<ShmRange> },
+        /// The session is over. A worker at rest runs its exit handlers and ends; one that runs a call ends at once.
+        28 = Dismiss {},
     }
 }
 

@@ -25,6 +25,18 @@ pub(crate) static CURRENT: RwLock<Option<Arc<Library>>> = RwLock::new(None);
 const HANDSHAKE_US: u64 = 20_000_000;
 const SHUTDOWN_US: u64 = 5_000_000;
 
+/// A signal that comes after the last look for signals and before the sleep interrupts nothing: its handler runs this much later at most.
+const NAP_US: u64 = 100_000;
+
+/// How long to sleep at once. Only the main thread runs handlers.
+fn nap(left: Option<u64>) -> Option<u64> {
+    let is_main = rustix::thread::gettid() == rustix::process::getpid();
+    if is_main {
+        return Some(left.unwrap_or(NAP_US).min(NAP_US));
+    }
+    left
+}
+
 pub(crate) fn current(py: Python<'_>) -> PyResult<Arc<Library>> {
     let library = CURRENT.read().map(|current| current.clone()).unwrap_or_default();
     library.ok_or_else(|| errors::with_code(py, "system", "ray is not running in this process.\nhint: call ray.init() first"))
@@ -71,7 +83,7 @@ impl Core {
     /// Wait for an answer of the node; signals are handled meanwhile.
     fn ask(&self, py: Python<'_>, question: impl FnOnce(u64) -> ToNode) -> PyResult<FromNode> {
         let (token, gate) = self.library.ask(question).map_err(|failure| self.failure(py, failure))?;
-        while py.detach(|| gate.wait(None)) != Woken::Open {
+        while py.detach(|| gate.wait(nap(None))) != Woken::Open {
             py.check_signals()?;
         }
         self.library.answer(token).map(|(message, _)| message).map_err(|failure| self.failure(py, failure))
@@ -88,10 +100,10 @@ impl Core {
         let deadline = timeout_s.map(|s| ray_shm::now_us().saturating_add((s.max(0.0) * 1e6).min(1e15) as u64));
         let outcome = loop {
             let left = deadline.map(|at| at.saturating_sub(ray_shm::now_us()));
-            match py.detach(|| ticket.gate.wait(left)) {
+            match py.detach(|| ticket.gate.wait(nap(left))) {
                 Woken::Open => break Ok(true),
-                Woken::TimedOut => break Ok(false),
-                Woken::Interrupted => {
+                Woken::TimedOut if left.is_some_and(|left| left <= NAP_US) => break Ok(false),
+                Woken::TimedOut | Woken::Interrupted => {
                     if let Err(raised) = py.check_signals() {
                         break Err(raised);
                     }

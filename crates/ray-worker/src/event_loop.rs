@@ -9,6 +9,7 @@ use ray_shm::link::{Filled, Reader, Writer};
 use ray_shm::poll::{Poll, Ready};
 use rustc_hash::FxHashMap;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 const NODE: u64 = 0;
@@ -65,7 +66,8 @@ impl Engine {
                 }
             }
             timeout = self.pass_time();
-            if self.library.check().is_err() {
+            // A dismissed worker goes on listening: should its daemon die now, nobody else would end it.
+            if self.library.check().is_err() && !self.library.dismissed.load(Ordering::Acquire) {
                 return "the session is over".into();
             }
         }
@@ -248,6 +250,7 @@ impl Engine {
             }
             FromNode::ActorFinish { .. } => self.finish("every handle to it went out of scope".into()),
             FromNode::Exit { reason } => self.finish(reason),
+            FromNode::Dismiss {} => self.library.dismiss(),
             FromNode::MayYouExit {} => self.in_core(|core, _| {
                 let may_exit = core.is_spare();
                 core.queue_node(ToNode::IdleExitReply { may_exit });

@@ -75,6 +75,8 @@ pub struct Library {
     /// Opened when the engine thread has read everything.
     ended: Gate,
     pub(crate) forked: AtomicBool,
+    /// The daemon has told this worker to end.
+    pub(crate) dismissed: AtomicBool,
     pub(crate) slot: Option<(u32, Board)>,
     pub node_id: Blob,
     pub me: ProcId,
@@ -114,6 +116,8 @@ pub(crate) struct Core {
     pub replies_since: Option<u64>,
     /// The process ends soon: no more calls.
     pub leaving: bool,
+    /// The constructor of an actor runs.
+    pub constructing: bool,
     commands: Vec<Command>,
     /// Gates to open once the lock is released.
     woken: Vec<Waiter>,
@@ -149,6 +153,7 @@ impl Library {
             logs: VecDeque::new(),
             replies_since: None,
             leaving: false,
+            constructing: false,
             commands: Vec::new(),
             woken: Vec::new(),
         };
@@ -163,6 +168,7 @@ impl Library {
             over: AtomicBool::new(false),
             ended: Gate::default(),
             forked: AtomicBool::new(false),
+            dismissed: AtomicBool::new(false),
             slot: config.slot,
             node_id,
             me: proc_id,

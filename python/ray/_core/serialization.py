@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import types
+from collections import ChainMap
 
 import cloudpickle
 
@@ -72,9 +74,23 @@ def loads_payload(data: bytes) -> dict[str, Any]:
     return fields
 
 
+def _reduce_code(code: types.CodeType) -> Any:
+    """Keep the name of the file. cloudpickle since 3.1.3 leaves it out, and with it go a traceback's source lines, breakpoints and coverage."""
+    make, parts = _REDUCERS[types.CodeType](code)
+    return make, tuple(code.co_filename if part == _NAMELESS else part for part in parts)
+
+
+_NAMELESS = "<dynamic-code>"
+_REDUCERS = cloudpickle.Pickler.dispatch_table
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped
+    dispatch_table = ChainMap({types.CodeType: _reduce_code}, _REDUCERS)
+
+
 def _dump(value: Any, keep: Callable[[pickle.PickleBuffer], bool] | None) -> bytes:
     with io.BytesIO() as file:
-        pickler = cloudpickle.Pickler(file, protocol=5, buffer_callback=keep)
+        pickler = _Pickler(file, protocol=5, buffer_callback=keep)
         try:
             pickler.dump(value)
         except _FAILURES as error:

@@ -15,6 +15,7 @@ import sys
 from ray import _native
 from ray._core import session
 from ray._core.calls.actor_spec import BUILTIN_METHODS
+from ray._core.config import env as setting
 from ray._core.errors import ActorExit, encode_exception
 from ray._core.serialization import loads_payload
 
@@ -79,6 +80,7 @@ def main(link_fd: int, slot: int, board_fd: int, config: dict[str, Any], env: st
     os.register_at_fork(after_in_child=session.after_fork_in_child)
     sys.stdout = _NamedStream(1, core)
     sys.stderr = _NamedStream(2, core)
+    sys.breakpointhook = _breakpoint
     faulthandler.enable(2, all_threads=False)
     while True:
         reason = _native.run_calls(core)
@@ -103,6 +105,24 @@ def _run_exit_hooks() -> None:
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
+
+
+_NO_TERMINAL = (
+    "the process of a task or actor has no terminal to read from"
+    "\nhint: call the plain function in the driver, or attach a debugger: debugpy.listen(0) and debugpy.wait_for_client() in the task"
+)
+
+
+def _breakpoint(*args: Any, **kwargs: Any) -> Any:
+    """What `breakpoint()` does in a worker: what PYTHONBREAKPOINT says, else an error, since pdb would find an empty stdin and quit.
+
+    Raises:
+        RuntimeError: PYTHONBREAKPOINT names no other debugger.
+    """
+    if setting("PYTHONBREAKPOINT"):
+        return sys.__breakpointhook__(*args, **kwargs)
+    name = session.core.running_name() if session.core is not None else "a forked process"
+    raise RuntimeError(f"breakpoint() in {name} can't start pdb: {_NO_TERMINAL}\nhint: PYTHONBREAKPOINT names another debugger, 0 for none")
 
 
 def leave_forked_child(error: BaseException | None) -> NoReturn:
@@ -246,6 +266,8 @@ def encode_error(exception: BaseException, name: str, node: str, attempt: int) -
     Returns:
         The record.
     """
+    if type(exception).__name__ == "BdbQuit" and not exception.args:
+        exception.args = (f"pdb asked {name} for a command, and {_NO_TERMINAL}",)
     return encode_exception(exception, task_name=name, pid=os.getpid(), node=node, attempt=attempt)
 
 
