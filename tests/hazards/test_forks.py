@@ -285,6 +285,42 @@ def test_data_loader_workers_read_arrays_of_the_store(place):
     assert run_at(place, body) == [(expected, [0, 0])] * 2
 
 
+@pytest.mark.parametrize("place", PLACES)
+def test_views_of_a_child_stay_when_the_parent_drops_its_own(place):
+    """Shared memory that a child sees is not used again while the child lives, and is freed when it has ended."""
+    np = pytest.importorskip("numpy")
+
+    def body():
+        from ray._core import session
+
+        go, tell = os.pipe()
+        array = ray.get(ray.put(np.full(200_000, 7)))
+
+        def look():
+            os.read(go, 1)
+            return sorted(set(array.tolist()))
+
+        answers = []
+        child = threading.Thread(target=lambda: answers.append(in_child(look)))
+        children = threading.Event()
+        os.register_at_fork(after_in_parent=children.set)
+        child.start()
+        children.wait(20)
+        held = session.core.table_sizes()[0]
+        array = None
+        gc.collect()
+        fillers = [ray.put(np.full(200_000, 9)) for _ in range(4)]
+        del fillers
+        os.write(tell, b"x")
+        child.join()
+        os.close(go)
+        os.close(tell)
+        wait_for(lambda: session.core.table_sizes()[0] < held, 10, "the child's objects are freed")
+        return answers
+
+    assert run_at(place, body) == [("[7]", 0)]
+
+
 @pytest.mark.parametrize("place", ["driver", "task"])
 def test_child_may_start_a_session_of_its_own(place):
     """`ray.init()` in a forked child starts another session, with everything that the parent had used before; it ends with the child."""

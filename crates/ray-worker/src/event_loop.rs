@@ -1,20 +1,22 @@
 //! This is the main loop of the library: one thread per process that owns all reads, all timers and what a full socket left over.
 
 use crate::exec::{ActorWork, Duty, WorkTemplate};
-use crate::library::{Answer, Core, Direct, Library, LogRecord};
+use crate::library::{Answer, Core, Direct, Kept, Library, LogRecord};
 use ray_proto::msg::{FromNode, Peer, ToNode};
 use ray_proto::wire::{decode, Wire};
 use ray_proto::ProcId;
 use ray_shm::link::{Filled, Reader, Writer};
 use ray_shm::poll::{Poll, Ready};
 use rustc_hash::FxHashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 const NODE: u64 = 0;
 const WAKER: u64 = u64::MAX;
 const SOON: u64 = u64::MAX - 1;
+/// Tokens of pipes to forked children count up from here; no process has such a number.
+const CHILDREN: u64 = u64::MAX << 32;
 /// Looking for extents that stay empty.
 const SWEEP_US: u64 = 5_000_000;
 
@@ -26,6 +28,9 @@ struct Engine {
     /// Direct links that wait for their peer's `Switch`.
     unopened: FxHashMap<ProcId, Reader>,
     next_sweep: u64,
+    /// What forked children see, by token.
+    kept: FxHashMap<u64, Kept>,
+    next_child: u64,
 }
 
 enum Fate {
@@ -37,7 +42,16 @@ enum Fate {
 pub(crate) fn start(library: Arc<Library>, node: Reader) -> Result<(), String> {
     let poll = Poll::new().map_err(|e| format!("epoll: {e}"))?;
     poll.add(node.fd(), NODE).and_then(|()| library.watch_timers(&poll, WAKER, SOON)).map_err(|e| format!("epoll: {e}"))?;
-    let mut engine = Engine { library, poll, node, direct: FxHashMap::default(), unopened: FxHashMap::default(), next_sweep: 0 };
+    let mut engine = Engine {
+        library,
+        poll,
+        node,
+        direct: FxHashMap::default(),
+        unopened: FxHashMap::default(),
+        next_sweep: 0,
+        kept: FxHashMap::default(),
+        next_child: CHILDREN,
+    };
     let body = move || {
         ray_shm::signals::block_all();
         let why = engine.run();
@@ -83,6 +97,16 @@ impl Engine {
                 self.library.soon_fired();
                 Fate::GoOn
             }
+            token if token >= CHILDREN => {
+                if let Some((pipe, what)) = self.kept.remove(&token) {
+                    self.poll.remove(pipe.as_fd());
+                    // Under the lock: a fork must not find the list of dropped references half written.
+                    let core = self.library.lock();
+                    drop(what);
+                    self.library.settle(core);
+                }
+                Fate::GoOn
+            }
             token => {
                 let link = ProcId(token);
                 if event.writable {
@@ -101,6 +125,7 @@ impl Engine {
 
     /// Timers, left-over output, and the time until the next deadline.
     fn pass_time(&mut self) -> Option<u64> {
+        self.watch_children();
         let now = ray_shm::now_us();
         let mut core = self.library.lock();
         self.library.drain_drops(&mut core);
@@ -124,6 +149,15 @@ impl Engine {
             self.library.work_bell.ring(u32::MAX);
         }
         next.map(|at| at.saturating_sub(now).max(1))
+    }
+
+    fn watch_children(&mut self) {
+        while let Some((pipe, what)) = self.library.kept.pop() {
+            // One that can't be watched is kept until the session ends.
+            let _ = self.poll.add(pipe.as_fd(), self.next_child);
+            self.kept.insert(self.next_child, (pipe, what));
+            self.next_child += 1;
+        }
     }
 
     fn watch_writes(&self, core: &Core, link: ProcId) {

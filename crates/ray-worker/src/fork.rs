@@ -4,10 +4,13 @@
 //! 1. The parent goes on as if nothing had happened.
 //! 2. The child has no engine thread and no session. It shares no socket with its parent: it can neither write to one nor keep one open, so that
 //!    the parent's death is seen although the child lives on. Dropping references there does nothing; asking for anything is an error.
-//! 3. The forking thread holds every lock of the library over the fork, so the child finds its state whole and its locks free. The order is that of
+//! 3. Shared memory that the child sees is not used again while it lives.
+//! 4. The forking thread holds every lock of the library over the fork, so the child finds its state whole and its locks free. The order is that of
 //!    everybody else: core, wakers.
 
 use crate::library::{Core, Library, Wakers};
+use std::any::Any;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
@@ -25,6 +28,14 @@ impl Library {
         let core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         let wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
         Held { library: self, core, wakers }
+    }
+
+    /// Keep `what` until the other end of the pipe is closed everywhere, or the session ends.
+    pub fn keep_until_closed(&self, pipe: OwnedFd, what: Box<dyn Any + Send>) {
+        if self.check().is_ok() {
+            self.kept.push((pipe, what));
+            self.with_wakers(|wakers| wakers.now.wake());
+        }
     }
 
     /// Whether this is the child of a fork, and the library a copy of its parent's.

@@ -15,6 +15,7 @@ use ray_shm::board::Board;
 use ray_shm::link::{Flushed, Reader, Writer};
 use ray_shm::poll::{Poll, Timer, Waker};
 use rustc_hash::FxHashMap;
+use std::any::Any;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -64,6 +65,8 @@ pub struct Library {
     pub(crate) core: Mutex<Core>,
     /// References dropped by Python, in any thread, at any moment.
     dropped: SegQueue<ObjectId>,
+    /// What children of forks see, each with a pipe that tells of their end. The engine takes them over.
+    pub(crate) kept: SegQueue<Kept>,
     /// What wakes the engine thread; None once it has ended.
     pub(crate) wakers: Mutex<Option<Wakers>>,
     soon_armed: AtomicBool,
@@ -83,11 +86,14 @@ pub struct Library {
     pub node_total: Resources,
 }
 
+/// Something to keep until the pipe's other end is closed.
+pub(crate) type Kept = (OwnedFd, Box<dyn Any + Send>);
+
 pub(crate) struct Wakers {
     /// Output or dropped references wait: come soon.
     pub soon: Timer,
     /// Come now.
-    now: Waker,
+    pub now: Waker,
 }
 
 pub(crate) struct Direct {
@@ -160,6 +166,7 @@ impl Library {
         let library = Arc::new(Library {
             core: Mutex::new(core),
             dropped: SegQueue::new(),
+            kept: SegQueue::new(),
             wakers: Mutex::new(Some(Wakers { soon: Timer::new().map_err(system)?, now: Waker::new().map_err(system)? })),
             soon_armed: AtomicBool::new(false),
             work_bell: Bell::default(),
@@ -227,7 +234,7 @@ impl Library {
         }
     }
 
-    fn with_wakers(&self, f: impl FnOnce(&Wakers)) {
+    pub(crate) fn with_wakers(&self, f: impl FnOnce(&Wakers)) {
         if let Some(wakers) = &*self.wakers.lock().expect("no panic while held") {
             f(wakers);
         }

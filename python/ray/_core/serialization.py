@@ -15,7 +15,7 @@ import cloudpickle
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, ClassVar
 
 _FAILURES = (TypeError, AttributeError, pickle.PicklingError, NotImplementedError, RecursionError, ValueError)
 
@@ -85,7 +85,7 @@ _REDUCERS = cloudpickle.Pickler.dispatch_table
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped
-    dispatch_table = ChainMap({types.CodeType: _reduce_code}, _REDUCERS)
+    dispatch_table: ClassVar[Any] = ChainMap({types.CodeType: _reduce_code}, _REDUCERS)
 
 
 def _dump(value: Any, keep: Callable[[pickle.PickleBuffer], bool] | None) -> bytes:
