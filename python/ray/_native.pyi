@@ -120,10 +120,9 @@ class Core:
     @staticmethod
     def attach(fd: int, slot: int, board_fd: int, namespace: str, env: str) -> Core:
         """Connect as a worker over an inherited socket. Called after fork, never before."""
-    def shutdown(self) -> None:
-        """Idempotent. Ends the daemon and waits for it. Every blocked call in this process raises."""
-    def mark_forked(self) -> None:
-        """In the child of a fork: this session is the parent's, its sockets are never touched again."""
+    def shutdown(self, exiting: bool) -> None:
+        """Idempotent. Ends the daemon and waits for it. Every blocked call in this process raises; when the interpreter is `exiting`, by this thread,
+        those of other threads, all of them daemon threads, never return."""
     def is_alive(self) -> bool: ...
     @property
     def node_id(self) -> bytes: ...
@@ -247,8 +246,10 @@ class CompletionQueue:
 
     def __init__(self) -> None: ...
     def fileno(self) -> int: ...
-    def watch(self, core: Core, object: ObjectRef[Any], token: int) -> bool:
-        """Queue `token` when the object is ready. True: it already is, and nothing will be queued."""
+    def watch(self, core: Core, object: ObjectRef[Any], token: int) -> int | None:
+        """Queue `token` when the object is ready. The number of the wait; None: it already is, and nothing will be queued."""
+    def unwatch(self, object: ObjectRef[Any], wait: int) -> None:
+        """Give a wait up. Its token may be in the queue already."""
     def take(self) -> list[int]: ...
     def wake(self) -> None:
         """Make the descriptor readable although nothing is done."""
@@ -261,6 +262,9 @@ def take_calls(core: Core) -> tuple[list[PendingCall], str | None]:
 
 def ref_from_bytes(bytes: bytes) -> ObjectRef[Any]:
     """Rebuild a pickled reference."""
+
+def stay_if_interpreter_exits() -> None:
+    """Never return if another thread ends the interpreter: this is a daemon thread then, which goes with the process."""
 
 def set_process_name(name: str) -> None:
     """What ps and top show."""

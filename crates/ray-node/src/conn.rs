@@ -24,6 +24,8 @@ pub(crate) struct Conn {
     pub out: Option<Pipe>,
     pub err: Option<Pipe>,
     pub tail: VecDeque<String>,
+    /// It has said hello and runs.
+    pub welcomed: bool,
     /// Why we killed it.
     pub ended_by_us: String,
     /// The link is closed: it is gone or about to be.
@@ -47,6 +49,7 @@ impl Conn {
             out: None,
             err: None,
             tail: VecDeque::new(),
+            welcomed: false,
             ended_by_us: String::new(),
             closed_at: None,
             orphan: false,

@@ -35,6 +35,7 @@ const LOG_BACKLOG: usize = 4 << 20;
 /// Of the board: processes that run no calls have none.
 const NO_SLOT: u32 = u32::MAX;
 mod ends;
+mod farewell;
 mod visitors;
 
 struct Daemon {
@@ -108,6 +109,7 @@ pub fn run(link: OwnedFd) -> Result<(), String> {
         boot,
     };
     let result = daemon.serve(driver);
+    daemon.say_farewell();
     daemon.end_everything();
     result
 }
@@ -184,12 +186,7 @@ impl Daemon {
         match Token::unpack(event.token) {
             Token::Template => self.read_template(),
             Token::Door => self.admit(),
-            Token::Children => {
-                let mut news = [0u8; 128];
-                // What it says may be several ends in one: the sweep looks for itself.
-                let _ = rustix::io::read(&self.child_ends, &mut news);
-                self.sweep();
-            }
+            Token::Children => self.children_ended(),
             Token::Link(id) => {
                 if event.readable {
                     self.read_link(id);
@@ -264,6 +261,9 @@ impl Daemon {
     fn welcome(&mut self, to: ProcId) {
         let message = FromNode::Welcome { protocol: PROTOCOL, proc_id: to, node_id: self.boot.node_id.clone(), total: self.boot.total.clone() };
         self.send(to, &message);
+        if let Some(conn) = self.conns.get_mut(&to) {
+            conn.welcomed = true;
+        }
     }
 
     fn flush(&mut self) {

@@ -214,6 +214,8 @@ wire_enum! {
         /// A process that has died (see `ProcDied` before) had made these for the receiver. What belongs to no object there is to be freed.
         23 = OrphanRanges { ranges: Vec<ShmRange> },
         24 = Told { token: u64, facts: Vec<Fact> },
+        /// The session is over. A worker at rest runs its exit handlers and ends; one that runs a call ends at once.
+        25 = Dismiss {},
     }
 }
 

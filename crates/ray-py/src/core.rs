@@ -1,6 +1,7 @@
 //! `Core`: the engine of this process.
 
 use crate::daemon::DaemonProcess;
+use crate::fork::watch_forks;
 use crate::object_ref::ObjectRef;
 use crate::{context, errors, template, values};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -19,11 +20,23 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, RwLock};
 
 /// The library of this process's session. References find it here when they are unpickled.
-static CURRENT: RwLock<Option<Arc<Library>>> = RwLock::new(None);
+pub(crate) static CURRENT: RwLock<Option<Arc<Library>>> = RwLock::new(None);
 
 /// A daemon that has not answered by then is not going to.
 const HANDSHAKE_US: u64 = 20_000_000;
 const SHUTDOWN_US: u64 = 5_000_000;
+
+/// A signal that comes after the last look for signals and before the sleep interrupts nothing: its handler runs this much later at most.
+const NAP_US: u64 = 100_000;
+
+/// How long to sleep at once. Only the main thread runs handlers.
+fn nap(left: Option<u64>) -> Option<u64> {
+    let is_main = rustix::thread::gettid() == rustix::process::getpid();
+    if is_main {
+        return Some(left.unwrap_or(NAP_US).min(NAP_US));
+    }
+    left
+}
 
 pub(crate) fn current(py: Python<'_>) -> PyResult<Arc<Library>> {
     let library = CURRENT.read().map(|current| current.clone()).unwrap_or_default();
@@ -51,12 +64,13 @@ impl Core {
         &self.library
     }
 
-    fn install(library: Arc<Library>, daemon: Option<DaemonProcess>, job: Job) -> Self {
+    fn install(library: Arc<Library>, daemon: Option<DaemonProcess>, job: Job) -> Result<Self, String> {
+        watch_forks()?;
         if let Ok(mut current) = CURRENT.write() {
             *current = Some(library.clone());
         }
         let daemon_pid = daemon.as_ref().map_or(0, DaemonProcess::pid);
-        Core { library, daemon: Mutex::new(daemon), daemon_pid, job }
+        Ok(Core { library, daemon: Mutex::new(daemon), daemon_pid, job })
     }
 
     /// The exception for a failure; the daemon's last words are added when it died.
@@ -70,7 +84,7 @@ impl Core {
     /// Wait for an answer of the node; signals are handled meanwhile.
     fn ask(&self, py: Python<'_>, question: impl FnOnce(u64) -> ToNode) -> PyResult<FromNode> {
         let (token, gate) = self.library.ask(question).map_err(|failure| self.failure(py, failure))?;
-        while py.detach(|| self.library.wait_at(&gate, None)) != Woken::Open {
+        while py.detach(|| self.library.wait_at(&gate, nap(None))) != Woken::Open {
             py.check_signals()?;
         }
         self.library.answer(token).map(|(message, _)| message).map_err(|failure| self.failure(py, failure))
@@ -96,14 +110,18 @@ pub(crate) fn block(
     deadline: Option<u64>,
     start: impl FnOnce(Option<(ProcId, u64)>) -> PyResult<Option<Ticket>>,
 ) -> PyResult<bool> {
-    let call = context::call_of_thread().filter(|_| library.slot().is_some());
+    let is_worker = library.slot().is_some();
+    let call = context::call_of_thread().filter(|_| is_worker);
     let Some(ticket) = start(call)? else { return Ok(true) };
+    if is_worker && call.is_none() {
+        py.import("ray._core.worker.main")?.call_method0("note_blocking_wait")?;
+    }
     let outcome = loop {
         let left = deadline.map(|at| at.saturating_sub(ray_shm::now_us()));
-        match py.detach(|| library.wait_at(&ticket.gate, left)) {
+        match py.detach(|| library.wait_at(&ticket.gate, nap(left))) {
             Woken::Open => break Ok(true),
-            Woken::TimedOut => break Ok(false),
-            Woken::Interrupted => {
+            Woken::TimedOut if left.is_some_and(|left| left <= NAP_US) => break Ok(false),
+            Woken::TimedOut | Woken::Interrupted => {
                 if let Err(raised) = py.check_signals() {
                     break Err(raised);
                 }
@@ -221,7 +239,7 @@ impl Core {
                 Library::start(reader, welcome, config).map_err(|failure| format!("{failure:?}"))
             });
             match result {
-                Ok(library) => Ok(Core::install(library, Some(daemon), job)),
+                Ok(library) => Core::install(library, Some(daemon), job),
                 Err(why) => {
                     daemon.reap(0);
                     Err(format!("{why}\n{}", daemon.last_words()))
@@ -256,7 +274,7 @@ impl Core {
             let (reader, welcome) = handshake(link, ToNode::Hello { protocol: PROTOCOL, pid: std::process::id(), max_links: max_links() })?;
             let config = Config { limits: Limits::default(), slot: Some((slot, board)) };
             let library = Library::start(reader, welcome, config).map_err(|failure| format!("{failure:?}"))?;
-            Ok(Core::install(library, None, Job { namespace, env }))
+            Core::install(library, None, Job { namespace, env })
         };
         let core = py.detach(attach).map_err(PyRuntimeError::new_err)?;
         if let Some(tag) = processes::take_tag(core.library.me.0) {
@@ -266,7 +284,10 @@ impl Core {
         Ok(core)
     }
 
-    fn shutdown(&self, py: Python<'_>) {
+    fn shutdown(&self, py: Python<'_>, exiting: bool) {
+        if exiting {
+            errors::note_exit();
+        }
         py.detach(|| {
             self.library.shutdown();
             let daemon = self.daemon.lock().ok().and_then(|mut daemon| daemon.take());
@@ -279,11 +300,6 @@ impl Core {
                 *current = None;
             }
         }
-    }
-
-    /// In the child of a user's fork: this session is the parent's.
-    fn mark_forked(&self) {
-        self.library.mark_forked();
     }
 
     fn is_alive(&self) -> bool {

@@ -130,6 +130,9 @@ fn execute(py: Python<'_>, library: &Arc<Library>, work: CallWork) -> PyResult<O
         None => called,
         Some(producer) => called.and_then(|generator| drive(library, &work, producer, &generator).map(|()| generator)),
     };
+    if library.is_forked() {
+        return leave_forked_child(py, called.err());
+    }
     let left = leaving.then(|| "max_calls was reached".to_owned());
     let outcome = match called {
         Ok(value) => match producer {
@@ -142,6 +145,12 @@ fn execute(py: Python<'_>, library: &Arc<Library>, work: CallWork) -> PyResult<O
     };
     drop(entered);
     outcome
+}
+
+/// The call forked, and this is the child at the end of it: what becomes of the call is the parent's business. The hook ends the process.
+fn leave_forked_child<T: Default>(py: Python<'_>, error: Option<PyErr>) -> PyResult<T> {
+    let error = error.map(|error| error.into_value(py));
+    hooks(py)?.call_method1(intern!(py, "leave_forked_child"), (error,)).map(|_| T::default())
 }
 
 /// SystemExit inside a call. A task fails with it and its worker is replaced; an actor ends, and that is no failure.
@@ -215,6 +224,9 @@ fn construct(py: Python<'_>, library: &Arc<Library>, work: &ActorWork) -> PyResu
     };
     let result = construct();
     drop(entered);
+    if library.is_forked() {
+        return leave_forked_child(py, result.err());
+    }
     match result {
         Ok(()) => library.actor_is_up(work),
         Err(error) => {

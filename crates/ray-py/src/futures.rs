@@ -29,10 +29,15 @@ impl CompletionQueue {
         self.inner.fd()
     }
 
-    /// Put `token` into the queue when the object is ready. True: it already is, and nothing will be queued.
-    fn watch(&self, py: Python<'_>, core: &Core, object: &ObjectRef, token: u64) -> bool {
+    /// Put `token` into the queue when the object is ready. Returns the number of the wait; None: it already is, and nothing will be queued.
+    fn watch(&self, py: Python<'_>, core: &Core, object: &ObjectRef, token: u64) -> Option<u64> {
         let call = crate::context::current(py).map(|running| (running.from, running.task));
-        core.library().watch(object.id, &self.inner, token, call)
+        core.library().watch(object.id, &self.inner, token, call).map(|wait| wait.0)
+    }
+
+    /// Give a wait up. Its token may be in the queue already.
+    fn unwatch(&self, object: &ObjectRef, wait: u64) {
+        object.unwatch(wait);
     }
 
     /// Make the descriptor readable although nothing is done.

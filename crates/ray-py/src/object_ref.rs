@@ -6,6 +6,7 @@ use pyo3::basic::CompareOp;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple, PyType};
+use ray_logic::owner::WaitId;
 use ray_proto::ObjectId;
 use ray_worker::Library;
 use std::sync::Arc;
@@ -25,6 +26,13 @@ impl ObjectRef {
 
     pub(crate) fn is_of(&self, library: &Arc<Library>) -> bool {
         self.library.as_ref().is_some_and(|own| Arc::ptr_eq(own, library))
+    }
+
+    /// End a wait for this object.
+    pub(crate) fn unwatch(&self, wait: u64) {
+        if let Some(library) = &self.library {
+            library.unwatch(self.id, WaitId(wait));
+        }
     }
 
     /// A reference found inside a value: whoever holds the value keeps the object, so only a local count is needed.

@@ -1,7 +1,7 @@
 //! This is the main loop of the library: all reads, all timers and what a full socket left over. One thread at a time runs it (role.rs).
 
 use crate::exec::{ActorWork, Duty, WorkTemplate};
-use crate::library::{Answer, Core, Direct, Library, LogRecord};
+use crate::library::{Answer, Core, Direct, Kept, Library, LogRecord};
 use crate::role::Role;
 use ray_proto::msg::{FromNode, Peer, ToNode};
 use ray_proto::report::Fact;
@@ -10,7 +10,8 @@ use ray_proto::ProcId;
 use ray_shm::link::{Filled, Reader, Writer};
 use ray_shm::poll::{Poll, Ready, Timer, Vigil};
 use rustc_hash::FxHashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 const DAEMON_GONE: &str =
@@ -18,6 +19,8 @@ const DAEMON_GONE: &str =
 const NODE: u64 = 0;
 const WAKER: u64 = u64::MAX;
 const SOON: u64 = u64::MAX - 1;
+/// Tokens of pipes to forked children count up from here; no process has such a number.
+const CHILDREN: u64 = u64::MAX << 32;
 /// Looking for extents that stay empty.
 const SWEEP_US: u64 = 5_000_000;
 
@@ -35,6 +38,9 @@ pub(crate) struct Engine {
     vigil: Vigil,
     /// Answers of peers, handed over once the lock is free.
     answered: Vec<(u64, Vec<Fact>)>,
+    /// What forked children see, by token.
+    kept: FxHashMap<u64, Kept>,
+    next_child: u64,
 }
 
 /// The session is over, and why.
@@ -55,6 +61,8 @@ pub(crate) fn start(library: Arc<Library>, node: Reader, relief: Arc<Timer>) -> 
         ready: Vec::with_capacity(64),
         vigil: Vigil::default(),
         answered: Vec::new(),
+        kept: FxHashMap::default(),
+        next_child: CHILDREN,
     };
     engine.read_node().map_err(|Fate(why)| why)?;
     engine.pass_time();
@@ -87,7 +95,10 @@ impl Engine {
         if any {
             self.pass_time();
         }
-        self.library.check().map_err(|_| Fate("the session is over".into()))?;
+        // A dismissed worker goes on listening: should its daemon die now, nobody else would end it.
+        if self.library.check().is_err() && !self.library.dismissed.load(Ordering::Acquire) {
+            return Err(Fate("the session is over".into()));
+        }
         Ok(any)
     }
 
@@ -99,6 +110,16 @@ impl Engine {
             }
             SOON => {
                 self.library.soon_fired();
+                Ok(())
+            }
+            token if token >= CHILDREN => {
+                if let Some((pipe, what)) = self.kept.remove(&token) {
+                    self.poll.remove(pipe.as_fd());
+                    // Under the lock: a fork must not find the list of dropped references half written.
+                    let core = self.library.lock();
+                    drop(what);
+                    self.library.settle(core);
+                }
                 Ok(())
             }
             token => {
@@ -122,6 +143,7 @@ impl Engine {
 
     /// Timers, left-over output, and the next deadline.
     fn pass_time(&mut self) {
+        self.watch_children();
         let now = ray_shm::now_us();
         let mut core = self.library.lock();
         self.library.drain_drops(&mut core);
@@ -145,6 +167,15 @@ impl Engine {
             self.library.work_bell.ring(u32::MAX);
         }
         self.due = next;
+    }
+
+    fn watch_children(&mut self) {
+        while let Some((pipe, what)) = self.library.kept.pop() {
+            // One that can't be watched is kept until the session ends.
+            let _ = self.poll.add(pipe.as_fd(), self.next_child);
+            self.kept.insert(self.next_child, (pipe, what));
+            self.next_child += 1;
+        }
     }
 
     fn watch_writes(&self, core: &Core, link: ProcId) {
@@ -278,6 +309,7 @@ impl Engine {
             }
             FromNode::ActorFinish { .. } => self.finish("every handle to it went out of scope".into()),
             FromNode::Exit { reason } => self.finish(reason),
+            FromNode::Dismiss {} => self.library.dismiss(),
             FromNode::MayYouExit {} => self.in_core(|core, _| {
                 // Whatever comes of it: what this process freed is better used by others.
                 ray_shm::memory::trim_heap();

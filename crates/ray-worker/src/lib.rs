@@ -5,6 +5,7 @@
 
 mod event_loop;
 mod exec;
+mod fork;
 mod gate;
 mod library;
 mod report;
@@ -14,6 +15,7 @@ mod streams;
 mod waits;
 
 pub use exec::{ActorWork, CallWork, Work, WorkTemplate};
+pub use fork::Held;
 pub use gate::{Gate, Woken};
 pub use library::{Config, Failure, Library, LogRecord};
 pub use ray_logic::exec::Permit;

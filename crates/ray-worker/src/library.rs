@@ -16,6 +16,7 @@ use ray_shm::board::Board;
 use ray_shm::link::{Flushed, Reader, Writer};
 use ray_shm::poll::{Poll, Timer, Waker};
 use rustc_hash::FxHashMap;
+use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,31 +68,38 @@ pub struct Library {
     dropped: SegQueue<ObjectId>,
     /// Readers of streams dropped by Python, by call.
     dropped_readers: SegQueue<u64>,
+    /// What children of forks see, each with a pipe that tells of their end. The engine takes them over.
+    pub(crate) kept: SegQueue<Kept>,
     /// What wakes the engine thread; None once it has ended.
-    wakers: Mutex<Option<Wakers>>,
+    pub(crate) wakers: Mutex<Option<Wakers>>,
     role: OnceLock<Arc<Role>>,
     soon_armed: AtomicBool,
     pub(crate) work_bell: Bell,
     /// Rung besides `work_bell` for an asyncio loop that polls a descriptor.
     pub(crate) work_waker: OnceLock<Waker>,
     pub(crate) log_bell: Bell,
-    over: AtomicBool,
+    pub(crate) over: AtomicBool,
     /// Opened when the engine thread has read everything.
     ended: Gate,
-    forked: AtomicBool,
+    pub(crate) forked: AtomicBool,
+    /// The daemon has told this worker to end.
+    pub(crate) dismissed: AtomicBool,
     pub(crate) slot: Option<(u32, Board)>,
     pub node_id: Blob,
     pub me: ProcId,
     pub node_total: Resources,
 }
 
+/// Something to keep until the pipe's other end is closed.
+pub(crate) type Kept = (OwnedFd, Box<dyn Any + Send>);
+
 pub(crate) struct Wakers {
     /// Sends the background thread to the reader's place.
     relief: Arc<Timer>,
     /// Output or dropped references wait: come soon.
-    soon: Timer,
+    pub soon: Timer,
     /// Come now.
-    now: Waker,
+    pub now: Waker,
 }
 
 pub(crate) struct Direct {
@@ -122,6 +130,8 @@ pub(crate) struct Core {
     pub replies_since: Option<u64>,
     /// The process ends soon: no more calls.
     pub leaving: bool,
+    /// The constructor of an actor runs.
+    pub constructing: bool,
     commands: Vec<Command>,
     /// Gates to open once the lock is released.
     pub woken: Vec<Waiter>,
@@ -168,6 +178,7 @@ impl Library {
             logs: VecDeque::new(),
             replies_since: None,
             leaving: false,
+            constructing: false,
             commands: Vec::new(),
             woken: Vec::new(),
         };
@@ -176,6 +187,7 @@ impl Library {
             core: Mutex::new(core),
             dropped: SegQueue::new(),
             dropped_readers: SegQueue::new(),
+            kept: SegQueue::new(),
             wakers: Mutex::new(Some(Wakers { relief: relief.clone(), soon: Timer::new().map_err(system)?, now: Waker::new().map_err(system)? })),
             role: OnceLock::new(),
             soon_armed: AtomicBool::new(false),
@@ -185,6 +197,7 @@ impl Library {
             over: AtomicBool::new(false),
             ended: Gate::default(),
             forked: AtomicBool::new(false),
+            dismissed: AtomicBool::new(false),
             slot: config.slot,
             node_id,
             me: proc_id,
@@ -322,19 +335,13 @@ impl Library {
         (self.node_total.get("object_store_memory") / UNIT) as u64
     }
 
-    /// In the child of a user's fork: never touch the sockets again.
-    pub fn mark_forked(&self) {
-        self.forked.store(true, Ordering::Release);
-        self.over.store(true, Ordering::Release);
-    }
-
     pub fn check(&self) -> Result<(), Failure> {
         if !self.over.load(Ordering::Acquire) {
             return Ok(());
         }
         if self.forked.load(Ordering::Acquire) {
-            let text = "this process was forked from one that uses ray; the connection belongs to the parent.\nhint: start the process with the \"spawn\" method, or call ray only in the parent";
-            return Err(Failure::SessionOver(text.into()));
+            let text = "this process was forked from one that uses ray: the session, and what belongs to it, is the parent's.\nhint: start the process with the \"spawn\" method, call ray in the parent only, or call ray.init() here for a session of its own";
+            return Err(Failure::System(text.into()));
         }
         Err(Failure::SessionOver(self.lock().over.clone().unwrap_or_default()))
     }

@@ -122,17 +122,24 @@ impl Library {
         });
     }
 
-    /// Tell `queue` when `id` is ready; `call` is on whose behalf. Returns true if it already is, and then tells nobody.
-    pub fn watch(&self, id: ObjectId, queue: &Arc<CompletionQueue>, token: u64, call: Option<(ProcId, u64)>) -> bool {
+    /// Tell `queue` when `id` is ready; `call` is on whose behalf. Ends by itself then, or with `unwatch`. None: it is ready already, and nobody is told.
+    pub fn watch(&self, id: ObjectId, queue: &Arc<CompletionQueue>, token: u64, call: Option<(ProcId, u64)>) -> Option<WaitId> {
         let who = Waiting { since: ray_shm::now_us(), blocks: false, call };
-        self.with(|core| match core.owner.wait_start(&[id], 1, who) {
-            None => true,
-            Some(wait) => {
-                core.waiters.insert(wait, Waiter::Completion(queue.clone(), token));
-                core.flush_all();
-                false
-            }
+        self.with(|core| {
+            let wait = core.owner.wait_start(&[id], 1, who)?;
+            core.waiters.insert(wait, Waiter::Completion(queue.clone(), token));
+            core.flush_all();
+            Some(wait)
         })
+    }
+
+    /// Nobody wants to be told of `id` any more. It may have been told already.
+    pub fn unwatch(&self, id: ObjectId, wait: WaitId) {
+        self.with(|core| {
+            if core.waiters.remove(&wait).is_some() {
+                core.owner.wait_end(wait, &[id]);
+            }
+        });
     }
 
     /// Ask the node and register the gate its answer opens.

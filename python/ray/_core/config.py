@@ -1,4 +1,4 @@
-"""The RAY_* environment variables that the Python half of the core honours. Nothing else reads the environment for settings.
+"""The environment variables that the Python half of the core honours: RAY_* and what Python itself reads. Nothing else reads the environment for settings.
 
 Read at the time of use, so that a program may set them before `ray.init`.
 """
@@ -77,6 +77,7 @@ _TABLE: dict[str, tuple[Callable[[str], Any], Any]] = {
     "RAY_TMPDIR": (str, ""),  # where session folders go
     "RAY_DEDUP_LOGS": (_flag, True),  # show a line that several workers print once
     "RAY_DEDUP_LOGS_AGG_WINDOW_S": (float, 5.0),  # seconds over which repeats are counted
+    "PYTHONBREAKPOINT": (str, ""),  # Python's own: what `breakpoint()` calls
     "RAY_COLOR_PREFIX": (_flag, True),  # colour the "(name pid=..)" prefix on a terminal
 }
 

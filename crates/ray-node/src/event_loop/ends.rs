@@ -15,6 +15,13 @@ impl Daemon {
         }
     }
 
+    pub(super) fn children_ended(&mut self) {
+        let mut news = [0u8; 128];
+        // What it says may be several ends in one: the sweep looks for itself.
+        let _ = rustix::io::read(&self.child_ends, &mut news);
+        self.sweep();
+    }
+
     /// What workers that ended have started ends too.
     pub(super) fn sweep(&mut self) {
         let template = self.template.as_ref().map(Template::pid);
