@@ -112,7 +112,7 @@ class Core:
         Keys: python (str), native_path (str), resources (dict[str, float]), labels, object_store_memory (int, bytes), session_dir (str),
         sys_path (list[str]), cwd (str), env (dict[str, str]), job_env (str), namespace (str), log_to_driver (bool), settings (dict[str, str])."""
     @staticmethod
-    def attach(fd: int, slot: int, board_fd: int, namespace: str, env: str) -> Core:
+    def attach(fd: int, slot: int, board_fd: int, namespace: str, env: str, settings: dict[str, str]) -> Core:
         """Connect as a worker over an inherited socket. Called after fork, never before."""
     def shutdown(self) -> None:
         """Idempotent. Ends the daemon and waits for it. Every blocked call in this process raises."""

@@ -79,6 +79,13 @@ wire_struct! {
     }
 }
 
+impl WorkerLine {
+    /// What a line counts while it waits to be shown: its text, and something for being a line.
+    pub fn weight(text: &str) -> u64 {
+        64 + text.len() as u64
+    }
+}
+
 wire_enum! {
     pub enum Outcome {
         0 = Returned {},
@@ -129,6 +136,8 @@ wire_enum! {
         25 = IdleExitReply { may_exit: bool },
         26 = Shutdown {},
         27 = Boot { boot: Boot },
+        /// The driver has shown lines of workers: so many bytes (`WorkerLine::weight`) less wait for it.
+        28 = LinesShown { bytes: u64 },
     }
 }
 

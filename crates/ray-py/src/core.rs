@@ -132,6 +132,15 @@ fn soft_fd_limit() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Nofile).current
 }
 
+/// What of the settings concerns the library. `pending_bytes` stays 0 if it is not set: it then follows from the node's memory.
+fn limits(settings: &BTreeMap<String, String>) -> Result<Limits, String> {
+    let pending_bytes = match settings.get("pending_calls_bytes") {
+        Some(text) => text.parse().map_err(|_| format!("the setting pending_calls_bytes must be a whole number of bytes, got {text:?}"))?,
+        None => 0,
+    };
+    Ok(Limits { pending_bytes, ..Limits::default() })
+}
+
 /// What the template needs, as JSON.
 fn template_config(config: &Bound<'_, PyDict>) -> PyResult<String> {
     let part = PyDict::new(config.py());
@@ -187,6 +196,7 @@ impl Core {
         settings.insert("log_to_driver".into(), if get_config(config, "log_to_driver")? { "1" } else { "0" }.into());
         let node_id: Vec<u8> = py.import("os")?.call_method1("urandom", (28,))?.extract()?;
         let job = Job { namespace: get_config(config, "namespace")?, env: get_config(config, "job_env")? };
+        let limits = limits(&settings).map_err(PyValueError::new_err)?;
         let boot = Boot {
             node_id: node_id.into(),
             total: Resources::from_f64(resources.iter().map(|(name, amount)| (name.as_str(), *amount))),
@@ -200,7 +210,7 @@ impl Core {
         let started = py.detach(|| -> Result<Core, String> {
             let (mut daemon, link) = DaemonProcess::start(&python, &native_path)?;
             let result = handshake(link, ToNode::Boot { boot }).and_then(|(reader, welcome)| {
-                let config = Config { limits: Limits::default(), slot: None };
+                let config = Config { limits, slot: None };
                 Library::start(reader, welcome, config).map_err(|failure| format!("{failure:?}"))
             });
             match result {
@@ -216,7 +226,7 @@ impl Core {
 
     /// Connect as a worker over an inherited socket. Called after fork, never before.
     #[staticmethod]
-    fn attach(py: Python<'_>, fd: i32, slot: u32, board_fd: i32, namespace: String, env: String) -> PyResult<Core> {
+    fn attach(py: Python<'_>, fd: i32, slot: u32, board_fd: i32, namespace: String, env: String, settings: BTreeMap<String, String>) -> PyResult<Core> {
         // SAFETY: the template passes the numbers of descriptors that it received for this worker and uses nowhere else.
         let (link, board_fd) = unsafe { (OwnedFd::from_raw_fd(fd), OwnedFd::from_raw_fd(board_fd)) };
         let attach = || -> Result<Core, String> {
@@ -224,7 +234,7 @@ impl Core {
             // Shared by all workers of the template: the descriptor itself is not needed any more.
             drop(board_fd);
             let (reader, welcome) = handshake(link, ToNode::Hello { protocol: PROTOCOL, pid: std::process::id(), max_links: max_links() })?;
-            let config = Config { limits: Limits::default(), slot: Some((slot, board)) };
+            let config = Config { limits: limits(&settings)?, slot: Some((slot, board)) };
             let library = Library::start(reader, welcome, config).map_err(|failure| format!("{failure:?}"))?;
             Ok(Core::install(library, None, Job { namespace, env }))
         };
@@ -272,7 +282,7 @@ impl Core {
 
     fn put(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<ObjectRef> {
         self.library.check().map_err(|failure| self.failure(py, failure))?;
-        let (payload, _alive) = values::encode(value, &self.library)?;
+        let (payload, _alive) = values::encode_own(value, &self.library)?;
         let id = self.library.put(payload);
         Ok(ObjectRef::counted(&self.library, id))
     }

@@ -15,6 +15,7 @@ mod execute;
 mod futures;
 mod object_ref;
 mod pending_call;
+mod room;
 mod template;
 mod values;
 

@@ -7,6 +7,7 @@ mod event_loop;
 mod exec;
 mod gate;
 mod library;
+mod room;
 mod store;
 mod waits;
 

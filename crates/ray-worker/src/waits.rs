@@ -2,7 +2,7 @@
 
 use crate::gate::Gate;
 use crate::library::{Answer, Core, Failure, Library};
-use ray_logic::owner::WaitId;
+use ray_logic::owner::{Owner, WaitId};
 use ray_proto::msg::{FromNode, ToNode};
 use ray_proto::{ObjectId, ProcId, Value};
 use ray_shm::poll::Waker;
@@ -92,9 +92,13 @@ impl Library {
 
     /// Begin to wait until `need` of `ids` are ready; None: they are. `in_call`: a running call blocks meanwhile.
     pub fn wait_start(&self, ids: &[ObjectId], need: usize, in_call: bool) -> Result<Option<Ticket>, Failure> {
+        self.begin_wait(ids, in_call, |owner| owner.wait_start(ids, need))
+    }
+
+    pub(crate) fn begin_wait(&self, ids: &[ObjectId], in_call: bool, begin: impl FnOnce(&mut Owner) -> Option<WaitId>) -> Result<Option<Ticket>, Failure> {
         self.check()?;
         let ticket = self.with(|core| {
-            let wait = core.owner.wait_start(ids, need)?;
+            let wait = begin(&mut core.owner)?;
             let gate = Arc::new(Gate::default());
             core.waiters.insert(wait, Waiter::Gate(gate.clone()));
             if in_call {

@@ -173,7 +173,7 @@ impl Node {
             }
             ToNode::IdleExitReply { may_exit } => self.idle_exit_answered(now, from, may_exit),
             ToNode::Shutdown {} if from == self.driver => self.out.push(NodeCommand::Shutdown),
-            ToNode::Shutdown {} | ToNode::Boot { .. } => {}
+            ToNode::Shutdown {} | ToNode::Boot { .. } | ToNode::LinesShown { .. } => {}
         }
     }
 

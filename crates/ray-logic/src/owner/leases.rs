@@ -58,6 +58,11 @@ impl Lease {
     pub(super) fn worker(&self) -> ProcId {
         self.worker
     }
+
+    /// A call runs there, as far as we know.
+    pub(super) fn runs(&self) -> bool {
+        !self.in_flight.is_empty() && !self.blocked
+    }
 }
 
 impl Owner {

@@ -323,6 +323,7 @@ impl Owner {
             assert!(self.objects.contains_key(id), "{id:?} is held and not in the table");
         }
         self.check_leases();
+        self.check_backlog();
     }
 }
 

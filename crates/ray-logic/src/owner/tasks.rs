@@ -1,5 +1,6 @@
 //! Calls we made: from submission through their arguments to exactly one end.
 
+use super::backlog::{cost, inline_bytes};
 use super::objects::{hex, Object, State};
 use super::refs::Then;
 use super::{Command, Owner};
@@ -58,8 +59,10 @@ pub(super) enum Place {
     Waiting,
     Queued,
     Lease(LeaseId),
-    /// In its actor client's queue or in flight there.
+    /// In its actor client's queue.
     Actor,
+    /// Sent to its actor, at this position.
+    ActorFlight(u64),
 }
 
 #[derive(Debug)]
@@ -77,6 +80,8 @@ pub(super) struct Task {
     pub unresolved: u32,
     pub retries_left: i32,
     pub attempt: u32,
+    /// What it keeps, for the backlog.
+    pub bytes: u32,
     pub place: Place,
 }
 
@@ -139,17 +144,21 @@ impl Owner {
     /// Take the holds of a call and note what it still waits for.
     pub(super) fn accept(&mut self, call: u64, template: &Arc<Template>, args: CallArgs) {
         let has_refs = !(args.deps.is_empty() && args.nested.is_empty() && args.body_id.is_nil());
-        let mut unresolved = 0;
+        let (mut unresolved, mut deps_bytes) = (0, 0);
         for &id in &args.deps {
-            if !self.is_ready(id) {
+            if self.is_ready(id) {
+                deps_bytes += self.value(id).map_or(0, inline_bytes);
+            } else {
                 unresolved += 1;
                 self.object(id).more().dependents.push(call);
                 self.fetch(id);
             }
         }
+        let bytes = cost(template.kind, &args.body, deps_bytes, args.deps.len() + args.nested.len());
+        self.count_accepted(bytes, has_refs);
         let refs = has_refs.then(|| Box::new(TaskRefs { body_id: args.body_id, deps: args.deps, nested: args.nested }));
         let task =
-            Task { template: template.clone(), body: args.body, refs, unresolved, retries_left: template.max_retries, attempt: 0, place: Place::Waiting };
+            Task { template: template.clone(), body: args.body, refs, unresolved, retries_left: template.max_retries, attempt: 0, bytes, place: Place::Waiting };
         let held: Vec<ObjectId> = task.held_refs().collect();
         held.into_iter().for_each(|id| self.hold(id));
         self.tasks.insert(call, task);
@@ -227,7 +236,7 @@ impl Owner {
         reply.retained.iter().for_each(|id| self.grant(from, *id, 1));
         let known = match self.tasks.get(&call).map(|task| task.place) {
             Some(Place::Lease(_)) => self.lease_replied(now, from, call, reply.leaving),
-            Some(Place::Actor) => self.actor_replied(call),
+            Some(Place::ActorFlight(seq)) => self.actor_replied(call, seq),
             _ => false,
         };
         match reply.outcome {
@@ -262,6 +271,7 @@ impl Owner {
     /// The one end of a call: results to its returns, holds dropped.
     pub(super) fn finish(&mut self, call: u64, results: Vec<Payload>) {
         let Some(task) = self.tasks.remove(&call) else { return };
+        self.count_ended(&task);
         let returns = u64::from(task.template.num_returns);
         let shared_error = results.len() == 1 && results[0].value.is_error();
         if shared_error && returns > 1 {

@@ -73,7 +73,7 @@ def main(link_fd: int, slot: int, board_fd: int, config: dict[str, Any], env: st
     """
     _native.set_process_name("ray-worker")
     apply_env(env)
-    core = _native.Core.attach(link_fd, slot, board_fd, config["namespace"], env)
+    core = _native.Core.attach(link_fd, slot, board_fd, config["namespace"], env, config["settings"])
     session.core = core
     os.register_at_fork(after_in_child=core.mark_forked)
     sys.stdout = _NamedStream(1, core)

@@ -1,0 +1,43 @@
+//! Waiting for room: submitters of calls above the budget, and putters into a full store (docs/design/003). What is counted and when waiting is
+//! hopeless, ray-logic decides.
+
+use crate::library::{Failure, Library};
+use crate::waits::Ticket;
+use ray_logic::owner::{Patience, Standing, Want};
+use std::sync::atomic::Ordering;
+
+/// Nothing moves for so long: what is waited for will not happen.
+const PATIENCE_US: u64 = 30_000_000;
+
+impl Library {
+    /// The calls that have not ended keep more than the budget: whoever submits waits first. One load, for every call's path.
+    pub fn is_crowded(&self) -> bool {
+        self.crowded.load(Ordering::Relaxed)
+    }
+
+    pub fn standing(&self) -> Standing {
+        self.with(|core| core.owner.standing())
+    }
+
+    /// How many calls have not ended, of what, and what they keep.
+    pub fn describe_backlog(&self) -> String {
+        self.with(|core| core.owner.describe_backlog())
+    }
+
+    /// Begin to wait for `want`; None: it is so already. `in_call`: a running call blocks meanwhile.
+    pub fn backlog_wait(&self, want: Want, in_call: bool) -> Result<Option<Ticket>, Failure> {
+        self.begin_wait(&[], in_call, |owner| owner.backlog_wait_start(want))
+    }
+
+    pub fn patience(&self) -> Patience {
+        Patience::new(ray_shm::now_us(), self.standing(), PATIENCE_US)
+    }
+
+    pub fn room_is_hopeless(&self, patience: &mut Patience) -> bool {
+        patience.room_is_hopeless(ray_shm::now_us(), self.standing())
+    }
+
+    pub fn store_is_hopeless(&self, patience: &mut Patience) -> bool {
+        patience.store_is_hopeless(ray_shm::now_us(), self.standing())
+    }
+}
