@@ -23,6 +23,8 @@ static CURRENT: RwLock<Option<Arc<Library>>> = RwLock::new(None);
 /// A daemon that has not answered by then is not going to.
 const HANDSHAKE_US: u64 = 20_000_000;
 const SHUTDOWN_US: u64 = 5_000_000;
+/// Up to so many are deleted one by one from a copy of the list.
+const FEW_READY: usize = 64;
 
 pub(crate) fn current(py: Python<'_>) -> PyResult<Arc<Library>> {
     let library = CURRENT.read().map(|current| current.clone()).unwrap_or_default();
@@ -113,6 +115,25 @@ fn ids_of(library: &Arc<Library>, refs: &Bound<'_, PyAny>) -> PyResult<Vec<Objec
     }
 }
 
+/// The items that are not at `places`, which rise.
+fn others<'py>(items: &Bound<'py, PyList>, places: &[usize]) -> PyResult<Bound<'py, PyList>> {
+    // A list copies itself faster than we could, and each deletion moves what is behind it: right for the few that are mostly ready.
+    if places.len() <= FEW_READY {
+        let rest = items.get_slice(0, items.len());
+        places.iter().rev().try_for_each(|at| rest.del_item(*at))?;
+        return Ok(rest);
+    }
+    let rest = PyList::empty(items.py());
+    let mut from = 0;
+    for &at in places.iter().chain(&[items.len()]) {
+        for other in from..at {
+            rest.append(items.get_item(other)?)?;
+        }
+        from = at + 1;
+    }
+    Ok(rest)
+}
+
 fn get_config<'py, T>(config: &Bound<'py, PyDict>, key: &str) -> PyResult<T>
 where
     T: for<'a> FromPyObject<'a, 'py>,
@@ -134,11 +155,13 @@ fn soft_fd_limit() -> Option<u64> {
 
 /// What of the settings concerns the library. `pending_bytes` stays 0 if it is not set: it then follows from the node's memory.
 fn limits(settings: &BTreeMap<String, String>) -> Result<Limits, String> {
-    let pending_bytes = match settings.get("pending_calls_bytes") {
-        Some(text) => text.parse().map_err(|_| format!("the setting pending_calls_bytes must be a whole number of bytes, got {text:?}"))?,
-        None => 0,
+    let whole = |name: &str| match settings.get(name) {
+        Some(text) => text.parse().map(Some).map_err(|_| format!("the setting {name} must be a whole number, got {text:?}")),
+        None => Ok(None),
     };
-    Ok(Limits { pending_bytes, ..Limits::default() })
+    let default = Limits::default();
+    let pending_patience = whole("pending_calls_patience_s")?.map_or(default.pending_patience, |s: u64| s.saturating_mul(1_000_000));
+    Ok(Limits { pending_bytes: whole("pending_calls_bytes")?.unwrap_or(0), pending_patience, ..default })
 }
 
 /// What the template needs, as JSON.
@@ -328,12 +351,7 @@ impl Core {
             ready = self.library.ready_among(&ids, num_returns);
         }
         let done = PyList::new(py, ready.iter().map(|at| refs.get_item(*at)).collect::<PyResult<Vec<_>>>()?)?;
-        // A list copies itself faster than we could, and mostly few are ready.
-        let rest = refs.get_slice(0, refs.len());
-        for at in ready.into_iter().rev() {
-            rest.del_item(at)?;
-        }
-        Ok((done, rest))
+        Ok((done, others(refs, &ready)?))
     }
 
     #[pyo3(signature = (*, payload, class_name, args, kwargs, resources, placement_resources, env, max_restarts, max_concurrency, is_async, name, namespace, detached, get_if_exists))]

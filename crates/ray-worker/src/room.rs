@@ -6,9 +6,6 @@ use crate::waits::Ticket;
 use ray_logic::owner::{Patience, Standing, Want};
 use std::sync::atomic::Ordering;
 
-/// Nothing moves for so long: what is waited for will not happen.
-const PATIENCE_US: u64 = 30_000_000;
-
 impl Library {
     /// The calls that have not ended keep more than the budget: whoever submits waits first. One load, for every call's path.
     pub fn is_crowded(&self) -> bool {
@@ -30,7 +27,7 @@ impl Library {
     }
 
     pub fn patience(&self) -> Patience {
-        Patience::new(ray_shm::now_us(), self.standing(), PATIENCE_US)
+        self.with(|core| core.owner.patience(ray_shm::now_us()))
     }
 
     pub fn room_is_hopeless(&self, patience: &mut Patience) -> bool {

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-SETTINGS: frozenset[str] = frozenset(["idle_worker_s", "infeasible_is_error", "pending_calls_bytes", "stopped_is_dead", "warm_workers"])
+SETTINGS: frozenset[str] = frozenset(["idle_worker_s", "infeasible_is_error", "pending_calls_bytes", "pending_calls_patience_s", "stopped_is_dead", "warm_workers"])
 """Names that `_system_config` may hold: seconds before surplus idle workers end; whether a request that can never be met raises instead of staying
-pending; bytes that the calls of a process may keep before submitting waits (docs/design/003); whether a worker stopped for 5 s counts as dead; workers
+pending; bytes that the calls of a process may keep before submitting waits, and seconds without progress after which that raises (docs/design/003); whether a worker stopped for 5 s counts as dead; workers
 kept ready. The daemon reads them (crates/ray-node/src/event_loop.rs), and each process for itself (crates/ray-py/src/core.rs)."""
 
 LOCAL_HOST = "127.0.0.1"

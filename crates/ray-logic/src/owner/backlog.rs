@@ -140,6 +140,11 @@ impl Owner {
         self.backlog.crowded
     }
 
+    /// For a wait that begins now.
+    pub fn patience(&self, now: Time) -> Patience {
+        Patience::new(now, self.standing(), self.limits.pending_patience)
+    }
+
     pub fn standing(&self) -> Standing {
         let Backlog { calls, bytes, holding, ended, .. } = self.backlog;
         Standing { calls, bytes, holding, ended, running: self.leases.values().filter(|lease| lease.runs()).count() }

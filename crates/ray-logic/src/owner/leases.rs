@@ -347,6 +347,7 @@ impl Owner {
         let expired = |l: &Lease| l.in_flight.is_empty() && now >= l.idle_since + self.limits.idle_lease;
         let idle: Vec<LeaseId> = self.leases.iter().filter(|(_, l)| expired(l)).map(|(id, _)| *id).collect();
         idle.into_iter().for_each(|id| self.return_lease(id, false));
+        self.shrink_tables();
         for class in 0..self.classes.len() {
             self.rebalance(now, ClassId(class as u32));
         }

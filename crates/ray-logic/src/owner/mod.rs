@@ -69,11 +69,13 @@ pub struct Limits {
     pub pipeline_depth: usize,
     /// Calls that have not ended may keep so much memory before submitters wait.
     pub pending_bytes: u64,
+    /// A submitter that waits gives up when nothing has moved for so long.
+    pub pending_patience: Time,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { idle_lease: 100_000, head_patience: 5_000, pipeline_depth: 64, pending_bytes: u64::MAX }
+        Limits { idle_lease: 100_000, head_patience: 5_000, pipeline_depth: 64, pending_bytes: u64::MAX, pending_patience: 30_000_000 }
     }
 }
 
