@@ -6,7 +6,7 @@ from support import run_script
 
 THOUSAND = """
 import gc, os, resource, sys, time, ray
-resource.setrlimit(resource.RLIMIT_NOFILE, (LIMIT, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 ray.init(num_cpus=2, include_dashboard=False)
 
 @ray.remote(num_cpus=0)
@@ -21,7 +21,7 @@ class Actor:
 actors = [Actor.remote(i) for i in range(COUNT)]
 assert ray.get([actor.who.remote() for actor in actors]) == list(range(COUNT))
 assert ray.get([actors[i].ask.remote(actors[i + 1]) for i in range(0, COUNT, 2)]) == list(range(1, COUNT, 2))
-assert len(os.listdir("/proc/self/fd")) < LIMIT // 2
+assert len(os.listdir("/proc/self/fd")) < FILES // 2
 again = [Actor.remote(0) for _ in range(10)]
 actors.clear()
 assert ray.get([actor.who.remote() for actor in again]) == [0] * 10
@@ -30,7 +30,7 @@ print("all answered")
 
 
 def check(count, limit):
-    done = run_script(THOUSAND.replace("COUNT", str(count)).replace("LIMIT", str(limit)), 150)
+    done = run_script(THOUSAND.replace("COUNT", str(count)).replace("FILES", str(limit)), 150)
     assert "all answered" in done.stdout, done
 
 

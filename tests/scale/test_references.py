@@ -1,6 +1,7 @@
 """Very many references: alive at once, in one list, in one call."""
 
 import gc
+import time
 
 import pytest
 
@@ -49,17 +50,10 @@ class Keeper:
         return sum(ray.get(self.refs))
 
 
-@pytest.fixture(scope="module")
-def refs():
-    """Refs to the numbers from 0."""
-    return []
-
-
 @pytest.fixture
-def numbers(refs, _runtime):
-    if not refs:
-        refs += [ray.put(i) for i in range(MANY)]
-    return refs
+def numbers(_runtime):
+    """Refs to the numbers from 0."""
+    return [ray.put(i) for i in range(MANY)]
 
 
 def test_references_100k_are_got_and_waited_for_at_once(numbers):
@@ -102,6 +96,30 @@ def test_references_100k_pending_in_one_argument_are_awaited(numbers):
     """A call whose arguments are the results of 100,000 others starts when the last of them is there."""
     pending = [count_arguments.remote() for _ in range(MANY)]
     assert ray.get(count_arguments.remote(*pending)) == MANY
+
+
+def test_engine_rests_after_messages_larger_than_its_socket(numbers, gate):
+    """A call that did not fit into the socket at once, there and back: afterwards neither process burns CPU."""
+
+    @ray.remote(num_cpus=0)
+    class Other:
+        def give_back(self, refs, *values):
+            return refs
+
+        def cpu_s(self):
+            return time.process_time()
+
+    @ray.remote
+    def wait_at(gate):
+        gate.pass_through()
+
+    other = Other.remote()
+    assert ray.get(other.give_back.remote(numbers, *numbers)) == numbers
+    held = wait_at.remote(gate)
+    before = time.process_time(), ray.get(other.cpu_s.remote())
+    assert ray.wait([held], timeout=2.0) == ([], [held])
+    assert time.process_time() - before[0] < 0.5
+    assert ray.get(other.cpu_s.remote()) - before[1] < 0.5
 
 
 @pytest.mark.slow

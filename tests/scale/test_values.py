@@ -25,6 +25,7 @@ def check_puts(count):
         ref = ray.put(KIB_100)
         if i % 1000 == 0:
             assert ray.get(ref) == KIB_100
+    del ref
     assert store_used() <= 8 << 20
     refs = hold_as_many_as_fit()
     assert len(refs) * len(KIB_100) > 0.9 * store_bytes

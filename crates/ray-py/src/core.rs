@@ -104,10 +104,7 @@ impl Core {
 fn ids_of(library: &Arc<Library>, refs: &Bound<'_, PyAny>) -> PyResult<Vec<ObjectId>> {
     let one = |item: Bound<'_, PyAny>| -> PyResult<ObjectId> {
         let object = item.cast::<ObjectRef>()?.get();
-        match object.is_of(library) {
-            true => Ok(object.id),
-            false => Err(PyValueError::new_err(format!("{} belongs to no session or to one that has ended; its object is gone", object.__repr__()))),
-        }
+        object.check_is_of(library).map(|()| object.id)
     };
     match refs.cast::<PyList>() {
         Ok(list) => list.iter().map(one).collect(),

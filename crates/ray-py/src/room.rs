@@ -29,9 +29,13 @@ pub(crate) fn wait_for_room(py: Python<'_>, library: &Library, name: &str) -> Py
     }
     let mut patience = library.patience();
     loop {
-        let Some(end) = wait(py, library, Want::Room, |library| library.room_is_hopeless(&mut patience), || {
-            format!("{}. Calling {name} waits until some of them have ended.\n{HINT}", library.describe_backlog())
-        })?
+        let Some(end) = wait(
+            py,
+            library,
+            Want::Room,
+            |library| library.room_is_hopeless(&mut patience),
+            || format!("{}. Calling {name} waits until some of them have ended.\n{HINT}", library.describe_backlog()),
+        )?
         else {
             return Ok(());
         };
@@ -66,7 +70,8 @@ fn place_when_there_is_room(py: Python<'_>, library: &Library, pickled: &Pickled
         if library.store_is_hopeless(&mut patience) || must_not_block(py, library)? {
             return Err(refused());
         }
-        let describe = || format!("{full}\n{} calls of this process that have not ended hold objects: waiting for them to end.\n{HINT}", library.standing().holding);
+        let describe =
+            || format!("{full}\n{} calls of this process that have not ended hold objects: waiting for them to end.\n{HINT}", library.standing().holding);
         if wait(py, library, Want::End { seen }, |library| library.store_is_hopeless(&mut patience), describe)? == Some(End::Hopeless) {
             return Err(refused());
         }
@@ -80,13 +85,7 @@ enum End {
 }
 
 /// Wait for `want` without the GIL; None: it was so already.
-fn wait(
-    py: Python<'_>,
-    library: &Library,
-    want: Want,
-    mut is_hopeless: impl FnMut(&Library) -> bool,
-    warning: impl Fn() -> String,
-) -> PyResult<Option<End>> {
+fn wait(py: Python<'_>, library: &Library, want: Want, mut is_hopeless: impl FnMut(&Library) -> bool, warning: impl Fn() -> String) -> PyResult<Option<End>> {
     let in_call = library.slot().is_some() && context::in_call();
     let failed = |failure| errors::failure(py, failure);
     let Some(ticket) = library.backlog_wait(want, in_call).map_err(failed)? else { return Ok(None) };

@@ -293,7 +293,11 @@ pub(crate) fn decode_args<'py>(py: Python<'py>, library: &Arc<Library>, args: &r
 }
 
 /// Replace top-level references by slots. None when there are none.
-pub(crate) fn extract_deps<'py>(args: &Bound<'py, PyTuple>, kwargs: Option<&Bound<'py, PyDict>>) -> PyResult<Option<(Arguments<'py>, Vec<ObjectId>)>> {
+pub(crate) fn extract_deps<'py>(
+    library: &Arc<Library>,
+    args: &Bound<'py, PyTuple>,
+    kwargs: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Option<(Arguments<'py>, Vec<ObjectId>)>> {
     let is_ref = |item: &Bound<'_, PyAny>| item.is_exact_instance_of::<ObjectRef>();
     let any = args.iter_borrowed().any(|item| is_ref(&item)) || kwargs.is_some_and(|k| k.iter().any(|(_, item)| is_ref(&item)));
     if !any {
@@ -303,6 +307,7 @@ pub(crate) fn extract_deps<'py>(args: &Bound<'py, PyTuple>, kwargs: Option<&Boun
     let mut deps = Vec::new();
     let mut slot = |item: Bound<'py, PyAny>| -> PyResult<Bound<'py, PyAny>> {
         let Ok(object) = item.cast_exact::<ObjectRef>() else { return Ok(item) };
+        object.get().check_is_of(library)?;
         deps.push(object.get().id);
         Ok(Bound::new(py, ArgSlot(deps.len() - 1))?.into_any())
     };

@@ -86,6 +86,8 @@ impl Engine {
                 if event.writable {
                     let mut core = self.library.lock();
                     core.flush(link);
+                    // A socket with room is ready for ever: once all is written, it must not be asked again.
+                    self.watch_writes(&core, link);
                     self.library.settle(core);
                 }
                 match event.readable {

@@ -146,7 +146,8 @@ impl Owner {
         let has_refs = !(args.deps.is_empty() && args.nested.is_empty() && args.body_id.is_nil());
         let (mut unresolved, mut deps_bytes) = (0, 0);
         for &id in &args.deps {
-            if self.is_ready(id) {
+            // The first mention may make its entry, and one that was freed, or never was, is ready: with an error.
+            if self.object(id).is_ready() {
                 deps_bytes += self.value(id).map_or(0, inline_bytes);
             } else {
                 unresolved += 1;
@@ -157,8 +158,16 @@ impl Owner {
         let bytes = cost(template.kind, &args.body, deps_bytes, args.deps.len() + args.nested.len());
         self.count_accepted(bytes, has_refs);
         let refs = has_refs.then(|| Box::new(TaskRefs { body_id: args.body_id, deps: args.deps, nested: args.nested }));
-        let task =
-            Task { template: template.clone(), body: args.body, refs, unresolved, retries_left: template.max_retries, attempt: 0, bytes, place: Place::Waiting };
+        let task = Task {
+            template: template.clone(),
+            body: args.body,
+            refs,
+            unresolved,
+            retries_left: template.max_retries,
+            attempt: 0,
+            bytes,
+            place: Place::Waiting,
+        };
         let held: Vec<ObjectId> = task.held_refs().collect();
         held.into_iter().for_each(|id| self.hold(id));
         self.tasks.insert(call, task);
