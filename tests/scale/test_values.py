@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np  # before any snapshot: it starts threads of its own
 import pytest
 
 import ray
@@ -77,7 +78,6 @@ def test_arguments_10k_by_keyword_arrive(no_runtime):
 @pytest.mark.limit(120)
 def test_argument_of_4_gib_is_read_in_place(no_runtime):
     """The worker sees the array without a copy of its own: read-only, not its own memory, and its process stays small."""
-    np = pytest.importorskip("numpy")
     init(num_cpus=1)
 
     @ray.remote
