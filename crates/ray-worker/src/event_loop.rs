@@ -319,6 +319,8 @@ impl Engine {
         if let Some(reader) = self.unopened.remove(&peer) {
             if self.poll.add(reader.fd(), peer.0).is_ok() {
                 self.direct.insert(peer, reader);
+                // What did not fit into the socket before now could not ask for room: the link was not in the poll set.
+                self.watch_writes(&self.library.lock(), peer);
             }
         }
     }
