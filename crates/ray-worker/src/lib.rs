@@ -10,6 +10,7 @@ mod gate;
 mod library;
 mod report;
 mod role;
+mod room;
 mod store;
 mod streams;
 mod waits;
