@@ -167,7 +167,8 @@ wire_struct! {
         pub node_id: Blob,
         pub total: Resources,
         pub store_bytes: u64,
-        pub python: String,
+        /// The interpreter's path: bytes, since a path need not be UTF-8.
+        pub python: Blob,
         /// Passed on to the template as one JSON text.
         pub template_config: String,
         pub settings: std::collections::BTreeMap<String, String>,

@@ -2,11 +2,13 @@
 
 use crate::exec::{ActorWork, Duty, WorkTemplate};
 use crate::library::{Answer, Core, Direct, Kept, Library, LogRecord};
+use crate::reserved::ReservedThread;
 use crate::role::Role;
 use ray_proto::msg::{FromNode, Peer, ToNode};
 use ray_proto::report::Fact;
 use ray_proto::wire::{decode, Wire};
 use ray_proto::ProcId;
+use ray_shm::host::explain;
 use ray_shm::link::{Filled, Reader, Writer};
 use ray_shm::poll::{Poll, Ready, Timer, Vigil};
 use rustc_hash::FxHashMap;
@@ -46,10 +48,9 @@ pub(crate) struct Engine {
 /// The session is over, and why.
 pub(crate) struct Fate(pub String);
 
-/// Set up the engine, handle what came right behind the handshake, and start the background thread.
-pub(crate) fn start(library: Arc<Library>, node: Reader, relief: Arc<Timer>) -> Result<(), String> {
-    let poll = Poll::new().map_err(|e| format!("epoll: {e}"))?;
-    poll.add(node.fd(), NODE).and_then(|()| library.watch_timers(&poll, WAKER, SOON)).map_err(|e| format!("epoll: {e}"))?;
+/// Set up the engine, handle what came right behind the handshake, and let the background thread begin.
+pub(crate) fn start(library: Arc<Library>, node: Reader, poll: Poll, (relief, thread): (Arc<Timer>, ReservedThread)) -> Result<(), String> {
+    poll.add(node.fd(), NODE).and_then(|()| library.watch_timers(&poll, WAKER, SOON)).map_err(|error| explain("epoll", error))?;
     let mut engine = Engine {
         library: library.clone(),
         poll,
@@ -68,12 +69,7 @@ pub(crate) fn start(library: Arc<Library>, node: Reader, relief: Arc<Timer>) -> 
     engine.pass_time();
     let role = Role::new(engine);
     library.set_role(role.clone());
-    let body = move || {
-        ray_shm::signals::block_all();
-        role.relieve(&library, &relief);
-    };
-    // The engine's stack holds no user data: a small one is enough.
-    std::thread::Builder::new().name("ray-engine".into()).stack_size(256 * 1024).spawn(body).map(|_| ()).map_err(|e| format!("no thread for the engine: {e}"))
+    thread.run(move || role.relieve(&library, &relief))
 }
 
 impl Engine {

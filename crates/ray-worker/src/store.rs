@@ -4,7 +4,9 @@ use crate::library::{Core, Failure, Library};
 use ray_logic::extents::{rounded, Allocation};
 use ray_proto::msg::{FromNode, ToNode};
 use ray_proto::{Blob, ExtentId, ShmRange, Value};
+use ray_shm::host::explain;
 use ray_shm::memory::{write_cold, Mapping};
+use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -37,6 +39,10 @@ impl View {
     }
 }
 
+fn not_mapped(size: u64, error: Errno) -> Failure {
+    Failure::System(explain(&format!("{size} bytes of shared memory could not be mapped"), error))
+}
+
 impl Library {
     /// Bytes in a fresh range: `parts` are written one after another at their offsets.
     pub fn store(&self, len: u64, parts: &[(u64, &[u8])]) -> Result<ShmRange, Failure> {
@@ -47,7 +53,7 @@ impl Library {
                 mapping.write(range.offset + at, bytes);
             } else if let Err(error) = write_cold(fd.as_fd(), range.offset + at, bytes) {
                 self.with(|core| core.extents.free(range));
-                return Err(Failure::StoreFull(format!("the system gave no memory for {len} bytes of shared memory: {error}")));
+                return Err(Failure::StoreFull(explain(&format!("the system gave no memory for {len} bytes of shared memory"), error)));
             }
         }
         Ok(range)
@@ -93,7 +99,7 @@ impl Library {
     }
 
     fn add_extent(&self, id: ExtentId, size: u64, fd: OwnedFd) -> Result<(), Failure> {
-        let mapping = Mapping::read_write(fd.as_fd(), size).map_err(|error| Failure::System(format!("could not map {size} bytes: {error}")))?;
+        let mapping = Mapping::read_write(fd.as_fd(), size).map_err(|error| not_mapped(size, error))?;
         let extent = Extent { fd: Some(Arc::new(fd)), mapping: Arc::new(mapping), empty_since: None };
         self.with(|core| {
             core.open.insert(id, extent);
@@ -122,7 +128,7 @@ impl Library {
     fn open_extent(&self, id: ExtentId) -> Result<Arc<Mapping>, Failure> {
         match self.ask_and_wait(|token| ToNode::ExtentOpen { token, extent: id })? {
             (FromNode::ExtentOpened { size, .. }, Some(fd)) => {
-                let mapping = Mapping::read_only(fd.as_fd(), size).map_err(|error| Failure::System(format!("could not map {size} bytes: {error}")))?;
+                let mapping = Mapping::read_only(fd.as_fd(), size).map_err(|error| not_mapped(size, error))?;
                 let mapping = Arc::new(mapping);
                 self.with(|core| core.open.insert(id, Extent { fd: None, mapping: mapping.clone(), empty_since: None }));
                 Ok(mapping)
