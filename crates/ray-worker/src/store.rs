@@ -99,7 +99,11 @@ impl Library {
     }
 
     fn add_extent(&self, id: ExtentId, size: u64, fd: OwnedFd) -> Result<(), Failure> {
-        let mapping = Mapping::read_write(fd.as_fd(), size).map_err(|error| not_mapped(size, error))?;
+        let mapping = Mapping::read_write(fd.as_fd(), size).map_err(|error| {
+            // Granted and of no use here: others may have it.
+            self.with(|core| core.queue_node(ToNode::ExtentDrop { extent: id }));
+            not_mapped(size, error)
+        })?;
         let extent = Extent { fd: Some(Arc::new(fd)), mapping: Arc::new(mapping), empty_since: None };
         self.with(|core| {
             core.open.insert(id, extent);
