@@ -183,8 +183,7 @@ impl Core {
     fn next_call(&mut self) -> Option<Work> {
         let Queued { from, call } = self.exec.pop(ray_shm::now_us())?;
         let template = self.templates.get(&(from, call.template)).cloned();
-        let template =
-            template.unwrap_or_else(|| Arc::new(WorkTemplate { name: "?".into(), payload: Blob::EMPTY, max_calls: 0, held: Resources::default() }));
+        let template = template.unwrap_or_else(|| Arc::new(WorkTemplate { name: "?".into(), payload: Blob::EMPTY, max_calls: 0, held: Resources::default() }));
         Some(Work::Call(CallWork { from, template, call }))
     }
 
