@@ -1,6 +1,5 @@
 """Shared memory where /dev/shm is small or absent, where memory files are forbidden, and where a limit holds for them."""
 
-
 import pytest
 
 from support.hosts import PROGRAM, WORKED, private_mounts, run, worked

@@ -65,7 +65,7 @@ try:
 except ray.exceptions.WorkerCrashedError as error:
     print(error)
 """
-    done = run(tmp_path, code, under=[*SHELL, "trap '' CHLD HUP; exec \"$0\" \"$@\""])
+    done = run(tmp_path, code, under=[*SHELL, 'trap \'\' CHLD HUP; exec "$0" "$@"'])
     assert done.rc == 0 and "SIGKILL" in done.stdout, done
 
 

@@ -245,6 +245,8 @@ wire_enum! {
         14 = StreamClose { task: u64 },
         15 = Ask { token: u64, subject: Subject },
         16 = Told { token: u64, facts: Vec<Fact> },
+        /// The sender has its end of a direct link. Who has his own end and hears this may write to it.
+        17 = Arrived {},
     }
 }
 

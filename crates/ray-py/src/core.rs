@@ -298,8 +298,9 @@ impl Core {
             errors::note_exit();
         }
         py.detach(|| {
-            self.library.shutdown();
             let daemon = self.daemon.lock().ok().and_then(|mut daemon| daemon.take());
+            daemon.iter().for_each(DaemonProcess::wake);
+            self.library.shutdown();
             if let Some(mut daemon) = daemon {
                 daemon.reap(SHUTDOWN_US);
             }

@@ -54,6 +54,13 @@ impl DaemonProcess {
         String::from_utf8_lossy(&text).trim().chars().take(4000).collect()
     }
 
+    /// Somebody may have stopped it (SIGSTOP): it is to run, in order to end what it started.
+    pub(crate) fn wake(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        // Its number is its own until it is waited for; dead is fine.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::CONT);
+    }
+
     /// Wait for its end; after `patience_us` it is killed.
     pub(crate) fn reap(&mut self, patience_us: u64) {
         let Some(pid) = rustix::process::Pid::from_raw(self.child.id() as i32) else { return };

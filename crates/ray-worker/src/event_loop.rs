@@ -31,7 +31,7 @@ pub(crate) struct Engine {
     poll: Poll,
     node: Reader,
     direct: FxHashMap<ProcId, Reader>,
-    /// Direct links that wait for their peer's `Switch`.
+    /// Direct links whose end is here, that wait for their peer's `Arrived` to be written to and for its `Switch` to be read.
     unopened: FxHashMap<ProcId, Reader>,
     next_sweep: u64,
     /// When time alone asks for the next step.
@@ -281,10 +281,11 @@ impl Engine {
     fn on_node(&mut self, message: FromNode, fd: Option<OwnedFd>) {
         match message {
             FromNode::Relayed { from, message } => match *message {
+                Peer::Arrived {} => self.write_direct(from),
                 Peer::Switch {} => self.open_direct(from),
                 message => self.on_peer(from, vec![message]),
             },
-            FromNode::Link { peer } => self.new_direct(peer, fd),
+            FromNode::Link { peer } => self.direct_arrived(peer, fd),
             FromNode::ProcDied { proc_id, .. } => {
                 // What it had sent comes first: finished calls keep their results.
                 // (A link whose `Switch` never came is not read: what was relayed before it is lost, too.)
@@ -363,10 +364,16 @@ impl Engine {
         }
     }
 
-    /// A direct link: we write to it from now on, after one last relayed frame; we read it once the peer has said the same.
-    fn new_direct(&mut self, peer: ProcId, fd: Option<OwnedFd>) {
+    /// Our end of a direct link. Where a process had no descriptor left for its end, it says nothing, and the two go on through the daemon.
+    fn direct_arrived(&mut self, peer: ProcId, fd: Option<OwnedFd>) {
         let Some(fd) = fd.map(Arc::new) else { return };
-        self.unopened.insert(peer, Reader::new(fd.clone()));
+        self.unopened.insert(peer, Reader::new(fd));
+        self.in_core(|core, _| core.queue_node(ToNode::Relay { to: peer, message: Box::new(Peer::Arrived {}) }));
+    }
+
+    /// Both ends have arrived: we write to ours from now on, after one last relayed frame; we read it once the peer has said the same.
+    fn write_direct(&mut self, peer: ProcId) {
+        let Some(fd) = self.unopened.get(&peer).map(Reader::shared_fd) else { return };
         self.in_core(|core, _| {
             core.carry_out();
             core.queue_node(ToNode::Relay { to: peer, message: Box::new(Peer::Switch {}) });

@@ -43,6 +43,10 @@ fn not_mapped(size: u64, error: Errno) -> Failure {
     Failure::System(explain(&format!("{size} bytes of shared memory could not be mapped"), error))
 }
 
+fn no_descriptor(of: &str) -> Failure {
+    Failure::System(explain(&format!("{of} could not be opened"), Errno::MFILE))
+}
+
 impl Library {
     /// Bytes in a fresh range: `parts` are written one after another at their offsets.
     pub fn store(&self, len: u64, parts: &[(u64, &[u8])]) -> Result<ShmRange, Failure> {
@@ -87,6 +91,10 @@ impl Library {
                 (FromNode::ExtentGrant { extent, size, .. }, Some(fd)) => {
                     self.add_extent(extent, size, fd)?;
                     return Ok(size);
+                }
+                (FromNode::ExtentGrant { extent, size, .. }, None) => {
+                    self.with(|core| core.queue_node(ToNode::ExtentDrop { extent }));
+                    return Err(no_descriptor(&format!("{size} bytes of shared memory")));
                 }
                 (FromNode::StoreFull { text, .. }, _) => full = text,
                 _ => return Err(Failure::System("the daemon answered a request for shared memory with something else".into())),
@@ -137,6 +145,7 @@ impl Library {
                 self.with(|core| core.open.insert(id, Extent { fd: None, mapping: mapping.clone(), empty_since: None }));
                 Ok(mapping)
             }
+            (FromNode::ExtentOpened { .. }, None) => Err(no_descriptor("the shared memory of an object")),
             _ => Err(Failure::System(format!("the shared memory of an object is gone ({id:?})"))),
         }
     }
