@@ -60,7 +60,7 @@ impl Template {
             .stderr(Stdio::inherit())
             .env(TAG_VARIABLE, Strays::blank_tag())
             .spawn()
-            .map_err(|error| explain_io(&format!("the template process could not be started with {}", python.display()), &error))?;
+            .map_err(|error| explain_io(&format!("the template process could not be started with {}", python.to_string_lossy()), &error))?;
         let mut template = Template { link: ours, child, ready: false, stderr_start };
         if let Err(error) = template.send(config.as_bytes(), &[board]) {
             template.end();

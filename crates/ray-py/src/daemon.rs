@@ -39,7 +39,7 @@ impl DaemonProcess {
             .stdout(Stdio::null())
             .stderr(Stdio::from(copy))
             .spawn()
-            .map_err(|error| host::explain_io(&format!("the daemon could not be started with {}", python.display()), &error))?;
+            .map_err(|error| host::explain_io(&format!("the daemon could not be started with {}", python.to_string_lossy()), &error))?;
         Ok((DaemonProcess { child, stderr: File::from(stderr) }, ours))
     }
 
