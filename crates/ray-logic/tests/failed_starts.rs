@@ -1,7 +1,7 @@
 //! Workers that end before they have said hello: events in, commands out.
 
-use ray_logic::node::{Node, NodeCommand, NodeConfig};
-use ray_proto::msg::{Evidence, FromNode, ToNode};
+use ray_logic::node::{MemoryRules, Node, NodeCommand, NodeConfig};
+use ray_proto::msg::{Evidence, FromNode, MemoryKill, ToNode};
 use ray_proto::{ClassId, ProcId, Resources};
 
 fn node() -> (Node, ProcId) {
@@ -12,6 +12,7 @@ fn node() -> (Node, ProcId) {
         warm_workers: 0,
         idle_worker: 1_000_000,
         infeasible_is_error: false,
+        memory: MemoryRules { refresh: None, growth_bytes: None, ..MemoryRules::default() },
     };
     let mut node = Node::new(config);
     let driver = node.driver_connected(1, 1, 16);
@@ -28,6 +29,7 @@ fn failed(pid: u32) -> Evidence {
         exit_code: 1,
         ended_by_us: String::new(),
         oom_kill: false,
+        memory_kill: MemoryKill::No {},
         peak_rss_kib: 0,
         stderr_tail: "no more threads".into(),
         last_started: None,

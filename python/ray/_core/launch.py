@@ -216,7 +216,7 @@ def start(arguments: dict[str, Any], private: dict[str, Any]) -> session.Session
         try:
             printer.start()
         except RuntimeError as error:
-            engine.shutdown()
+            engine.shutdown(exiting=False)
             raise RuntimeError(
                 f"could not start ray: no thread to print what workers say: {error}\n"
                 "hint: end some processes or threads, or raise the limit with ulimit -u; in a container also its limit of pids counts"
