@@ -113,7 +113,7 @@ class Core:
         """Start a daemon and connect to it as its driver. Raises RuntimeError naming what failed.
 
         Keys: python (str), native_path (str), resources (dict[str, float]), labels, object_store_memory (int, bytes), session_dir (str),
-        door (str), sys_path (list[str]), cwd (str), env (dict[str, str]), job_env (str), namespace (str), log_to_driver (bool), settings (dict[str, str])."""
+        door (str), sys_path (list[str]), job_env (str), namespace (str), log_to_driver (bool), settings (dict[str, str])."""
     @staticmethod
     def observe(door: str) -> Core:
         """Connect through a session's door, to ask questions. Raises RuntimeError naming what failed."""
@@ -269,8 +269,8 @@ def stay_if_interpreter_exits() -> None:
 def set_process_name(name: str) -> None:
     """What ps and top show."""
 
-def daemon_main() -> None:
-    """Run a node's daemon on file descriptor 0 until its driver goes away. Used by `Core.start` only."""
+def daemon_main() -> str | None:
+    """Run a node's daemon on file descriptor 0 until its driver goes away. Used by `Core.start` only. Returns why it could not."""
 
 def is_plain(value: object) -> bool:
     """True for None, bool, int, float, str, bytes and small tuples, lists and dicts of them: values that plain pickle carries with the same meaning everywhere."""

@@ -1,6 +1,7 @@
 //! This is the main loop of the daemon: one thread, one epoll set, the driver on descriptor 0.
 
 use crate::conn::{Conn, Pipe, Token};
+use crate::host::{self, fd_limit};
 use crate::memory::{memory_rules, MemoryReader};
 use crate::oom;
 use crate::strays::Strays;
@@ -11,6 +12,7 @@ use ray_proto::wire::{decode, PROTOCOL};
 use ray_proto::{ExtentId, ProcId, UNIT};
 use ray_shm::board::{Board, SLOTS};
 use ray_shm::door;
+use ray_shm::host::{explain, explain_memfd};
 use ray_shm::link::{pair, Filled, Flushed};
 use ray_shm::poll::{Poll, Ready};
 use ray_shm::processes::{self, Process};
@@ -80,14 +82,15 @@ pub fn run(link: OwnedFd) -> Result<(), String> {
     let text = |error: rustix::io::Errno| error.to_string();
     // Orphans of the template become our children, so that their ends stay known.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(text)?;
-    raise_fd_limit();
+    host::raise_fd_limit();
     signals::block_child_ends(true);
     let mut driver = Conn::new(link, NO_SLOT);
     let boot = first_message(&mut driver)?;
-    let (board_fd, board) = Board::create().map_err(text)?;
+    let (board_fd, board) = Board::create().map_err(|error| explain_memfd("no shared memory for the status board", error))?;
+    host::check(&board_fd)?;
     let config = node_config(&boot);
     let mut daemon = Daemon {
-        poll: Poll::new().map_err(text)?,
+        poll: Poll::new().map_err(|error| explain("the daemon has no epoll set", error))?,
         node: Node::new(config),
         driver: ProcId::NODE,
         conns: BTreeMap::new(),
@@ -115,18 +118,6 @@ pub fn run(link: OwnedFd) -> Result<(), String> {
     daemon.say_farewell();
     daemon.end_everything();
     result
-}
-
-fn raise_fd_limit() {
-    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    limit.current = limit.maximum;
-    // Refused only where the limits are odd; then the old one stays.
-    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
-}
-
-fn fd_limit() -> String {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    limit.map_or_else(|| "none".to_owned(), |n| n.to_string())
 }
 
 fn first_message(driver: &mut Conn) -> Result<Boot, String> {
@@ -169,9 +160,10 @@ impl Daemon {
         self.poll.add(driver.reader.fd(), Token::Link(self.driver).pack()).map_err(text)?;
         self.poll.add(self.child_ends.as_fd(), Token::Children.pack()).map_err(text)?;
         self.conns.insert(self.driver, driver);
-        self.welcome(self.driver);
         self.open_door();
+        // Before the welcome: a host that refuses even this process gets no session.
         self.start_template()?;
+        self.welcome(self.driver);
         self.read_link(self.driver);
         let mut ready = Vec::with_capacity(64);
         let mut timeout = self.after_events();
@@ -367,7 +359,7 @@ impl Daemon {
             }
             Err(error) => {
                 self.node.extent_failed(extent);
-                self.send(to, &FromNode::StoreFull { token, text: format!("the system refused {size} bytes of shared memory: {error}") });
+                self.send(to, &FromNode::StoreFull { token, text: explain_memfd(&format!("the system refused {size} bytes of shared memory"), error) });
             }
         }
     }
@@ -387,12 +379,23 @@ impl Daemon {
         let started = Template::start(&self.boot.python, &self.boot.template_config, self.board_fd.as_fd());
         signals::block_child_ends(true);
         let template = started?;
-        self.poll.add(template.fd(), Token::Template.pack()).map_err(|e| e.to_string())?;
+        self.poll.add(template.fd(), Token::Template.pack()).map_err(|error| explain("the template process can't be watched", error))?;
         self.template = Some(template);
         Ok(())
     }
 
+    /// After a template that did not get ready there is none until a worker is wanted again.
+    fn ensure_template(&mut self) -> Result<(), String> {
+        match self.template {
+            Some(_) => Ok(()),
+            None => self.start_template(),
+        }
+    }
+
     fn fork(&mut self, proc_id: ProcId, env: String) {
+        if let Err(why) = self.ensure_template() {
+            return self.node.fork_failed(ray_shm::now_us(), proc_id, &why);
+        }
         let made = pair().and_then(|(ours, theirs)| {
             let (out, out_write) = pipe_with(PipeFlags::CLOEXEC)?;
             let (err, err_write) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -459,7 +462,7 @@ impl Daemon {
 
     fn on_report(&mut self, report: Report) {
         match report {
-            Report::Ready => {}
+            Report::Ready => self.template.iter_mut().for_each(|template| template.ready = true),
             Report::Forked { proc_id, pid } => {
                 let id = ProcId(proc_id);
                 // The child holds its own copies now: closing ours makes its end visible.
@@ -476,15 +479,20 @@ impl Daemon {
 
     /// Start another one; workers live on, and we are the parent of the orphans now.
     fn template_died(&mut self) {
-        if let Some(mut template) = self.template.take() {
-            self.poll.remove(template.fd());
-            template.end();
+        let Some(mut template) = self.template.take() else { return };
+        self.poll.remove(template.fd());
+        let how = template.ended();
+        if !template.ready {
+            // Its successor would fare no better: the node decides when to try again.
+            let why = host::template_failed(&how, template.stderr_start);
+            let wanted: Vec<ProcId> = self.forking.keys().copied().collect();
+            return wanted.into_iter().for_each(|id| self.fork_failed(id, &why));
         }
         self.conns.values_mut().for_each(|conn| conn.orphan = conn.pid != 0);
         self.reap_orphans();
         if let Err(why) = self.start_template() {
-            let text = format!("no new workers can be started: {why}");
-            return self.send(self.driver, &FromNode::Notice { text });
+            let wanted: Vec<ProcId> = self.forking.keys().copied().collect();
+            return wanted.into_iter().for_each(|id| self.fork_failed(id, &why));
         }
         let waiting: Vec<(ProcId, u32)> = self.forking.keys().filter_map(|id| Some((*id, self.conns.get(id)?.slot))).collect();
         waiting.into_iter().for_each(|(id, slot)| self.ask_template(id, slot));

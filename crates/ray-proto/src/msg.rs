@@ -176,7 +176,8 @@ wire_struct! {
         pub node_id: Blob,
         pub total: Resources,
         pub store_bytes: u64,
-        pub python: String,
+        /// The interpreter's path: bytes, since a path need not be UTF-8.
+        pub python: Blob,
         /// Passed on to the template as one JSON text.
         pub template_config: String,
         pub settings: std::collections::BTreeMap<String, String>,
@@ -253,6 +254,8 @@ wire_enum! {
         14 = StreamClose { task: u64 },
         15 = Ask { token: u64, subject: Subject },
         16 = Told { token: u64, facts: Vec<Fact> },
+        /// The sender has its end of a direct link. Who has his own end and hears this may write to it.
+        17 = Arrived {},
     }
 }
 

@@ -12,11 +12,14 @@ use ray_proto::msg::{Boot, FromNode, ToNode};
 use ray_proto::wire::{decode, PROTOCOL};
 use ray_proto::{ObjectId, ProcId, Resources, UNIT};
 use ray_shm::board::Board;
+use ray_shm::host;
 use ray_shm::link::{Filled, Reader, Writer};
 use ray_shm::processes;
-use ray_worker::{Config, Failure, Library, Ticket, Woken};
+use ray_worker::{Config, Failure, Library, Reserved, Ticket, Woken};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsString;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, RwLock};
 
 /// The library of this process's session. References find it here when they are unpickled.
@@ -243,8 +246,8 @@ fn handshake(link: OwnedFd, first: ToNode) -> Result<(Reader, FromNode), String>
 impl Core {
     #[staticmethod]
     fn start(py: Python<'_>, config: &Bound<'_, PyDict>) -> PyResult<Core> {
-        let python: String = get_config(config, "python")?;
-        let native_path: String = get_config(config, "native_path")?;
+        let python: OsString = get_config(config, "python")?;
+        let native_path: OsString = get_config(config, "native_path")?;
         let resources: HashMap<String, f64> = get_config(config, "resources")?;
         let mut settings: BTreeMap<String, String> = get_config(config, "settings")?;
         settings.insert("log_to_driver".into(), if get_config(config, "log_to_driver")? { "1" } else { "0" }.into());
@@ -255,7 +258,7 @@ impl Core {
             node_id: node_id.into(),
             total: Resources::from_f64(resources.iter().map(|(name, amount)| (name.as_str(), *amount))),
             store_bytes: get_config(config, "object_store_memory")?,
-            python: python.clone(),
+            python: python.as_bytes().into(),
             template_config: template_config(config)?,
             settings,
             job_env: job.env.clone(),
@@ -263,16 +266,21 @@ impl Core {
             door: get_config(config, "door")?,
         };
         let started = py.detach(|| -> Result<Core, String> {
+            host::occupy_standard_descriptors().map_err(|error| host::explain("no descriptors for the engine", error))?;
+            let reserved = Reserved::take().map_err(Failure::into_text)?;
             let (mut daemon, link) = DaemonProcess::start(&python, &native_path)?;
             let result = handshake(link, ToNode::Boot { boot }).and_then(|(reader, welcome)| {
                 let config = Config { limits, slot: None };
-                Library::start(reader, welcome, config).map_err(|failure| format!("{failure:?}"))
+                Library::start(reserved, reader, welcome, config).map_err(Failure::into_text)
             });
             match result {
                 Ok(library) => Core::install(library, Some(daemon), job),
                 Err(why) => {
-                    daemon.reap(0);
-                    Err(format!("{why}\n{}", daemon.last_words()))
+                    // It may be about to say why.
+                    daemon.reap(SHUTDOWN_US);
+                    // What it said itself is the cause; that it ended is only the symptom.
+                    let words = daemon.last_words();
+                    Err(if words.is_empty() { why } else { words })
                 }
             }
         });
@@ -283,10 +291,11 @@ impl Core {
     #[staticmethod]
     fn observe(py: Python<'_>, door: &str) -> PyResult<Core> {
         let observe = || -> Result<Core, String> {
+            let reserved = Reserved::take().map_err(Failure::into_text)?;
             let link = ray_shm::door::enter(door).map_err(|error| error.to_string())?;
             let (reader, welcome) = handshake(link, ToNode::Hello { protocol: PROTOCOL, pid: std::process::id(), max_links: 0 })?;
             let config = Config { limits: Limits::default(), slot: None };
-            let library = Library::start(reader, welcome, config).map_err(|failure| format!("{failure:?}"))?;
+            let library = Library::start(reserved, reader, welcome, config).map_err(Failure::into_text)?;
             Ok(Core { library, daemon: Mutex::new(None), daemon_pid: 0, job: Job::default() })
         };
         py.detach(observe).map_err(|why| PyRuntimeError::new_err(format!("could not connect to {door}: {why}")))
@@ -301,9 +310,10 @@ impl Core {
             let board = Board::open(&board_fd).map_err(|error| error.to_string())?;
             // Shared by all workers of the template: the descriptor itself is not needed any more.
             drop(board_fd);
+            let reserved = Reserved::take().map_err(Failure::into_text)?;
             let (reader, welcome) = handshake(link, ToNode::Hello { protocol: PROTOCOL, pid: std::process::id(), max_links: max_links() })?;
             let config = Config { limits: limits(&settings)?, slot: Some((slot, board)) };
-            let library = Library::start(reader, welcome, config).map_err(|failure| format!("{failure:?}"))?;
+            let library = Library::start(reserved, reader, welcome, config).map_err(Failure::into_text)?;
             Core::install(library, None, Job { namespace, env })
         };
         let core = py.detach(attach).map_err(PyRuntimeError::new_err)?;
@@ -319,8 +329,9 @@ impl Core {
             errors::note_exit();
         }
         py.detach(|| {
-            self.library.shutdown();
             let daemon = self.daemon.lock().ok().and_then(|mut daemon| daemon.take());
+            daemon.iter().for_each(DaemonProcess::wake);
+            self.library.shutdown();
             if let Some(mut daemon) = daemon {
                 daemon.reap(SHUTDOWN_US);
             }

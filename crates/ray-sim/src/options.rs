@@ -31,6 +31,8 @@ pub struct Options {
     pub slow_links: u32,
     /// The direct link of two processes can't be made.
     pub link_failure: u32,
+    /// A process has no room for its end of a direct link.
+    pub lost_links: u32,
     pub fork_failure: u32,
     pub store_full: u32,
     /// Processes killed during the run.
@@ -78,6 +80,7 @@ impl Options {
         o.streams = some(500, 600);
         // Last: what is drawn before stays as it was for every seed.
         o.leaks = some(300, 500);
+        o.lost_links = some(200, 500);
         o
     }
 
@@ -99,6 +102,7 @@ impl Options {
             slow_steps: 0,
             slow_links: 0,
             link_failure: 0,
+            lost_links: 0,
             fork_failure: 0,
             store_full: 0,
             kills: 0,

@@ -2,11 +2,13 @@
 
 use crate::exec::{ActorWork, Duty, WorkTemplate};
 use crate::library::{Answer, Core, Direct, Kept, Library, LogRecord};
+use crate::reserved::ReservedThread;
 use crate::role::Role;
 use ray_proto::msg::{FromNode, Peer, ToNode};
 use ray_proto::report::Fact;
 use ray_proto::wire::{decode, Wire};
 use ray_proto::ProcId;
+use ray_shm::host::explain;
 use ray_shm::link::{Filled, Reader, Writer};
 use ray_shm::poll::{Poll, Ready, Timer, Vigil};
 use rustc_hash::FxHashMap;
@@ -29,7 +31,7 @@ pub(crate) struct Engine {
     poll: Poll,
     node: Reader,
     direct: FxHashMap<ProcId, Reader>,
-    /// Direct links that wait for their peer's `Switch`.
+    /// Direct links whose end is here, that wait for their peer's `Arrived` to be written to and for its `Switch` to be read.
     unopened: FxHashMap<ProcId, Reader>,
     next_sweep: u64,
     /// When time alone asks for the next step.
@@ -46,10 +48,9 @@ pub(crate) struct Engine {
 /// The session is over, and why.
 pub(crate) struct Fate(pub String);
 
-/// Set up the engine, handle what came right behind the handshake, and start the background thread.
-pub(crate) fn start(library: Arc<Library>, node: Reader, relief: Arc<Timer>) -> Result<(), String> {
-    let poll = Poll::new().map_err(|e| format!("epoll: {e}"))?;
-    poll.add(node.fd(), NODE).and_then(|()| library.watch_timers(&poll, WAKER, SOON)).map_err(|e| format!("epoll: {e}"))?;
+/// Set up the engine, handle what came right behind the handshake, and let the background thread begin.
+pub(crate) fn start(library: Arc<Library>, node: Reader, poll: Poll, (relief, thread): (Arc<Timer>, ReservedThread)) -> Result<(), String> {
+    poll.add(node.fd(), NODE).and_then(|()| library.watch_timers(&poll, WAKER, SOON)).map_err(|error| explain("epoll", error))?;
     let mut engine = Engine {
         library: library.clone(),
         poll,
@@ -68,12 +69,7 @@ pub(crate) fn start(library: Arc<Library>, node: Reader, relief: Arc<Timer>) -> 
     engine.pass_time();
     let role = Role::new(engine);
     library.set_role(role.clone());
-    let body = move || {
-        ray_shm::signals::block_all();
-        role.relieve(&library, &relief);
-    };
-    // The engine's stack holds no user data: a small one is enough.
-    std::thread::Builder::new().name("ray-engine".into()).stack_size(256 * 1024).spawn(body).map(|_| ()).map_err(|e| format!("no thread for the engine: {e}"))
+    thread.run(move || role.relieve(&library, &relief))
 }
 
 impl Engine {
@@ -287,10 +283,11 @@ impl Engine {
     fn on_node(&mut self, message: FromNode, fd: Option<OwnedFd>) {
         match message {
             FromNode::Relayed { from, message } => match *message {
+                Peer::Arrived {} => self.write_direct(from),
                 Peer::Switch {} => self.open_direct(from),
                 message => self.on_peer(from, vec![message]),
             },
-            FromNode::Link { peer } => self.new_direct(peer, fd),
+            FromNode::Link { peer } => self.direct_arrived(peer, fd),
             FromNode::ProcDied { proc_id, .. } => {
                 // What it had sent comes first: finished calls keep their results.
                 // (A link whose `Switch` never came is not read: what was relayed before it is lost, too.)
@@ -369,10 +366,16 @@ impl Engine {
         }
     }
 
-    /// A direct link: we write to it from now on, after one last relayed frame; we read it once the peer has said the same.
-    fn new_direct(&mut self, peer: ProcId, fd: Option<OwnedFd>) {
+    /// Our end of a direct link. Where a process had no descriptor left for its end, it says nothing, and the two go on through the daemon.
+    fn direct_arrived(&mut self, peer: ProcId, fd: Option<OwnedFd>) {
         let Some(fd) = fd.map(Arc::new) else { return };
-        self.unopened.insert(peer, Reader::new(fd.clone()));
+        self.unopened.insert(peer, Reader::new(fd));
+        self.in_core(|core, _| core.queue_node(ToNode::Relay { to: peer, message: Box::new(Peer::Arrived {}) }));
+    }
+
+    /// Both ends have arrived: we write to ours from now on, after one last relayed frame; we read it once the peer has said the same.
+    fn write_direct(&mut self, peer: ProcId) {
+        let Some(fd) = self.unopened.get(&peer).map(Reader::shared_fd) else { return };
         self.in_core(|core, _| {
             core.carry_out();
             core.queue_node(ToNode::Relay { to: peer, message: Box::new(Peer::Switch {}) });

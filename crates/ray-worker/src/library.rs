@@ -3,6 +3,7 @@
 use crate::event_loop;
 use crate::exec::{Duty, WorkTemplate};
 use crate::gate::{Bell, Gate, Woken};
+use crate::reserved::Reserved;
 use crate::role::{self, Role};
 use crate::store::Extent;
 use crate::waits::Waiter;
@@ -43,6 +44,13 @@ pub enum Failure {
     SessionOver(String),
     StoreFull(String),
     System(String),
+}
+
+impl Failure {
+    pub fn into_text(self) -> String {
+        let (Failure::SessionOver(text) | Failure::StoreFull(text) | Failure::System(text)) = self;
+        text
+    }
 }
 
 pub struct Config {
@@ -165,9 +173,10 @@ pub(crate) enum Answer {
 }
 
 impl Library {
-    /// Take over a connected, welcomed link to the daemon and start the engine thread.
-    pub fn start(node: Reader, welcome: FromNode, config: Config) -> Result<Arc<Library>, Failure> {
+    /// Take over a connected, welcomed link to the daemon and let the engine thread begin.
+    pub fn start(reserved: Reserved, node: Reader, welcome: FromNode, config: Config) -> Result<Arc<Library>, Failure> {
         let FromNode::Welcome { proc_id, node_id, total, .. } = welcome else { return Err(Failure::System("the daemon did not say welcome".into())) };
+        let Reserved { poll, relief, soon, now, thread } = reserved;
         let mut limits = config.limits;
         if limits.pending_bytes == 0 {
             limits.pending_bytes = match (total.get("memory") / UNIT) as u64 {
@@ -175,7 +184,6 @@ impl Library {
                 memory => memory / PENDING_SHARE,
             };
         }
-        let system = |error: rustix::io::Errno| Failure::System(format!("could not set up the engine: {error}"));
         let core = Core {
             owner: Owner::new(proc_id, total.clone(), limits),
             exec: Exec::default(),
@@ -201,13 +209,12 @@ impl Library {
             commands: Vec::new(),
             woken: Vec::new(),
         };
-        let relief = Arc::new(Timer::blocking().map_err(system)?);
         let library = Arc::new(Library {
             core: Mutex::new(core),
             dropped: SegQueue::new(),
             dropped_readers: SegQueue::new(),
             kept: SegQueue::new(),
-            wakers: Mutex::new(Some(Wakers { relief: relief.clone(), soon: Timer::new().map_err(system)?, now: Waker::new().map_err(system)? })),
+            wakers: Mutex::new(Some(Wakers { relief: relief.clone(), soon, now })),
             role: OnceLock::new(),
             soon_armed: AtomicBool::new(false),
             work_bell: Bell::default(),
@@ -223,7 +230,7 @@ impl Library {
             me: proc_id,
             node_total: total,
         });
-        event_loop::start(library.clone(), node, relief).map_err(Failure::System)?;
+        event_loop::start(library.clone(), node, poll, (relief, thread)).map_err(Failure::System)?;
         Ok(library)
     }
 

@@ -4,7 +4,9 @@ use crate::library::{Core, Failure, Library};
 use ray_logic::extents::{rounded, Allocation};
 use ray_proto::msg::{FromNode, ToNode};
 use ray_proto::{Blob, ExtentId, ShmRange, Value};
+use ray_shm::host::explain;
 use ray_shm::memory::{write_cold, Mapping};
+use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -39,6 +41,14 @@ impl View {
     }
 }
 
+fn not_mapped(size: u64, error: Errno) -> Failure {
+    Failure::System(explain(&format!("{size} bytes of shared memory could not be mapped"), error))
+}
+
+fn no_descriptor(of: &str) -> Failure {
+    Failure::System(explain(&format!("{of} could not be opened"), Errno::MFILE))
+}
+
 impl Library {
     /// Bytes in a fresh range: `parts` are written one after another at their offsets.
     pub fn store(&self, len: u64, parts: &[(u64, &[u8])]) -> Result<ShmRange, Failure> {
@@ -49,7 +59,7 @@ impl Library {
                 mapping.write(range.offset + at, bytes);
             } else if let Err(error) = write_cold(fd.as_fd(), range.offset + at, bytes) {
                 self.with(|core| core.extents.free(range));
-                return Err(Failure::StoreFull(format!("the system gave no memory for {len} bytes of shared memory: {error}")));
+                return Err(Failure::StoreFull(explain(&format!("the system gave no memory for {len} bytes of shared memory"), error)));
             }
         }
         Ok(range)
@@ -85,6 +95,10 @@ impl Library {
                     self.add_extent(extent, size, fd)?;
                     return Ok(size);
                 }
+                (FromNode::ExtentGrant { extent, size, .. }, None) => {
+                    self.with(|core| core.queue_node(ToNode::ExtentDrop { extent }));
+                    return Err(no_descriptor(&format!("{size} bytes of shared memory")));
+                }
                 (FromNode::StoreFull { text, .. }, _) => full = text,
                 _ => return Err(Failure::System("the daemon answered a request for shared memory with something else".into())),
             }
@@ -96,7 +110,11 @@ impl Library {
     }
 
     fn add_extent(&self, id: ExtentId, size: u64, fd: OwnedFd) -> Result<(), Failure> {
-        let mapping = Mapping::read_write(fd.as_fd(), size).map_err(|error| Failure::System(format!("could not map {size} bytes: {error}")))?;
+        let mapping = Mapping::read_write(fd.as_fd(), size).map_err(|error| {
+            // Granted and of no use here: others may have it.
+            self.with(|core| core.queue_node(ToNode::ExtentDrop { extent: id }));
+            not_mapped(size, error)
+        })?;
         let extent = Extent { fd: Some(Arc::new(fd)), mapping: Arc::new(mapping), empty_since: None };
         self.with(|core| {
             core.open.insert(id, extent);
@@ -125,11 +143,12 @@ impl Library {
     fn open_extent(&self, id: ExtentId) -> Result<Arc<Mapping>, Failure> {
         match self.ask_and_wait(|token| ToNode::ExtentOpen { token, extent: id })? {
             (FromNode::ExtentOpened { size, .. }, Some(fd)) => {
-                let mapping = Mapping::read_only(fd.as_fd(), size).map_err(|error| Failure::System(format!("could not map {size} bytes: {error}")))?;
+                let mapping = Mapping::read_only(fd.as_fd(), size).map_err(|error| not_mapped(size, error))?;
                 let mapping = Arc::new(mapping);
                 self.with(|core| core.open.insert(id, Extent { fd: None, mapping: mapping.clone(), empty_since: None }));
                 Ok(mapping)
             }
+            (FromNode::ExtentOpened { .. }, None) => Err(no_descriptor("the shared memory of an object")),
             _ => Err(Failure::System(format!("the shared memory of an object is gone ({id:?})"))),
         }
     }

@@ -204,6 +204,10 @@ def start(arguments: dict[str, Any], private: dict[str, Any]) -> session.Session
     from ray import _native
     from ray._core.log_printer import LogPrinter
 
+    if not sys.executable:
+        raise RuntimeError(
+            "could not start ray: sys.executable is empty, and workers need a Python interpreter\nhint: set sys.executable to its path before ray.init()"
+        )
     if arguments["configure_logging"]:
         configure_logging(arguments["logging_level"], arguments["logging_format"])
     if arguments["include_dashboard"]:
@@ -213,7 +217,14 @@ def start(arguments: dict[str, Any], private: dict[str, Any]) -> session.Session
     printer = None
     if config["log_to_driver"]:
         printer = LogPrinter(engine.next_log)
-        printer.start()
+        try:
+            printer.start()
+        except RuntimeError as error:
+            engine.shutdown(exiting=False)
+            raise RuntimeError(
+                f"could not start ray: no thread to print what workers say: {error}\n"
+                "hint: end some processes or threads, or raise the limit with ulimit -u; in a container also its limit of pids counts"
+            ) from None
     context = RayContext("", _address_info(engine.node_id.hex(), config["session_dir"]))
     _install_hooks()
     total = config["resources"]
@@ -256,8 +267,6 @@ def engine_config(arguments: dict[str, Any], private: dict[str, Any], native_pat
         "session_dir": session_dir,
         "door": door.name_of(os.path.basename(session_dir)),
         "sys_path": _import_path(),
-        "cwd": os.getcwd(),
-        "env": dict(os.environ),
         "job_env": canonical_env(arguments["runtime_env"]),
         "namespace": arguments["namespace"] or env("RAY_NAMESPACE") or str(uuid4()),
         "log_to_driver": arguments["log_to_driver"] is not False,
@@ -281,13 +290,20 @@ def engine_settings(given: dict[str, Any]) -> dict[str, str]:
 
 def _import_path() -> list[str]:
     """Give `sys.path` for the workers: "" means this folder now, and what stands beside the script can be imported."""
-    path = [os.path.abspath(entry) if entry == "" else entry for entry in sys.path]
+    path = [_absolute("") if entry == "" else entry for entry in sys.path]
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     if script:
-        folder = os.path.dirname(os.path.abspath(script))
+        folder = _absolute(os.path.dirname(script))
         if folder not in path:
             path.insert(0, folder)
-    return list(dict.fromkeys(path))
+    return [entry for entry in dict.fromkeys(path) if entry is not None]
+
+
+def _absolute(folder: str) -> str | None:
+    try:
+        return os.path.abspath(folder)
+    except FileNotFoundError:  # the working directory has been removed: nothing can be imported from there
+        return None
 
 
 def session_dir_path(temp_dir: str | None) -> str:
@@ -301,7 +317,7 @@ def session_dir_path(temp_dir: str | None) -> str:
     """
     base = temp_dir if temp_dir is not None else os.path.join(env("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray")
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime())
-    return os.path.join(os.path.abspath(base), f"session_{stamp}_{time.time_ns() // 1000 % 1_000_000:06d}_{os.getpid()}")
+    return os.path.join(_absolute(base) or base, f"session_{stamp}_{time.time_ns() // 1000 % 1_000_000:06d}_{os.getpid()}")
 
 
 def _address_info(node_id: str, session_dir: str) -> dict[str, Any]:

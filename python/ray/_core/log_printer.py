@@ -186,8 +186,12 @@ class LogPrinter:
     def _wake_flusher(self) -> None:
         """Start the second thread at the first repeated line: the reader blocks in the engine and can't also wait for a time."""
         if self._flusher is None:
-            self._flusher = threading.Thread(target=self._flush, name="ray-log-flusher", daemon=True)
-            self._flusher.start()
+            flusher = threading.Thread(target=self._flush, name="ray-log-flusher", daemon=True)
+            try:
+                flusher.start()
+            except RuntimeError:  # the host allows no more threads: the count is shown with the next line, or at the end
+                return
+            self._flusher = flusher
         self._due.notify_all()
 
     def _flush(self) -> None:

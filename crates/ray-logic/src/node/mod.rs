@@ -110,6 +110,8 @@ pub struct Node {
     links: BTreeSet<(ProcId, ProcId)>,
     /// A fork has just failed: none is tried before this, or before a process ends.
     forks_paused_until: Option<Time>,
+    /// Workers in a row that ended before they said hello.
+    failed_starts: u32,
     /// When the user was last told why workers are missing.
     fork_trouble_told: Option<Time>,
     /// Why the last fork failed; empty once a worker has come up since.
@@ -145,6 +147,7 @@ impl Node {
             store_used: 0,
             links: BTreeSet::new(),
             forks_paused_until: None,
+            failed_starts: 0,
             fork_trouble_told: None,
             fork_trouble: String::new(),
             memory: memory::Memory::default(),

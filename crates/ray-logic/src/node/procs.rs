@@ -1,6 +1,7 @@
 //! Processes of the node: connections, watches, direct links, the warm pool, deaths.
 
 use super::{Node, NodeCommand};
+use crate::evidence::describe;
 use crate::Time;
 use ray_proto::msg::{Evidence, FromNode, MemoryKill};
 use ray_proto::{ActorId, LeaseId, ProcId, UNIT};
@@ -8,6 +9,8 @@ use std::collections::BTreeSet;
 
 /// After a fork that failed.
 const FORK_PAUSE: Time = 1_000_000;
+/// Workers in a row that may end before they said hello; after that, forks pause.
+const FAILED_STARTS: u32 = 2;
 /// The user is told of failing forks this often.
 const FORK_TROUBLE_AGAIN: Time = 60_000_000;
 /// Graves kept for late watchers.
@@ -92,6 +95,7 @@ impl Node {
         if proc.role == Role::Starting {
             proc.role = Role::Idle { since: now, asked: false };
             self.fork_trouble.clear();
+            self.failed_starts = 0;
             self.schedule(now);
         }
     }
@@ -162,7 +166,12 @@ impl Node {
     /// A fork was asked for and did not come about.
     pub fn fork_failed(&mut self, now: Time, proc_id: ProcId, why: &str) {
         self.procs.remove(&proc_id);
-        // Trying again at once would fail again at once, for ever.
+        self.pause_forks(now, why);
+        self.schedule(now);
+    }
+
+    /// Trying again at once would fail again at once, for ever.
+    fn pause_forks(&mut self, now: Time, why: &str) {
         self.forks_paused_until = Some(now + FORK_PAUSE);
         self.fork_trouble = why.to_owned();
         if self.fork_trouble_told.is_none_or(|told| now >= told + FORK_TROUBLE_AGAIN) {
@@ -170,7 +179,6 @@ impl Node {
             let text = format!("a worker process could not be started, and what needs it waits: {why}");
             self.send(self.driver, FromNode::Notice { text });
         }
-        self.schedule(now);
     }
 
     /// A process is gone and everything it had sent was handled.
@@ -186,6 +194,12 @@ impl Node {
         self.graves.insert(proc_id, evidence.clone());
         // Its descriptors are free now.
         self.forks_paused_until = None;
+        if proc.role == Role::Starting {
+            self.failed_starts += 1;
+            if self.failed_starts > FAILED_STARTS {
+                self.pause_forks(now, &describe(&evidence));
+            }
+        }
         let (gone, kept): (BTreeSet<_>, BTreeSet<_>) = std::mem::take(&mut self.links).into_iter().partition(|(a, b)| *a == proc_id || *b == proc_id);
         self.links = kept;
         for (a, b) in gone {

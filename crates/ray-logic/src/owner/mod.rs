@@ -231,7 +231,7 @@ impl Owner {
             Peer::HoldDone { task, first } => self.hold_done(from, task, first),
             Peer::StreamItems { task, first, items } => self.items_arrived(from, task, first, items),
             Peer::Template { .. } | Peer::Call { .. } | Peer::Recall { .. } | Peer::Switch {} | Peer::Ask { .. } | Peer::Told { .. } => {}
-            Peer::StreamCredit { .. } | Peer::StreamClose { .. } => {}
+            Peer::StreamCredit { .. } | Peer::StreamClose { .. } | Peer::Arrived {} => {}
         }
     }
 

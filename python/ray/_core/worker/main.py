@@ -77,7 +77,11 @@ def main(link_fd: int, slot: int, board_fd: int, config: dict[str, Any], env: st
     _native.set_process_name("ray-worker")
     apply_env(env)
     _worker.threads_chosen_by_user = THREADS_VARIABLE in os.environ
-    core = _native.Core.attach(link_fd, slot, board_fd, config["namespace"], env, config["settings"])
+    try:
+        core = _native.Core.attach(link_fd, slot, board_fd, config["namespace"], env, config["settings"])
+    except RuntimeError as error:  # the host refuses what a worker needs: one sentence, and no traceback of this package
+        print(f"a worker could not start: {error}", file=sys.stderr)
+        return 1
     session.core = core
     os.register_at_fork(after_in_child=session.after_fork_in_child)
     sys.stdout = _NamedStream(1, core)
