@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union
 from ray._core import session
 from ray._core.calls.actor_spec import ActorSpec, MethodSpec, builtin_method, describe_class, spec_from_fields, spec_from_pickle
 from ray._core.calls.decorators import method
-from ray._core.errors import ActorExit
-from ray._core.ids import ActorID
 from ray._core.calls.options import (
     DEFAULT_ASYNC_CONCURRENCY,
     VARIANTS_MAX,
@@ -30,6 +28,8 @@ from ray._core.calls.options import (
     options_key,
 )
 from ray._core.calls.signatures import CallSignature, signature_of
+from ray._core.errors import ActorExit
+from ray._core.ids import ActorID
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -94,7 +94,6 @@ class ActorMethod:
 
     def _bind(self) -> CallTemplate:
         from ray._core.serialization import dumps_payload
-        from ray._native import CallTemplate
 
         spec, actor = self._spec, self._actor
         if isinstance(spec.num_returns, str):
@@ -109,7 +108,7 @@ class ActorMethod:
         core = session.core
         if core is None or self._epoch != session.epoch:
             raise RuntimeError(f"the session that this actor {actor.class_name} belongs to has ended\nhint: create it again after ray.init()")
-        return CallTemplate.method(
+        return session.template_class().method(
             core,
             self._ref,
             payload=dumps_payload(payload),
@@ -554,7 +553,7 @@ def exit_actor() -> NoReturn:
     Raises:
         TypeError: Not called in an actor.
     """
-    if session.core is None or session.current is not None or not session.core.context()["actor_id"]:
+    if session.core is None or session.in_driver() or not session.core.context()["actor_id"]:
         raise TypeError("exit_actor() was called outside of an actor\nhint: to end one from outside use ray.kill(handle)")
     raise ActorExit(0)
 
@@ -568,7 +567,7 @@ def current_actor_handle() -> ActorHandle[Any]:
     Raises:
         RuntimeError: Not called in an actor.
     """
-    found = None if session.current is not None else session.auto_init().current_actor()
+    found = None if session.in_driver() else session.auto_init().current_actor()
     if found is None:
         raise RuntimeError("this is only known inside an actor")
     return _handle_from_payload(*found)

@@ -34,7 +34,7 @@ class RuntimeContext:
         Raises:
             RuntimeError: In the driver.
         """
-        if session.current is not None:
+        if session.in_driver():
             raise RuntimeError("this is only known inside a task or actor, and this is the driver")
         return cls._read()
 
@@ -45,7 +45,7 @@ class RuntimeContext:
             "job_id", "node_id", "namespace", and inside a call "task_id" and "actor_id", as id objects.
         """
         found = {"job_id": self.job_id, "node_id": self.node_id, "namespace": self.namespace}
-        if session.current is None:
+        if not session.in_driver():
             found["task_id"] = self.task_id
             if self.actor_id is not None:
                 found["actor_id"] = self.actor_id
@@ -66,12 +66,12 @@ class RuntimeContext:
 
     def get_task_id(self) -> str | None:
         """Id of the running task in hex; None in the driver."""
-        task_id = None if session.current is not None else self._read()["task_id"]
+        task_id = None if session.in_driver() else self._read()["task_id"]
         return task_id.hex() if task_id else None
 
     def get_task_name(self) -> str | None:
         """Name of the running task; None in the driver."""
-        return None if session.current is not None else self._read()["task_name"]
+        return None if session.in_driver() else self._read()["task_name"]
 
     def get_actor_id(self) -> str | None:
         """Id of the actor in hex; None outside actors."""
@@ -149,7 +149,7 @@ class RuntimeContext:
     @property
     def task_id(self) -> TaskID | None:
         """Id of the running task; None in the driver."""
-        task_id = None if session.current is not None else self._read()["task_id"]
+        task_id = None if session.in_driver() else self._read()["task_id"]
         return TaskID(task_id) if task_id else None
 
     @property

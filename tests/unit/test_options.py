@@ -4,7 +4,6 @@ import pytest
 
 from ray._core.calls.actor_spec import describe_class, spec_from_fields, spec_from_pickle
 from ray._core.calls.decorators import method
-from ray._core.environment import canonical_env, check_runtime_env
 from ray._core.calls.options import (
     ACTOR_OPTIONS,
     METHOD_OPTIONS,
@@ -18,6 +17,7 @@ from ray._core.calls.options import (
     options_key,
 )
 from ray._core.calls.signatures import signature_of
+from ray._core.environment import canonical_env, check_runtime_env
 from ray.actor import ActorClass
 from ray.remote_function import RemoteFunction, remote
 

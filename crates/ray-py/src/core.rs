@@ -1,7 +1,7 @@
 //! `Core`: the engine of this process.
 
 use crate::daemon::DaemonProcess;
-use crate::object_ref::ObjectRef;
+use crate::object_ref::{Home, ObjectRef};
 use crate::{context, errors, template, values};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -17,16 +17,32 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, RwLock};
 
-/// The library of this process's session. References find it here when they are unpickled.
-static CURRENT: RwLock<Option<Arc<Library>>> = RwLock::new(None);
+/// Where this process's session keeps its objects. References find it here when they are unpickled.
+static CURRENT: RwLock<Option<Home>> = RwLock::new(None);
 
 /// A daemon that has not answered by then is not going to.
 const HANDSHAKE_US: u64 = 20_000_000;
 const SHUTDOWN_US: u64 = 5_000_000;
 
-pub(crate) fn current(py: Python<'_>) -> PyResult<Arc<Library>> {
-    let library = CURRENT.read().map(|current| current.clone()).unwrap_or_default();
-    library.ok_or_else(|| errors::with_code(py, "system", "ray is not running in this process.\nhint: call ray.init() first"))
+pub(crate) fn current(py: Python<'_>) -> PyResult<Home> {
+    let home = CURRENT.read().map(|current| current.clone()).unwrap_or_default();
+    home.ok_or_else(|| errors::with_code(py, "system", "ray is not running in this process.\nhint: call ray.init() first"))
+}
+
+/// A session has begun.
+pub(crate) fn install_home(home: Home) {
+    if let Ok(mut current) = CURRENT.write() {
+        *current = Some(home);
+    }
+}
+
+/// A session has ended; another one may have begun meanwhile.
+pub(crate) fn remove_home(home: &Home) {
+    if let Ok(mut current) = CURRENT.write() {
+        if current.as_ref().is_some_and(|current| current.is(home)) {
+            *current = None;
+        }
+    }
 }
 
 #[pyclass(frozen, module = "ray._native")]
@@ -51,9 +67,7 @@ impl Core {
     }
 
     fn install(library: Arc<Library>, daemon: Option<DaemonProcess>, job: Job) -> Self {
-        if let Ok(mut current) = CURRENT.write() {
-            *current = Some(library.clone());
-        }
+        install_home(Home::Engine(library.clone()));
         let daemon_pid = daemon.as_ref().map_or(0, DaemonProcess::pid);
         Core { library, daemon: Mutex::new(daemon), daemon_pid, job }
     }
@@ -104,7 +118,7 @@ fn ids_of(library: &Arc<Library>, refs: &Bound<'_, PyAny>) -> PyResult<Vec<Objec
         let object = item.cast::<ObjectRef>()?.get();
         match object.is_of(library) {
             true => Ok(object.id),
-            false => Err(PyValueError::new_err(format!("{} belongs to no session or to one that has ended; its object is gone", object.__repr__()))),
+            false => Err(object.of_no_session()),
         }
     };
     match refs.cast::<PyList>() {
@@ -239,11 +253,7 @@ impl Core {
                 daemon.reap(SHUTDOWN_US);
             }
         });
-        if let Ok(mut current) = CURRENT.write() {
-            if current.as_ref().is_some_and(|library| Arc::ptr_eq(library, &self.library)) {
-                *current = None;
-            }
-        }
+        remove_home(&Home::Engine(self.library.clone()));
     }
 
     /// In the child of a user's fork: this session is the parent's.

@@ -240,15 +240,25 @@ fn finish(library: &Arc<Library>, work: CallWork, value: &Bound<'_, PyAny>, leav
 type Results<'py> = (Vec<Payload>, Vec<values::Pickled<'py>>);
 
 fn encode_results<'py>(library: &Library, work: &CallWork, value: &Bound<'py, PyAny>) -> PyResult<Results<'py>> {
-    let count = work.call.num_returns as usize;
+    let items = results_of(&work.template.name, work.call.num_returns as usize, value)?;
+    let mut results = Vec::with_capacity(items.len());
+    let mut alive = Vec::with_capacity(items.len());
+    for item in &items {
+        let (payload, keep) = values::encode(item, library)?;
+        results.push(payload);
+        alive.push(keep);
+    }
+    Ok((results, alive))
+}
+
+/// The results in what a call returned. ValueError: not as many as asked for.
+pub(crate) fn results_of<'py>(name: &str, count: usize, value: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
     if count == 0 {
-        return Ok((vec![], vec![]));
+        return Ok(vec![]);
     }
     if count == 1 {
-        let (payload, alive) = values::encode(value, library)?;
-        return Ok((vec![payload], vec![alive]));
+        return Ok(vec![value.clone()]);
     }
-    let name = &work.template.name;
     let items: Vec<Bound<'py, PyAny>> = match value.cast::<PyTuple>() {
         Ok(tuple) => tuple.iter().collect(),
         Err(_) => {
@@ -265,12 +275,5 @@ fn encode_results<'py>(library: &Library, work: &CallWork, value: &Bound<'py, Py
             items.len()
         )));
     }
-    let mut results = Vec::with_capacity(count);
-    let mut alive = Vec::with_capacity(count);
-    for item in &items {
-        let (payload, keep) = values::encode(item, library)?;
-        results.push(payload);
-        alive.push(keep);
-    }
-    Ok((results, alive))
+    Ok(items)
 }

@@ -24,8 +24,17 @@ impl CompletionQueue {
     }
 
     /// Put `token` into the queue when the object is ready. True: it already is, and nothing will be queued.
-    fn watch(&self, core: &Core, object: &ObjectRef, token: u64) -> bool {
-        core.library().watch(object.id, &self.inner, token)
+    fn watch<'py>(slf: Bound<'py, Self>, core: &Bound<'py, PyAny>, object: &Bound<'py, ObjectRef>, token: u64) -> PyResult<bool> {
+        match core.cast::<Core>() {
+            Ok(core) => Ok(core.get().library().watch(object.get().id, &slf.get().inner, token)),
+            // In local mode the engine is an object of Python.
+            Err(_) => core.call_method1("watch", (slf, object, token))?.extract(),
+        }
+    }
+
+    /// An object is ready, says local mode.
+    fn complete(&self, token: u64) {
+        self.inner.complete(token);
     }
 
     /// Make the descriptor readable although nothing is done.

@@ -13,6 +13,7 @@ mod daemon;
 mod errors;
 mod execute;
 mod futures;
+mod local;
 mod object_ref;
 mod pending_call;
 mod template;
@@ -30,6 +31,8 @@ mod _native {
     use crate::execute::{run_calls, take_calls};
     #[pymodule_export]
     use crate::futures::CompletionQueue;
+    #[pymodule_export]
+    use crate::local::{LocalObjects, LocalValue};
     #[pymodule_export]
     use crate::object_ref::{ref_from_bytes, ObjectRef};
     #[pymodule_export]

@@ -8,8 +8,8 @@ from __future__ import annotations
 import functools
 import types
 
-from ray._core.errors import ActorExit
 from ray._core.calls.signatures import CallSignature, is_async_generator, is_coroutine, is_generator, signature_of
+from ray._core.errors import ActorExit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
