@@ -60,7 +60,8 @@ class ObjectRef(Generic[T_co]):
 class CallTemplate:
     """Everything constant about a call site: built once per (function, options) or (actor, method, options), then called many times.
 
-    Calling it pickles the arguments, submits, and returns one ObjectRef (num_returns == 1), a list (num_returns > 1) or None (num_returns == 0).
+    Calling it pickles the arguments, submits, and returns one ObjectRef (num_returns == 1), a list (num_returns > 1) or None (num_returns == 0);
+    an ObjectRefGenerator for "streaming", one ObjectRef for "dynamic". `backpressure`: items made and not read at most, without limit below 1.
     Fast check: without keyword arguments and with min_args <= len(args) <= max_args (max_args None = unbounded) nothing else is checked;
     otherwise `binder(*args, **kwargs)` is called first and its TypeError propagates.
     """
@@ -71,7 +72,8 @@ class CallTemplate:
         *,
         payload: bytes,
         name: str,
-        num_returns: int,
+        num_returns: int | str,
+        backpressure: int,
         max_retries: int,
         retry_exceptions: bool,
         max_calls: int,
@@ -90,7 +92,8 @@ class CallTemplate:
         *,
         payload: bytes,
         name: str,
-        num_returns: int,
+        num_returns: int | str,
+        backpressure: int,
         max_task_retries: int,
         retry_exceptions: bool,
         max_pending_calls: int,
@@ -111,7 +114,10 @@ class Core:
         """Start a daemon and connect to it as its driver. Raises RuntimeError naming what failed.
 
         Keys: python (str), native_path (str), resources (dict[str, float]), labels, object_store_memory (int, bytes), session_dir (str),
-        sys_path (list[str]), cwd (str), env (dict[str, str]), job_env (str), namespace (str), log_to_driver (bool), settings (dict[str, str])."""
+        door (str), sys_path (list[str]), cwd (str), env (dict[str, str]), job_env (str), namespace (str), log_to_driver (bool), settings (dict[str, str])."""
+    @staticmethod
+    def observe(door: str) -> Core:
+        """Connect through a session's door, to ask questions. Raises RuntimeError naming what failed."""
     @staticmethod
     def attach(fd: int, slot: int, board_fd: int, namespace: str, env: str) -> Core:
         """Connect as a worker over an inherited socket. Called after fork, never before."""
@@ -189,6 +195,21 @@ class Core:
         """Blocks (without the GIL) for lines of workers: (name, pid, is_stderr, kind, text); kind "out" for a worker's line, "notice" for a message of the runtime. None = shut down."""
 
 @final
+class ResultStream:
+    """The reader's end of a call that gives its results one after another. Dropping it stops the call, unless its `completed` is referred to."""
+
+    def next(self, timeout_s: float | None) -> ObjectRef[Any] | None:
+        """The next item; waits for it. StopIteration: there is none. None: the time is over."""
+    def take(self) -> ObjectRef[Any] | None:
+        """The next item if it is here. StopIteration: there is none. None: it has not come."""
+    def peek(self) -> ObjectRef[Any]:
+        """A reference that is ready when `take` would not give None. Its value is of no use."""
+    def completed(self) -> ObjectRef[Any]:
+        """Ready when the call has ended."""
+    def state(self) -> tuple[bool, bool]:
+        """Whether the next item is here, and whether all are read."""
+
+@final
 class PinnedBuffer:
     """A read-only buffer over shared memory that keeps its object alive."""
 
@@ -210,6 +231,16 @@ class PendingCall:
         """(function, args, kwargs). Raises what an argument that failed raises."""
     def finish(self, value: object) -> None: ...
     def fail(self, error: BaseException) -> None: ...
+    @property
+    def is_stream(self) -> bool:
+        """It gives its results one after another: `push` each, then `finish_stream`."""
+    def push(self, item: object) -> bool | None:
+        """One more item. True: go on. False: stop, nobody reads. None: wait for credit."""
+    def permit(self) -> bool | None:
+        """Ask again, as after `push`."""
+    def watch_credit(self, queue: CompletionQueue, token: int) -> bool:
+        """Queue `token` when it is worth to ask again. True: it already is, and nothing will be queued."""
+    def finish_stream(self) -> None: ...
 
 @final
 class CompletionQueue:
@@ -246,9 +277,15 @@ class LocalObjects:
         """The session is over: no object is left."""
     def reference(self, call: int, index: int) -> ObjectRef[Any]: ...
     def actor(self, number: int) -> ObjectRef[Any]: ...
-    def is_actor_needed(self, number: int) -> bool: ...
+    def end(self, call: int) -> ObjectRef[Any]:
+        """The object that is ready at the end of a call that gives its results one after another."""
+    def store_end(self, call: int, value: LocalValue) -> None: ...
+    def is_end_referred(self, call: int) -> bool: ...
+    def is_actor_referred(self, number: int) -> bool: ...
     def call_of(self, object: ObjectRef[Any]) -> int:
         """The number of the call that makes the object. ValueError for a reference of no session or of another one."""
+    def index_of(self, object: ObjectRef[Any]) -> int | None:
+        """Which of the results of its call the object is; None: what is ready at the call's end."""
     def task_id(self, call: int) -> bytes: ...
     def actor_id(self, number: int) -> bytes: ...
     def job_id(self) -> bytes: ...
@@ -267,7 +304,6 @@ class LocalObjects:
         """The object is ready. Nothing is kept if nobody refers to it. `frames`: where the error was raised."""
     def value(self, object: ObjectRef[Any]) -> Any:
         """A fresh copy of the value. Raises the error that it stands for."""
-    def is_stored(self, object: ObjectRef[Any]) -> bool: ...
     def __len__(self) -> int: ...
 
 def run_calls(core: Core) -> str:
@@ -287,3 +323,6 @@ def daemon_main() -> None:
 
 def is_plain(value: object) -> bool:
     """True for None, bool, int, float, str, bytes and small tuples, lists and dicts of them: values that plain pickle carries with the same meaning everywhere."""
+
+def ask_about(core: Core, whom: int, subject: tuple[Any, ...]) -> list[dict[str, Any]] | None:
+    """Ask process `whom` (0: the node) for the facts about `subject`; None when it does not answer within a second. See ray._core.why."""

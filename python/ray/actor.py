@@ -22,6 +22,7 @@ from ray._core.calls.options import (
     UnknownOptionError,
     actor_resources,
     check_actor_options,
+    check_is_generator,
     check_method_options,
     check_named,
     check_namespace,
@@ -77,7 +78,7 @@ class ActorMethod:
             **kwargs: Keyword arguments of the method.
 
         Returns:
-            A reference to the result; a list of them for `num_returns` above 1, None for 0.
+            A reference to the result; a list of them for `num_returns` above 1, None for 0. An `ObjectRefGenerator` of a generator method.
 
         Raises:
             TypeError: The arguments don't fit the method, or can't be pickled.
@@ -96,8 +97,6 @@ class ActorMethod:
         from ray._core.serialization import dumps_payload
 
         spec, actor = self._spec, self._actor
-        if isinstance(spec.num_returns, str):
-            raise NotImplementedError(f"{actor.class_name}.{spec.name} is a generator: streaming results are not available yet")
         retries = actor.max_task_retries if spec.max_task_retries is None else spec.max_task_retries
         payload = {
             "kind": "method",
@@ -114,6 +113,7 @@ class ActorMethod:
             payload=dumps_payload(payload),
             name=self._name or f"{actor.class_name}.{spec.name}",
             num_returns=spec.num_returns,
+            backpressure=spec.backpressure or actor.backpressure,
             max_task_retries=retries,
             retry_exceptions=bool(spec.retry_exceptions),
             max_pending_calls=actor.max_pending_calls,
@@ -151,6 +151,7 @@ class ActorMethod:
             check_method_options(options, in_options=True)
         except UnknownOptionError as e:  # Compat: an unknown name is a TypeError here, as in a Python call
             raise TypeError(str(e)) from None
+        check_is_generator(options.get("num_returns"), self._spec.is_generator, f"{self._actor.class_name}.{self._spec.name}")
         group = options.get("concurrency_group")
         if group is not None and group not in self._actor.groups:
             raise ValueError(f"{self._actor.class_name} has no concurrency group {group!r}, only: {', '.join(self._actor.groups) or 'none'}")
@@ -283,7 +284,7 @@ class _ClassExport:
 
         if self._epoch != session.epoch:
             self._epoch, self._payloads = session.epoch, {}
-        key = (max_concurrency, spec.max_task_retries, spec.max_pending_calls)
+        key = (max_concurrency, spec.max_task_retries, spec.max_pending_calls, spec.backpressure)
         data = self._payloads.get(key)
         if data is None:
             fields = {
@@ -416,7 +417,9 @@ class ActorClass(Generic[T]):
         if found is not None:
             return _handle_from_payload(*found)
         base_spec, is_async = export.described
-        spec = base_spec.with_calls(options.get("max_task_retries") or 0, self._max_pending_calls())
+        spec = base_spec.with_calls(
+            options.get("max_task_retries") or 0, self._max_pending_calls(), options.get("_actor_generator_backpressure_num_objects") or -1
+        )
         concurrency = options.get("max_concurrency") or (DEFAULT_ASYNC_CONCURRENCY if is_async else 1)
         held, placement = actor_resources(options)
         ref = core.create_actor(

@@ -8,6 +8,8 @@ import pytest
 import ray
 from support import Snapshot, init, is_own, tree_pids, wait_for
 
+np = pytest.importorskip("numpy")  # here: its own threads start with the import
+
 pytestmark = pytest.mark.limit(30)
 
 
@@ -48,7 +50,6 @@ def test_leaks_after_twenty_sessions_are_none(no_leak: Snapshot):
 
 def test_leaks_of_a_session_ended_with_everything_in_flight_are_none(no_leak: Snapshot):
     """Running tasks, queued calls, unread results and living views at shutdown leave nothing behind."""
-    np = pytest.importorskip("numpy")
     init(num_cpus=2)
 
     @ray.remote

@@ -130,6 +130,7 @@ impl Pipe {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Token {
     Template,
+    Door,
     Link(ProcId),
     Out(ProcId),
     Err(ProcId),
@@ -137,11 +138,13 @@ pub(crate) enum Token {
 
 const OUT_BIT: u64 = 1 << 63;
 const ERR_BIT: u64 = 1 << 62;
+const DOOR: u64 = u64::MAX - 1;
 
 impl Token {
     pub(crate) fn pack(self) -> u64 {
         match self {
             Token::Template => u64::MAX,
+            Token::Door => DOOR,
             Token::Link(id) => id.0,
             Token::Out(id) => id.0 | OUT_BIT,
             Token::Err(id) => id.0 | ERR_BIT,
@@ -151,6 +154,7 @@ impl Token {
     pub(crate) fn unpack(word: u64) -> Self {
         match word {
             u64::MAX => Token::Template,
+            DOOR => Token::Door,
             word if word & OUT_BIT != 0 => Token::Out(ProcId(word & !OUT_BIT)),
             word if word & ERR_BIT != 0 => Token::Err(ProcId(word & !ERR_BIT)),
             word => Token::Link(ProcId(word)),
@@ -178,7 +182,7 @@ mod tests {
 
     #[test]
     fn tokens_survive_packing() {
-        for token in [Token::Template, Token::Link(ProcId::new(3, 9)), Token::Out(ProcId::new(3, 9)), Token::Err(ProcId::new(3, 9))] {
+        for token in [Token::Template, Token::Door, Token::Link(ProcId::new(3, 9)), Token::Out(ProcId::new(3, 9)), Token::Err(ProcId::new(3, 9))] {
             assert_eq!(Token::unpack(token.pack()), token);
         }
     }

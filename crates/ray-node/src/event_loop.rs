@@ -8,6 +8,7 @@ use ray_proto::msg::{Boot, Evidence, FromNode, ToNode, WorkerLine};
 use ray_proto::wire::{decode, PROTOCOL};
 use ray_proto::{ExtentId, ProcId, UNIT};
 use ray_shm::board::{Board, SLOTS};
+use ray_shm::door;
 use ray_shm::link::{pair, Filled, Flushed};
 use ray_shm::memory;
 use ray_shm::poll::{Poll, Ready};
@@ -28,6 +29,11 @@ const LAST_WORDS_US: u64 = 1_000_000;
 /// Bytes of log lines waiting for the driver above which workers' pipes are not read: they block, nothing is lost.
 const LOG_BACKLOG: usize = 4 << 20;
 
+/// Of the board: processes that run no calls have none.
+const NO_SLOT: u32 = u32::MAX;
+/// Processes that came through the door, at once.
+const GUESTS: usize = 64;
+
 struct Daemon {
     poll: Poll,
     node: Node,
@@ -47,6 +53,7 @@ struct Daemon {
     paused: Vec<Token>,
     next_look: u64,
     over: bool,
+    door: Option<OwnedFd>,
 }
 
 struct Forking {
@@ -62,7 +69,7 @@ pub fn run(link: OwnedFd) -> Result<(), String> {
     // Orphans of the template become our children, so that their ends stay known.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(text)?;
     raise_fd_limit();
-    let mut driver = Conn::new(link, u32::MAX);
+    let mut driver = Conn::new(link, NO_SLOT);
     let boot = first_message(&mut driver)?;
     let (board_fd, board) = Board::create().map_err(text)?;
     let config = node_config(&boot);
@@ -83,6 +90,7 @@ pub fn run(link: OwnedFd) -> Result<(), String> {
         paused: Vec::new(),
         next_look: 0,
         over: false,
+        door: None,
         boot,
     };
     let result = daemon.serve(driver);
@@ -137,10 +145,11 @@ fn node_config(boot: &Boot) -> NodeConfig {
 impl Daemon {
     fn serve(&mut self, driver: Conn) -> Result<(), String> {
         let text = |error: rustix::io::Errno| format!("epoll: {error}");
-        self.driver = self.node.driver_connected(1, 0, self.boot.max_links);
+        self.driver = self.node.driver_connected(1, door::peer_pid(driver.reader.fd()), self.boot.max_links);
         self.poll.add(driver.reader.fd(), Token::Link(self.driver).pack()).map_err(text)?;
         self.conns.insert(self.driver, driver);
         self.welcome(self.driver);
+        self.open_door();
         self.start_template()?;
         self.read_link(self.driver);
         let mut ready = Vec::with_capacity(64);
@@ -158,6 +167,7 @@ impl Daemon {
     fn handle(&mut self, event: Ready) {
         match Token::unpack(event.token) {
             Token::Template => self.read_template(),
+            Token::Door => self.admit(),
             Token::Link(id) => {
                 if event.readable {
                     self.read_link(id);
@@ -268,6 +278,10 @@ impl Daemon {
             }
             self.welcome(from);
         }
+        if let ToNode::Ask { token, subject } = message {
+            let facts = self.node.report(&subject, &self.stopped());
+            return self.send(from, &FromNode::Told { token, facts });
+        }
         self.node.on_message(now, from, message);
         self.carry_out();
     }
@@ -280,6 +294,31 @@ impl Daemon {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         if conn.closed_at.replace(now).is_none() {
             self.poll.remove(conn.reader.fd());
+        }
+        if conn.slot == NO_SLOT {
+            self.conns.remove(&id);
+            self.node.observer_left(now, id);
+        }
+    }
+
+    /// Questions from outside come through here. A node without a door serves its driver all the same.
+    fn open_door(&mut self) {
+        let Ok(opened) = door::open(&self.boot.door) else { return };
+        if self.poll.add(opened.as_fd(), Token::Door.pack()).is_ok() {
+            self.door = Some(opened);
+        }
+    }
+
+    fn admit(&mut self) {
+        while let Some(guest) = self.door.as_ref().and_then(door::admit) {
+            if self.conns.values().filter(|conn| conn.slot == NO_SLOT).count() > GUESTS {
+                continue;
+            }
+            let id = self.node.observer_connected(door::peer_pid(&guest));
+            let conn = Conn::new(guest, NO_SLOT);
+            if self.poll.add(conn.reader.fd(), Token::Link(id).pack()).is_ok() {
+                self.conns.insert(id, conn);
+            }
         }
     }
 
@@ -583,6 +622,11 @@ impl Daemon {
         }
         let text = format!("the worker with pid {pid} has been stopped (state T) for 5 s; what it runs goes on when it gets SIGCONT.\nhint: kill -CONT {pid}");
         self.send(self.driver, &FromNode::Notice { text });
+    }
+
+    /// Processes in state T now.
+    fn stopped(&self) -> Vec<ProcId> {
+        self.conns.iter().filter(|(_, conn)| conn.pid != 0 && oom::state_of(conn.pid) == Some('T')).map(|(id, _)| *id).collect()
     }
 
     /// What the workers wrote before they were ended still reaches the driver.

@@ -3,6 +3,7 @@
 
 pub mod ids;
 pub mod msg;
+pub mod report;
 pub mod resources;
 pub mod value;
 pub mod wire;

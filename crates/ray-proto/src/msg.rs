@@ -2,6 +2,7 @@
 //! `ToTemplate` and `FromTemplate` between the daemon and the process that forks workers (its half is Python: see ray/_core/worker/template.py).
 
 use crate::ids::{ActorId, ClassId, ExtentId, LeaseId, ObjectId, ProcId, TemplateId};
+use crate::report::{Fact, Subject};
 use crate::resources::Resources;
 use crate::value::{Blob, Payload, ShmRange, Value};
 use crate::{wire_enum, wire_struct};
@@ -58,12 +59,27 @@ wire_struct! {
         pub actor_seq: Option<(ActorId, u64)>,
         pub gpu_ids: Vec<u32>,
         pub args: Args,
+        /// The results leave one after another as `StreamItems`.
+        pub stream: Option<StreamOpen>,
+    }
+
+    /// Where a call with a stream of results starts.
+    pub struct StreamOpen {
+        /// So many items the caller has from earlier attempts: they are made again and not sent.
+        pub have: u64,
+        /// Items up to this number may be sent before a `StreamCredit`.
+        pub until: u64,
+        /// Nobody reads them any more: stop at the first one.
+        pub closed: bool,
+        /// The call's result is a list of references to all items.
+        pub gather: bool,
     }
 
     pub struct Reply {
         pub task: u64,
         pub outcome: Outcome,
-        /// One per return; a single one that holds an error stands for all of them.
+        /// One per return; a single one that holds an error stands for all of them. Of a call with a stream: the error that ended it, if one did, and
+        /// the value of its end object.
         pub results: Vec<Payload>,
         /// Argument references still in use, owned by the caller.
         pub retained: Vec<ObjectId>,
@@ -129,6 +145,7 @@ wire_enum! {
         25 = IdleExitReply { may_exit: bool },
         26 = Shutdown {},
         27 = Boot { boot: Boot },
+        28 = Ask { token: u64, subject: Subject },
     }
 }
 
@@ -146,6 +163,8 @@ wire_struct! {
         pub job_env: String,
         /// As in `Hello`.
         pub max_links: u32,
+        /// Name of the door through which others join; empty for none.
+        pub door: String,
     }
 }
 
@@ -182,6 +201,7 @@ wire_enum! {
         22 = ActorFinish { actor: ActorId },
         /// A process that has died (see `ProcDied` before) had made these for the receiver. What belongs to no object there is to be freed.
         23 = OrphanRanges { ranges: Vec<ShmRange> },
+        24 = Told { token: u64, facts: Vec<Fact> },
     }
 }
 
@@ -200,8 +220,16 @@ wire_enum! {
         8 = Borrow { ids: Vec<ObjectId>, token: u64 },
         9 = BorrowAck { token: u64 },
         10 = Release { ids: Vec<(ObjectId, u32)> },
-        /// The results' third-party references are registered: the worker's hold may go.
-        11 = HoldDone { task: u64 },
+        /// The third-party references in the results (`first` = 0) or in the items from `first` on are registered: the worker's hold may go.
+        11 = HoldDone { task: u64, first: u64 },
+        /// Items of a running call, numbered from 1.
+        12 = StreamItems { task: u64, first: u64, items: Vec<Payload> },
+        /// To the producer: items up to this number may be sent. Never less than before.
+        13 = StreamCredit { task: u64, until: u64 },
+        /// To the producer: nobody reads any more.
+        14 = StreamClose { task: u64 },
+        15 = Ask { token: u64, subject: Subject },
+        16 = Told { token: u64, facts: Vec<Fact> },
     }
 }
 
@@ -218,7 +246,18 @@ mod tests {
             deps: vec![(dep, Payload { value: Value::inline(b"\0v"), refs: vec![] })],
             nested: vec![dep],
         };
-        Peer::Call { call: Box::new(Call { task: 5, template: TemplateId(1), attempt: 0, num_returns: 1, actor_seq: Some((dep, 9)), gpu_ids: vec![], args }) }
+        Peer::Call {
+            call: Box::new(Call {
+                task: 5,
+                template: TemplateId(1),
+                attempt: 0,
+                num_returns: 1,
+                actor_seq: Some((dep, 9)),
+                gpu_ids: vec![],
+                args,
+                stream: Some(StreamOpen { have: 1, until: 9, closed: false, gather: true }),
+            }),
+        }
     }
 
     #[test]

@@ -62,9 +62,9 @@ impl Drop for Entered {
     }
 }
 
-/// A thread that runs a call of a worker: when it waits, its CPU is given back.
-pub(crate) fn in_call() -> bool {
-    RUNNING.with_borrow(Option::is_some)
+/// The call of a worker that this thread runs: when it waits, its CPU is given back.
+pub(crate) fn call_of_thread() -> Option<(ProcId, u64)> {
+    RUNNING.with_borrow(|running| running.as_ref().map(|running| (running.from, running.task)))
 }
 
 pub(crate) fn current(py: Python<'_>) -> Option<Running> {

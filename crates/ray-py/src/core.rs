@@ -9,10 +9,10 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use ray_logic::owner::{ActorOptions, Limits};
 use ray_proto::msg::{Boot, FromNode, ToNode};
 use ray_proto::wire::{decode, PROTOCOL};
-use ray_proto::{ObjectId, Resources, UNIT};
+use ray_proto::{ObjectId, ProcId, Resources, UNIT};
 use ray_shm::board::Board;
 use ray_shm::link::{Filled, Reader, Writer};
-use ray_worker::{Config, Failure, Library, Woken};
+use ray_worker::{Config, Failure, Library, Ticket, Woken};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, RwLock};
@@ -83,7 +83,7 @@ impl Core {
     /// Wait for an answer of the node; signals are handled meanwhile.
     fn ask(&self, py: Python<'_>, question: impl FnOnce(u64) -> ToNode) -> PyResult<FromNode> {
         let (token, gate) = self.library.ask(question).map_err(|failure| self.failure(py, failure))?;
-        while py.detach(|| gate.wait(None)) != Woken::Open {
+        while py.detach(|| self.library.wait_at(&gate, None)) != Woken::Open {
             py.check_signals()?;
         }
         self.library.answer(token).map(|(message, _)| message).map_err(|failure| self.failure(py, failure))
@@ -91,25 +91,40 @@ impl Core {
 
     /// Block until `need` of `ids` are ready. False: the time is over.
     fn block(&self, py: Python<'_>, ids: &[ObjectId], need: usize, timeout_s: Option<f64>) -> PyResult<bool> {
-        let in_call = self.library.slot().is_some() && context::in_call();
-        let ticket = self.library.wait_start(ids, need, in_call).map_err(|failure| self.failure(py, failure))?;
-        let Some(ticket) = ticket else { return Ok(true) };
-        let deadline = timeout_s.map(|s| ray_shm::now_us().saturating_add((s.max(0.0) * 1e6).min(1e15) as u64));
-        let outcome = loop {
-            let left = deadline.map(|at| at.saturating_sub(ray_shm::now_us()));
-            match py.detach(|| ticket.gate.wait(left)) {
-                Woken::Open => break Ok(true),
-                Woken::TimedOut => break Ok(false),
-                Woken::Interrupted => {
-                    if let Err(raised) = py.check_signals() {
-                        break Err(raised);
-                    }
+        let start = |call| self.library.wait_start(ids, need, call).map_err(|failure| self.failure(py, failure));
+        block(py, &self.library, ids, deadline(timeout_s), start)
+    }
+}
+
+/// The moment on the monotonic clock, in microseconds, when a wait of so many seconds is over.
+pub(crate) fn deadline(timeout_s: Option<f64>) -> Option<u64> {
+    timeout_s.map(|s| ray_shm::now_us().saturating_add((s.max(0.0) * 1e6).min(1e15) as u64))
+}
+
+/// Block in a wait for `ids` that `start` begins; it is told which call of a worker waits, if one does. False: the time is over.
+pub(crate) fn block(
+    py: Python<'_>,
+    library: &Library,
+    ids: &[ObjectId],
+    deadline: Option<u64>,
+    start: impl FnOnce(Option<(ProcId, u64)>) -> PyResult<Option<Ticket>>,
+) -> PyResult<bool> {
+    let call = context::call_of_thread().filter(|_| library.slot().is_some());
+    let Some(ticket) = start(call)? else { return Ok(true) };
+    let outcome = loop {
+        let left = deadline.map(|at| at.saturating_sub(ray_shm::now_us()));
+        match py.detach(|| library.wait_at(&ticket.gate, left)) {
+            Woken::Open => break Ok(true),
+            Woken::TimedOut => break Ok(false),
+            Woken::Interrupted => {
+                if let Err(raised) = py.check_signals() {
+                    break Err(raised);
                 }
             }
-        };
-        self.library.wait_end(&ticket, ids);
-        outcome
-    }
+        }
+    };
+    library.wait_end(&ticket, ids);
+    outcome
 }
 
 /// The ids of references of this session.
@@ -210,6 +225,7 @@ impl Core {
             settings,
             job_env: job.env.clone(),
             max_links: max_links(),
+            door: get_config(config, "door")?,
         };
         let started = py.detach(|| -> Result<Core, String> {
             let (mut daemon, link) = DaemonProcess::start(&python, &native_path)?;
@@ -226,6 +242,19 @@ impl Core {
             }
         });
         started.map_err(|why| PyRuntimeError::new_err(format!("could not start ray: {}", why.trim())))
+    }
+
+    /// Connect through a session's door, to ask questions. It is not this process's session.
+    #[staticmethod]
+    fn observe(py: Python<'_>, door: &str) -> PyResult<Core> {
+        let observe = || -> Result<Core, String> {
+            let link = ray_shm::door::enter(door).map_err(|error| error.to_string())?;
+            let (reader, welcome) = handshake(link, ToNode::Hello { protocol: PROTOCOL, pid: std::process::id(), max_links: 0 })?;
+            let config = Config { limits: Limits::default(), slot: None };
+            let library = Library::start(reader, welcome, config).map_err(|failure| format!("{failure:?}"))?;
+            Ok(Core { library, daemon: Mutex::new(None), daemon_pid: 0, job: Job::default() })
+        };
+        py.detach(observe).map_err(|why| PyRuntimeError::new_err(format!("could not connect to {door}: {why}")))
     }
 
     /// Connect as a worker over an inherited socket. Called after fork, never before.
@@ -295,7 +324,11 @@ impl Core {
             }
             if !self.block(py, &ids, ids.len(), timeout_s)? {
                 let ready = self.library.ready_among(&ids, ids.len()).len();
-                let text = format!("get timed out after {} s: {ready} of {} objects are ready", timeout_s.unwrap_or(0.0), ids.len());
+                let text = format!(
+                    "get timed out after {} s: {ready} of {} objects are ready\nhint: ray.util.state.explain(ref) says what it waits for",
+                    timeout_s.unwrap_or(0.0),
+                    ids.len()
+                );
                 return Err(errors::with_code(py, "get_timeout", &text));
             }
             self.library.check().map_err(|failure| self.failure(py, failure))?;

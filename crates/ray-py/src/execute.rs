@@ -3,10 +3,12 @@
 use crate::context::{self, Running, ThisActor};
 use crate::core::Core;
 use crate::pending_call::{take_all, PendingCall};
+use crate::produce::{drive, Producer};
 use crate::values;
 use pyo3::exceptions::{PySystemExit, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use ray_proto::msg::{Outcome, ToNode};
 use ray_proto::value::FLAG_RAISED;
@@ -118,12 +120,22 @@ fn execute(py: Python<'_>, library: &Arc<Library>, work: CallWork) -> PyResult<O
     if context::actor().is_none() && (!work.call.gpu_ids.is_empty() || GPUS_SET.get()) {
         set_visible_gpus(py, &work.call.gpu_ids)?;
     }
+    let mut producer = Producer::new(&work);
     let called = values::decode_args(py, library, &work.call.args).and_then(|(args, kwargs)| function.bind(py).call(args, kwargs.as_ref()));
     drop(function);
+    let called = match &mut producer {
+        None => called,
+        Some(producer) => called.and_then(|generator| drive(library, &work, producer, &generator).map(|()| generator)),
+    };
+    let left = leaving.then(|| "max_calls was reached".to_owned());
     let outcome = match called {
-        Ok(value) => finish(library, work, &value, leaving).map(|()| leaving.then(|| "max_calls was reached".to_owned())),
+        Ok(value) => match producer {
+            None => finish(library, work, &value, leaving),
+            Some(producer) => finish_stream(py, library, work, &producer, leaving),
+        }
+        .map(|()| left),
         Err(error) if error.is_instance_of::<PySystemExit>(py) => exit_in_call(py, library, work, error),
-        Err(error) => finish_failed(py, library, work, error, leaving).map(|()| leaving.then(|| "max_calls was reached".to_owned())),
+        Err(error) => finish_failed(py, library, work, error, leaving, producer.as_mut()).map(|()| left),
     };
     drop(entered);
     outcome
@@ -133,7 +145,7 @@ fn execute(py: Python<'_>, library: &Arc<Library>, work: CallWork) -> PyResult<O
 fn exit_in_call(py: Python<'_>, library: &Arc<Library>, work: CallWork, error: PyErr) -> PyResult<Option<String>> {
     match work.call.actor_seq {
         None => {
-            finish_failed(py, library, work, error, true)?;
+            finish_failed(py, library, work, error, true, None)?;
             Ok(Some("the task called sys.exit".into()))
         }
         Some((actor, _)) => {
@@ -209,16 +221,39 @@ fn encode_error(py: Python<'_>, library: &Arc<Library>, name: &str, attempt: u32
     Ok(Value::inline(value))
 }
 
-fn finish_failed(py: Python<'_>, library: &Arc<Library>, work: CallWork, error: PyErr, leaving: bool) -> PyResult<()> {
-    let retry = hooks(py)?.call_method1(intern!(py, "is_retryable"), (PyBytes::new(py, &work.template.payload), error.value(py)))?.extract()?;
+/// `producer`: how far the call had come, if it gives its results one after another and its generator was started.
+fn finish_failed(py: Python<'_>, library: &Arc<Library>, work: CallWork, error: PyErr, leaving: bool, producer: Option<&mut Producer>) -> PyResult<()> {
+    let retry: bool = hooks(py)?.call_method1(intern!(py, "is_retryable"), (PyBytes::new(py, &work.template.payload), error.value(py)))?.extract()?;
     let value = encode_error(py, library, &work.template.name, work.call.attempt, error)?;
-    let results = vec![Payload { value, refs: vec![] }];
+    let error = Payload { value, refs: vec![] };
+    let mut results = vec![error.clone()];
+    if let Some(producer) = producer {
+        if !producer.gathers() {
+            // Compat: what the generator raised is its last item, and the end itself is no failure.
+            results.push(values::encode(&py.None().into_bound(py), library)?.0);
+        } else if !retry {
+            producer.push_payload(library, &work, error);
+            return finish_stream(py, library, work, producer, leaving);
+        }
+    }
     library.finish_call(&work, Outcome::Raised { retryable: retry }, results, leaving);
     Ok(())
 }
 
 pub(crate) fn finish_with_error(py: Python<'_>, library: &Arc<Library>, work: CallWork, error: PyErr) -> PyResult<()> {
-    finish_failed(py, library, work, error, false)
+    finish_failed(py, library, work, error, false, None)
+}
+
+/// A generator has raised.
+pub(crate) fn finish_broken_stream(py: Python<'_>, library: &Arc<Library>, work: CallWork, error: PyErr, producer: &mut Producer) -> PyResult<()> {
+    finish_failed(py, library, work, error, false, Some(producer))
+}
+
+/// A generator has ended, or nobody reads it any more.
+pub(crate) fn finish_stream(py: Python<'_>, library: &Arc<Library>, work: CallWork, producer: &Producer, leaving: bool) -> PyResult<()> {
+    let (results, _alive) = producer.results(py, library, &work)?;
+    library.finish_call(&work, Outcome::Returned {}, results, leaving);
+    Ok(())
 }
 
 pub(crate) fn finish_with_value(library: &Arc<Library>, work: CallWork, value: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -233,14 +268,24 @@ fn finish(library: &Arc<Library>, work: CallWork, value: &Bound<'_, PyAny>, leav
             library.finish_call(&work, Outcome::Returned {}, results, leaving);
             Ok(())
         }
-        Err(error) => finish_failed(py, library, work, error, leaving),
+        Err(error) => finish_failed(py, library, work, error, leaving, None),
     }
+}
+
+fn py_generator(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static CELL: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    CELL.import(py, "types", "GeneratorType")
 }
 
 type Results<'py> = (Vec<Payload>, Vec<values::Pickled<'py>>);
 
 fn encode_results<'py>(library: &Library, work: &CallWork, value: &Bound<'py, PyAny>) -> PyResult<Results<'py>> {
-    let items = results_of(&work.template.name, work.call.num_returns as usize, value)?;
+    let (name, count) = (&work.template.name, work.call.num_returns as usize);
+    if count == 1 {
+        let (payload, alive) = one_result(name, value, |value| values::encode(value, library))?;
+        return Ok((vec![payload], vec![alive]));
+    }
+    let items = results_of(name, count, value)?;
     let mut results = Vec::with_capacity(items.len());
     let mut alive = Vec::with_capacity(items.len());
     for item in &items {
@@ -251,13 +296,21 @@ fn encode_results<'py>(library: &Library, work: &CallWork, value: &Bound<'py, Py
     Ok((results, alive))
 }
 
-/// The results in what a call returned. ValueError: not as many as asked for.
+/// The one result of a call. Compat: of a generator the first item is the result.
+pub(crate) fn one_result<'py, T>(name: &str, value: &Bound<'py, PyAny>, encode: impl Fn(&Bound<'py, PyAny>) -> PyResult<T>) -> PyResult<T> {
+    match encode(value) {
+        Err(_) if value.is_instance(py_generator(value.py())?)? => match value.try_iter()?.next() {
+            Some(item) => encode(&item?),
+            None => Err(PyValueError::new_err(format!("{name} has num_returns=1 and is a generator that yielded nothing"))),
+        },
+        encoded => encoded,
+    }
+}
+
+/// The results, other than one, in what a call returned. ValueError: not as many as asked for.
 pub(crate) fn results_of<'py>(name: &str, count: usize, value: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
     if count == 0 {
         return Ok(vec![]);
-    }
-    if count == 1 {
-        return Ok(vec![value.clone()]);
     }
     let items: Vec<Bound<'py, PyAny>> = match value.cast::<PyTuple>() {
         Ok(tuple) => tuple.iter().collect(),

@@ -10,6 +10,12 @@ pub(crate) struct CompletionQueue {
     inner: Arc<ray_worker::CompletionQueue>,
 }
 
+impl CompletionQueue {
+    pub(crate) fn inner(&self) -> &Arc<ray_worker::CompletionQueue> {
+        &self.inner
+    }
+}
+
 #[pymethods]
 impl CompletionQueue {
     #[new]
@@ -26,7 +32,10 @@ impl CompletionQueue {
     /// Put `token` into the queue when the object is ready. True: it already is, and nothing will be queued.
     fn watch<'py>(slf: Bound<'py, Self>, core: &Bound<'py, PyAny>, object: &Bound<'py, ObjectRef>, token: u64) -> PyResult<bool> {
         match core.cast::<Core>() {
-            Ok(core) => Ok(core.get().library().watch(object.get().id, &slf.get().inner, token)),
+            Ok(core) => {
+                let call = crate::context::current(slf.py()).map(|running| (running.from, running.task));
+                Ok(core.get().library().watch(object.get().id, &slf.get().inner, token, call))
+            }
             // In local mode the engine is an object of Python.
             Err(_) => core.call_method1("watch", (slf, object, token))?.extract(),
         }

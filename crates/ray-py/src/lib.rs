@@ -16,6 +16,9 @@ mod futures;
 mod local;
 mod object_ref;
 mod pending_call;
+mod produce;
+mod report;
+mod result_stream;
 mod template;
 mod values;
 
@@ -37,6 +40,10 @@ mod _native {
     use crate::object_ref::{ref_from_bytes, ObjectRef};
     #[pymodule_export]
     use crate::pending_call::PendingCall;
+    #[pymodule_export]
+    use crate::report::ask_about;
+    #[pymodule_export]
+    use crate::result_stream::ResultStream;
     #[pymodule_export]
     use crate::template::CallTemplate;
     #[pymodule_export]

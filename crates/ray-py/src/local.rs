@@ -12,7 +12,7 @@ use crate::{errors, execute, values};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
-use ray_proto::ids::ACTOR_INDEX;
+use ray_proto::ids::{ACTOR_INDEX, END_INDEX};
 use ray_proto::value::{system_error, FLAG_RAISED};
 use ray_proto::{Blob, ObjectId, Payload, ProcId, Value};
 use ray_worker::View;
@@ -173,14 +173,33 @@ impl LocalObjects {
         self.table.reference(ObjectId::new(ME, number, ACTOR_INDEX))
     }
 
+    /// The object that is ready at the end of a call that gives its results one after another.
+    fn end(&self, call: u64) -> ObjectRef {
+        self.table.reference(ObjectId::new(ME, call, END_INDEX))
+    }
+
+    fn store_end(&self, call: u64, value: &LocalValue) {
+        self.store(call, END_INDEX, value, None);
+    }
+
+    fn is_end_referred(&self, call: u64) -> bool {
+        self.table.lock().contains_key(&ObjectId::new(ME, call, END_INDEX))
+    }
+
     /// Whether anybody refers to an actor.
-    fn is_actor_needed(&self, number: u64) -> bool {
+    fn is_actor_referred(&self, number: u64) -> bool {
         self.table.lock().contains_key(&ObjectId::new(ME, number, ACTOR_INDEX))
     }
 
     /// The number of the call that makes the object.
     fn call_of(&self, object: &ObjectRef) -> PyResult<u64> {
         self.id_of(object).map(ObjectId::call)
+    }
+
+    /// Which of the results of its call the object is; None: what is ready at the call's end.
+    fn index_of(&self, object: &ObjectRef) -> PyResult<Option<u64>> {
+        let id = self.id_of(object)?;
+        Ok((id.index() != END_INDEX).then(|| id.index()))
     }
 
     fn task_id<'py>(&self, py: Python<'py>, call: u64) -> Bound<'py, PyBytes> {
@@ -201,7 +220,10 @@ impl LocalObjects {
 
     /// The values of a call's results. ValueError: not as many as `num_returns`.
     fn pickle_results(&self, name: &str, num_returns: usize, value: &Bound<'_, PyAny>) -> PyResult<Vec<LocalValue>> {
-        execute::results_of(name, num_returns, value)?.iter().map(|item| self.pickled(item)).collect()
+        match num_returns {
+            1 => Ok(vec![execute::one_result(name, value, |value| self.pickled(value))?]),
+            _ => execute::results_of(name, num_returns, value)?.iter().map(|item| self.pickled(item)).collect(),
+        }
     }
 
     /// Arguments of a call, and the references at their top level, which stand for values.
@@ -265,18 +287,11 @@ impl LocalObjects {
     /// A fresh copy of the value. Raises the error that it stands for, with the frames it was raised in.
     fn value<'py>(&self, py: Python<'py>, object: &ObjectRef) -> PyResult<Bound<'py, PyAny>> {
         let (payload, frames) = self.payload(py, self.id_of(object)?)?;
-        self.decode(py, &payload.value).map_err(|error| {
+        self.decode(py, &payload.value).inspect_err(|error| {
             if let Some(Ok(frames)) = frames.map(|frames| frames.into_bound(py).cast_into()) {
                 error.set_traceback(py, Some(frames));
             }
-            error
         })
-    }
-
-    /// Whether any value is there.
-    fn is_stored(&self, object: &ObjectRef) -> PyResult<bool> {
-        let id = self.id_of(object)?;
-        Ok(self.table.lock().get(&id).is_some_and(|entry| entry.payload.is_some()))
     }
 
     fn __len__(&self) -> usize {

@@ -2,6 +2,7 @@
 //! All `unsafe` of the engine outside the Python bindings stands in this crate, each use with its reason.
 
 pub mod board;
+pub mod door;
 pub mod link;
 pub mod memory;
 pub mod poll;

@@ -9,6 +9,45 @@ pub struct Poll {
     epoll: OwnedFd,
 }
 
+/// A waiting thread stays awake for this at most: an answer to a short call comes sooner than a sleeping core wakes.
+const AWAKE_US: u64 = 50;
+/// A yield that takes longer gave the core to somebody who computes.
+const CROWDED_US: u64 = 15;
+const SHORTEST_REST: u32 = 16;
+const LONGEST_REST: u32 = 4096;
+
+/// When to stay awake: not while others want the core. Each time one is met, the next waits sleep at once, twice as many as before.
+#[derive(Debug)]
+pub struct Vigil {
+    resting: u32,
+    next_rest: u32,
+}
+
+impl Default for Vigil {
+    fn default() -> Self {
+        Vigil { resting: 0, next_rest: SHORTEST_REST }
+    }
+}
+
+impl Vigil {
+    fn begin(&mut self) -> u64 {
+        if self.resting == 0 {
+            return AWAKE_US;
+        }
+        self.resting -= 1;
+        0
+    }
+
+    fn paid(&mut self) {
+        self.next_rest = SHORTEST_REST;
+    }
+
+    fn crowded(&mut self) {
+        self.resting = self.next_rest;
+        self.next_rest = (2 * self.next_rest).min(LONGEST_REST);
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct Ready {
     pub token: u64,
@@ -34,6 +73,28 @@ impl Poll {
     pub fn remove(&self, fd: BorrowedFd<'_>) {
         // It may have been closed by the other side of a race: gone is what was wanted.
         let _ = epoll::delete(&self.epoll, fd);
+    }
+
+    /// Like `wait`, but stay awake for a while first: waking a core that sleeps costs more than most calls.
+    pub fn wait_awake(&self, vigil: &mut Vigil, timeout_us: Option<u64>, ready: &mut Vec<Ready>) -> Result<(), Errno> {
+        let started = crate::now_us();
+        let spin_us = vigil.begin().min(timeout_us.unwrap_or(u64::MAX));
+        let mut spent = 0;
+        while spent < spin_us {
+            self.wait(Some(0), ready)?;
+            let now = crate::now_us() - started;
+            if !ready.is_empty() {
+                vigil.paid();
+                return Ok(());
+            }
+            if now - spent > CROWDED_US {
+                vigil.crowded();
+                break;
+            }
+            spent = now;
+            rustix::thread::sched_yield();
+        }
+        self.wait(timeout_us.map(|timeout| timeout.saturating_sub(crate::now_us() - started)), ready)
     }
 
     /// Wait for events; `timeout_us` None = for ever.
@@ -85,13 +146,31 @@ impl Timer {
         Ok(Timer(timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?))
     }
 
+    /// One that a thread sleeps on.
+    pub fn blocking() -> Result<Self, Errno> {
+        Ok(Timer(timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?))
+    }
+
+    /// Until it is due. For a blocking one.
+    pub fn sleep(&self) {
+        // Interrupted is early: whoever sleeps here looks again.
+        let _ = rustix::io::read(&self.0, &mut [0u8; 8]);
+    }
+
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 
+    pub fn disarm(&self) {
+        self.set(Timespec { tv_sec: 0, tv_nsec: 0 });
+    }
+
     pub fn arm(&self, in_us: u64) {
         let in_us = in_us.max(1);
-        let value = Timespec { tv_sec: (in_us / 1_000_000) as i64, tv_nsec: ((in_us % 1_000_000) * 1_000) as _ };
+        self.set(Timespec { tv_sec: (in_us / 1_000_000) as i64, tv_nsec: ((in_us % 1_000_000) * 1_000) as _ });
+    }
+
+    fn set(&self, value: Timespec) {
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
         let armed = timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: zero, it_value: value });
         debug_assert!(armed.is_ok(), "timerfd_settime");

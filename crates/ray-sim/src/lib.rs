@@ -11,4 +11,5 @@ pub mod rng;
 pub mod run;
 pub mod sabotage;
 mod script;
+mod streams;
 mod world;

@@ -39,6 +39,8 @@ pub struct Options {
     pub stalls: u32,
     /// Kills, exits and failing constructors of actors that the program itself asks for.
     pub actor_ends: u32,
+    /// A call site gives its results one after another.
+    pub streams: u32,
     /// Faults strike within this time.
     pub horizon_us: u64,
     pub sabotage: Option<Sabotage>,
@@ -71,6 +73,7 @@ impl Options {
         o.actor_ends = some(500, 600);
         o.store_bytes = if some(150, 1) == 1 { 4 << 20 } else { 1 << 30 };
         o.horizon_us = [2_000, 10_000, 50_000, 200_000][some(1000, 4) as usize - 1];
+        o.streams = some(500, 600);
         o
     }
 
@@ -97,6 +100,7 @@ impl Options {
             kills: 0,
             stalls: 0,
             actor_ends: 0,
+            streams: 0,
             horizon_us: 10_000,
             sabotage: None,
         }

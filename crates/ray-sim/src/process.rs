@@ -41,6 +41,8 @@ pub struct Process {
     pub width: usize,
     /// Released by Python, not yet told to the owner.
     pub drops: Vec<ObjectId>,
+    /// Readers of streams released by Python, not yet told to the owner.
+    pub dropped_readers: Vec<u64>,
     /// Pickled out of band: kept until the program's end.
     pub pins: Vec<Handle>,
     pub home: Option<Home>,
@@ -77,6 +79,7 @@ impl Process {
             frames: Vec::new(),
             width: 1,
             drops: Vec::new(),
+            dropped_readers: Vec::new(),
             pins: Vec::new(),
             home: None,
             opened: BTreeSet::new(),
@@ -135,6 +138,11 @@ impl Process {
             env.oracle.view_dropped(self.id, range);
         }
         self.drops.push(handle.id);
+        self.post_soon(env);
+    }
+
+    /// What was dropped, and items that wait for company, are looked at soon.
+    pub fn post_soon(&mut self, env: &mut Env) {
         if !std::mem::replace(&mut self.drops_posted, true) {
             let delay = env.rng.range(0, 500);
             env.post(delay, Event::Drops(self.id));
@@ -147,6 +155,10 @@ impl Process {
         for id in std::mem::take(&mut self.drops) {
             self.owner.release_local(id);
         }
+        for call in std::mem::take(&mut self.dropped_readers) {
+            self.owner.stream_dropped(call);
+        }
+        self.owner.send_all_items();
         self.pump(env);
         if env.rng.permille(100) {
             for (extent, _) in self.extents.empty_extents() {
@@ -185,6 +197,7 @@ impl Process {
                 self.owner.on_node(env.now, FromNode::ProcDied { proc_id, evidence });
                 let orphans = self.exec.forget_caller(proc_id);
                 self.owner.give_back(orphans, false, ProcId::NODE);
+                self.feed_all(env);
             }
             FromNode::ActorStart { actor, spec, .. } => self.start_actor(env, actor, *spec),
             FromNode::ActorFinish { .. } => self.finishing = true,
@@ -248,6 +261,14 @@ impl Process {
                 let back = self.exec.recall(from, &tasks);
                 self.owner.give_back(back, false, from);
             }
+            Peer::StreamCredit { task, until } => {
+                self.exec.credit(from, task, until);
+                self.feed_all(env);
+            }
+            Peer::StreamClose { task } => {
+                self.exec.close_stream(from, task);
+                self.feed_all(env);
+            }
             other => self.owner.on_peer(env.now, from, other),
         }
         self.pump(env);
@@ -288,7 +309,12 @@ impl Process {
 
     /// Nothing in the process or elsewhere needs it.
     pub fn is_spent(&self) -> bool {
-        self.frames.is_empty() && self.exec.is_empty() && self.drops.is_empty() && self.pins.is_empty() && self.owner.leftovers().is_empty()
+        self.frames.is_empty()
+            && self.exec.is_empty()
+            && self.drops.is_empty()
+            && self.dropped_readers.is_empty()
+            && self.pins.is_empty()
+            && self.owner.leftovers().is_empty()
     }
 
     /// After each event: time, the next call, the end.

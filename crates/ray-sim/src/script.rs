@@ -24,6 +24,9 @@ struct Mentions {
 
 impl Process {
     pub fn act(&mut self, env: &mut Env, frame: &mut Frame) {
+        if env.options.streams > 0 && env.rng.permille(400) && self.use_streams(env, frame) {
+            return;
+        }
         let roll = env.rng.below(100);
         match roll {
             0..=11 => self.put(env, frame),
@@ -87,7 +90,7 @@ impl Process {
     }
 
     /// Whether `path` may wait for `id` without any chance of a deadlock of the program's own making.
-    fn may_wait(&self, env: &Env, path: &Path, pure: bool, id: ObjectId) -> bool {
+    pub fn may_wait(&self, env: &Env, path: &Path, pure: bool, id: ObjectId) -> bool {
         let Some(made) = env.oracle.made.get(&id) else { return false };
         !id.is_actor() && (made.ready || precedes(&made.path, path) && (made.pure || !pure))
     }
@@ -134,6 +137,9 @@ impl Process {
         env.options.calls = env.options.calls.saturating_sub(1);
         env.note(self.id, || format!("submits {task} ({}) at {:?} with {text}", template.name, info.path));
         env.oracle.calls.insert((self.id, task), info);
+        if let Some(options) = template.stream {
+            return self.stream_submitted(env, frame, task, options, made);
+        }
         for index in 1..=u64::from(template.num_returns) {
             let id = ObjectId::new(self.id, task, index);
             env.oracle.made.insert(id, made.clone());
@@ -159,11 +165,13 @@ impl Process {
     }
 
     fn site(&mut self, env: &mut Env, name: &str, kind: CallKind, max_calls: u32) -> Arc<Template> {
+        let stream = self.stream_options(env, name);
         self.owner.template(Template {
             id: Default::default(),
             kind,
             name: name.into(),
             payload: b"code"[..].into(),
+            stream,
             num_returns: env.rng.pick(&[1, 1, 1, 2, 3, 0]).expect("a number"),
             max_retries: env.rng.pick(&[3, 3, 0, 1, -1]).expect("a number"),
             retry_raised: env.rng.permille(300),
@@ -233,7 +241,7 @@ impl Process {
             .calls
             .insert((self.id, actor.call()), CallInfo { path: path.clone(), pure: false, depth: frame.depth + 1, actor: None, max_retries: -1, greedy: false });
         env.oracle.made.insert(actor, Made { path, pure: false, ready: false });
-        self.owner.create_actor(actor, options, args);
+        self.owner.create_actor(env.now, actor, options, args);
         env.oracle.handle_made(self.id, actor);
         frame.handles.push(Handle { id: actor, view: None });
     }

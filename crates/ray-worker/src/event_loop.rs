@@ -1,23 +1,27 @@
-//! This is the main loop of the library: one thread per process that owns all reads, all timers and what a full socket left over.
+//! This is the main loop of the library: all reads, all timers and what a full socket left over. One thread at a time runs it (role.rs).
 
 use crate::exec::{ActorWork, Duty, WorkTemplate};
 use crate::library::{Answer, Core, Direct, Library, LogRecord};
+use crate::role::Role;
 use ray_proto::msg::{FromNode, Peer, ToNode};
+use ray_proto::report::Fact;
 use ray_proto::wire::{decode, Wire};
 use ray_proto::ProcId;
 use ray_shm::link::{Filled, Reader, Writer};
-use ray_shm::poll::{Poll, Ready};
+use ray_shm::poll::{Poll, Ready, Timer, Vigil};
 use rustc_hash::FxHashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+const DAEMON_GONE: &str =
+    "the node's daemon is gone; tasks, actors and objects of this session are lost.\nhint: call ray.shutdown() and ray.init() to start over";
 const NODE: u64 = 0;
 const WAKER: u64 = u64::MAX;
 const SOON: u64 = u64::MAX - 1;
 /// Looking for extents that stay empty.
 const SWEEP_US: u64 = 5_000_000;
 
-struct Engine {
+pub(crate) struct Engine {
     library: Arc<Library>,
     poll: Poll,
     node: Reader,
@@ -25,61 +29,77 @@ struct Engine {
     /// Direct links that wait for their peer's `Switch`.
     unopened: FxHashMap<ProcId, Reader>,
     next_sweep: u64,
+    /// When time alone asks for the next step.
+    due: Option<u64>,
+    ready: Vec<Ready>,
+    vigil: Vigil,
+    /// Answers of peers, handed over once the lock is free.
+    answered: Vec<(u64, Vec<Fact>)>,
 }
 
-enum Fate {
-    GoOn,
-    Over(String),
-}
+/// The session is over, and why.
+pub(crate) struct Fate(pub String);
 
-/// Start the engine thread.
-pub(crate) fn start(library: Arc<Library>, node: Reader) -> Result<(), String> {
+/// Set up the engine, handle what came right behind the handshake, and start the background thread.
+pub(crate) fn start(library: Arc<Library>, node: Reader, relief: Arc<Timer>) -> Result<(), String> {
     let poll = Poll::new().map_err(|e| format!("epoll: {e}"))?;
     poll.add(node.fd(), NODE).and_then(|()| library.watch_timers(&poll, WAKER, SOON)).map_err(|e| format!("epoll: {e}"))?;
-    let mut engine = Engine { library, poll, node, direct: FxHashMap::default(), unopened: FxHashMap::default(), next_sweep: 0 };
+    let mut engine = Engine {
+        library: library.clone(),
+        poll,
+        node,
+        direct: FxHashMap::default(),
+        unopened: FxHashMap::default(),
+        next_sweep: 0,
+        due: None,
+        ready: Vec::with_capacity(64),
+        vigil: Vigil::default(),
+        answered: Vec::new(),
+    };
+    engine.read_node().map_err(|Fate(why)| why)?;
+    engine.pass_time();
+    let role = Role::new(engine);
+    library.set_role(role.clone());
     let body = move || {
         ray_shm::signals::block_all();
-        let why = engine.run();
-        engine.library.end(&why);
-        engine.library.close();
+        role.relieve(&library, &relief);
     };
     // The engine's stack holds no user data: a small one is enough.
     std::thread::Builder::new().name("ray-engine".into()).stack_size(256 * 1024).spawn(body).map(|_| ()).map_err(|e| format!("no thread for the engine: {e}"))
 }
 
 impl Engine {
-    fn run(&mut self) -> String {
-        let mut ready: Vec<Ready> = Vec::with_capacity(64);
-        // Frames may have come right behind the handshake.
-        if let Fate::Over(why) = self.read_node() {
-            return why;
+    /// Wait for events until `deadline` at most, and handle them; `vigilant`: awake, for a while. Ok(false): none came.
+    pub(crate) fn step(&mut self, deadline: Option<u64>, vigilant: bool) -> Result<bool, Fate> {
+        let until = [self.due, deadline].into_iter().flatten().min();
+        let timeout = until.map(|at| at.saturating_sub(ray_shm::now_us()).max(1));
+        let mut ready = std::mem::take(&mut self.ready);
+        let waited = match vigilant {
+            true => self.poll.wait_awake(&mut self.vigil, timeout, &mut ready),
+            false => self.poll.wait(timeout, &mut ready),
+        };
+        let due = self.due.is_some_and(|at| ray_shm::now_us() >= at);
+        let any = !ready.is_empty() || due;
+        let handled = ready.drain(..).try_for_each(|event| self.handle(event));
+        self.ready = ready;
+        waited.map_err(|error| Fate(format!("the engine could not wait for events: {error}")))?;
+        handled?;
+        if any {
+            self.pass_time();
         }
-        let mut timeout = self.pass_time();
-        loop {
-            if let Err(error) = self.poll.wait(timeout, &mut ready) {
-                return format!("the engine could not wait for events: {error}");
-            }
-            for event in ready.drain(..) {
-                if let Fate::Over(why) = self.handle(event) {
-                    return why;
-                }
-            }
-            timeout = self.pass_time();
-            if self.library.check().is_err() {
-                return "the session is over".into();
-            }
-        }
+        self.library.check().map_err(|_| Fate("the session is over".into()))?;
+        Ok(any)
     }
 
-    fn handle(&mut self, event: Ready) -> Fate {
+    fn handle(&mut self, event: Ready) -> Result<(), Fate> {
         match event.token {
             WAKER => {
                 self.library.waker_fired();
-                Fate::GoOn
+                Ok(())
             }
             SOON => {
                 self.library.soon_fired();
-                Fate::GoOn
+                Ok(())
             }
             token => {
                 let link = ProcId(token);
@@ -90,15 +110,18 @@ impl Engine {
                 }
                 match event.readable {
                     true if token == NODE => self.read_node(),
-                    true => self.read_direct(link),
-                    false => Fate::GoOn,
+                    true => {
+                        self.read_direct(link);
+                        Ok(())
+                    }
+                    false => Ok(()),
                 }
             }
         }
     }
 
-    /// Timers, left-over output, and the time until the next deadline.
-    fn pass_time(&mut self) -> Option<u64> {
+    /// Timers, left-over output, and the next deadline.
+    fn pass_time(&mut self) {
         let now = ray_shm::now_us();
         let mut core = self.library.lock();
         self.library.drain_drops(&mut core);
@@ -121,7 +144,7 @@ impl Engine {
         if leaving {
             self.library.work_bell.ring(u32::MAX);
         }
-        next.map(|at| at.saturating_sub(now).max(1))
+        self.due = next;
     }
 
     fn watch_writes(&self, core: &Core, link: ProcId) {
@@ -136,7 +159,7 @@ impl Engine {
         }
     }
 
-    fn read_node(&mut self) -> Fate {
+    fn read_node(&mut self) -> Result<(), Fate> {
         loop {
             let filled = self.node.fill();
             let mut batch = Vec::new();
@@ -148,7 +171,7 @@ impl Engine {
                         batch.push((message, fd));
                     }
                     Ok(None) => break,
-                    Err(why) => return Fate::Over(format!("the daemon sent something unreadable: {why}")),
+                    Err(why) => return Err(Fate(format!("the daemon sent something unreadable: {why}"))),
                 }
             }
             for (message, fd) in batch {
@@ -156,18 +179,15 @@ impl Engine {
             }
             match filled {
                 Filled::Data => {}
-                Filled::Empty => return Fate::GoOn,
-                Filled::Closed => return Fate::Over(
-                    "the node's daemon is gone; tasks, actors and objects of this session are lost.\nhint: call ray.shutdown() and ray.init() to start over"
-                        .into(),
-                ),
+                Filled::Empty => return Ok(()),
+                Filled::Closed => return Err(Fate(DAEMON_GONE.into())),
             }
         }
     }
 
-    fn read_direct(&mut self, peer: ProcId) -> Fate {
+    fn read_direct(&mut self, peer: ProcId) {
         loop {
-            let Some(reader) = self.direct.get_mut(&peer) else { return Fate::GoOn };
+            let Some(reader) = self.direct.get_mut(&peer) else { return };
             let filled = reader.fill();
             let mut batch = Vec::new();
             let broken = loop {
@@ -183,7 +203,7 @@ impl Engine {
                 self.close_direct(peer);
             }
             if broken || filled == Filled::Empty || idle {
-                return Fate::GoOn;
+                return;
             }
         }
     }
@@ -204,16 +224,26 @@ impl Engine {
         self.library.drain_drops(&mut core);
         let mut new_calls = 0;
         for message in batch {
+            if let Peer::Told { token, facts } = message {
+                self.answered.push((token, facts));
+                continue;
+            }
             new_calls += core.peer_message(now, from, message);
         }
         let sleepers = core.sleepers;
         self.library.settle(core);
         self.ring(new_calls, sleepers);
+        for (token, facts) in std::mem::take(&mut self.answered) {
+            self.answer(token, FromNode::Told { token, facts }, None);
+        }
     }
 
     fn ring(&self, new_calls: u32, sleepers: u32) {
         if new_calls == 0 {
             return;
+        }
+        if sleepers > 0 {
+            self.library.note_woken();
         }
         self.library.work_bell.ring(new_calls.min(sleepers));
         if let Some(waker) = self.library.work_waker.get() {
@@ -297,6 +327,7 @@ impl Engine {
         if let Some(answer) = core.answers.get_mut(&token) {
             if let Answer::Waiting(gate) = std::mem::replace(answer, Answer::Here(message, fd)) {
                 drop(core);
+                self.library.note_woken();
                 gate.open();
             }
         }
@@ -345,6 +376,18 @@ impl Core {
                 let taken = self.exec.recall(from, &tasks);
                 self.owner.give_back(taken, false, from);
             }
+            Peer::Ask { token, subject } => {
+                let facts = self.report(now, &subject);
+                self.queue_peer(from, Peer::Told { token, facts }, true);
+            }
+            Peer::StreamCredit { task, until } => {
+                self.exec.credit(from, task, until);
+                self.feed(from, task);
+            }
+            Peer::StreamClose { task } => {
+                self.exec.close_stream(from, task);
+                self.feed(from, task);
+            }
             message => self.owner.on_peer(now, from, message),
         }
         0
@@ -368,6 +411,7 @@ fn answer_token(message: &FromNode) -> Option<u64> {
         | FromNode::StoreFull { token, .. }
         | FromNode::ExtentOpened { token, .. }
         | FromNode::ExtentGone { token }
+        | FromNode::Told { token, .. }
         | FromNode::ResourcesAre { token, .. } => Some(*token),
         _ => None,
     }

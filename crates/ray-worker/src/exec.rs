@@ -68,9 +68,7 @@ impl Library {
 
     /// Sleep until there may be work, or a signal comes. `seen` is from before `try_work`.
     pub fn wait_for_work(&self, seen: u32) {
-        self.lock().sleepers += 1;
-        self.work_bell.wait(seen);
-        self.lock().sleepers -= 1;
+        self.wait_at_bell(&self.work_bell, seen);
     }
 
     pub fn work_seen(&self) -> u32 {
@@ -94,17 +92,7 @@ impl Library {
     pub fn finish_call(&self, work: &CallWork, outcome: Outcome, results: Vec<Payload>, leaving: bool) {
         self.with(|core| {
             let Some(running) = core.exec.finish(work.from, work.call.task) else { return };
-            let mut published = false;
-            for payload in &results {
-                if let (Value::Shm(range), true) = (&payload.value, work.from != self.me) {
-                    core.queue_node(ToNode::Published { range: **range, owner: work.from });
-                    published = true;
-                }
-            }
-            if published {
-                // The node has to know of the range before its owner does: a kill in between would lose it.
-                core.flush(ProcId::NODE);
-            }
+            core.publish(work.from, &results);
             if leaving {
                 core.leaving = true;
                 let unstarted = core.exec.drain();
@@ -170,11 +158,25 @@ impl Core {
     }
 
     fn next_call(&mut self) -> Option<Work> {
-        let Queued { from, call } = self.exec.pop()?;
+        let Queued { from, call } = self.exec.pop(ray_shm::now_us())?;
         let template = self.templates.get(&(from, call.template)).cloned();
-        let template =
-            template.unwrap_or_else(|| Arc::new(WorkTemplate { name: "?".into(), payload: Blob::EMPTY, max_calls: 0, held: Resources::default() }));
+        let template = template.unwrap_or_else(|| Arc::new(WorkTemplate { name: "?".into(), payload: Blob::EMPTY, max_calls: 0, held: Resources::default() }));
         Some(Work::Call(CallWork { from, template, call }))
+    }
+
+    /// Results for another owner that lie in shared memory are announced. The node has to know of a range before its owner does: a kill in between
+    /// would lose it.
+    pub(crate) fn publish(&mut self, to: ProcId, results: &[Payload]) {
+        let mut published = false;
+        for payload in results {
+            if let (Value::Shm(range), true) = (&payload.value, to != self.owner.me()) {
+                self.queue_node(ToNode::Published { range: **range, owner: to });
+                published = true;
+            }
+        }
+        if published {
+            self.flush(ProcId::NODE);
+        }
     }
 
     /// Nothing runs, nothing waits, and no live object is owned or lent here.
@@ -190,5 +192,7 @@ impl Core {
         dropped.into_iter().for_each(|queued| by_caller.entry(queued.from).or_default().push(queued));
         by_caller.into_values().for_each(|calls| self.owner.give_back(calls, false, ProcId::NODE));
         self.templates.retain(|(from, _), _| *from != caller);
+        let starved: Vec<_> = self.starved.range((caller, 0)..=(caller, u64::MAX)).map(|(key, _)| *key).collect();
+        starved.into_iter().for_each(|(from, task)| self.feed(from, task));
     }
 }

@@ -3,6 +3,7 @@
 use crate::event_loop;
 use crate::exec::{Duty, WorkTemplate};
 use crate::gate::{Bell, Gate, Woken};
+use crate::role::{self, Role};
 use crate::store::Extent;
 use crate::waits::Waiter;
 use crossbeam_queue::SegQueue;
@@ -15,7 +16,7 @@ use ray_shm::board::Board;
 use ray_shm::link::{Flushed, Reader, Writer};
 use ray_shm::poll::{Poll, Timer, Waker};
 use rustc_hash::FxHashMap;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -64,8 +65,11 @@ pub struct Library {
     pub(crate) core: Mutex<Core>,
     /// References dropped by Python, in any thread, at any moment.
     dropped: SegQueue<ObjectId>,
+    /// Readers of streams dropped by Python, by call.
+    dropped_readers: SegQueue<u64>,
     /// What wakes the engine thread; None once it has ended.
     wakers: Mutex<Option<Wakers>>,
+    role: OnceLock<Arc<Role>>,
     soon_armed: AtomicBool,
     pub(crate) work_bell: Bell,
     /// Rung besides `work_bell` for an asyncio loop that polls a descriptor.
@@ -81,7 +85,9 @@ pub struct Library {
     pub node_total: Resources,
 }
 
-struct Wakers {
+pub(crate) struct Wakers {
+    /// Sends the background thread to the reader's place.
+    relief: Arc<Timer>,
     /// Output or dropped references wait: come soon.
     soon: Timer,
     /// Come now.
@@ -104,6 +110,8 @@ pub(crate) struct Core {
     /// Links whose socket was full.
     pub stuck: Vec<ProcId>,
     pub waiters: FxHashMap<WaitId, Waiter>,
+    /// Producers of streams that wait for credit, by caller and call.
+    pub starved: BTreeMap<(ProcId, u64), Waiter>,
     pub answers: FxHashMap<u64, Answer>,
     next_token: u64,
     pub templates: FxHashMap<(ProcId, TemplateId), Arc<WorkTemplate>>,
@@ -116,7 +124,17 @@ pub(crate) struct Core {
     pub leaving: bool,
     commands: Vec<Command>,
     /// Gates to open once the lock is released.
-    woken: Vec<Waiter>,
+    pub woken: Vec<Waiter>,
+}
+
+impl Wakers {
+    pub(crate) fn arm_relief(&self, in_us: u64) {
+        self.relief.arm(in_us);
+    }
+
+    pub(crate) fn disarm_relief(&self) {
+        self.relief.disarm();
+    }
 }
 
 /// An answer of the node that a thread waits for.
@@ -140,6 +158,7 @@ impl Library {
             dirty: Vec::new(),
             stuck: Vec::new(),
             waiters: FxHashMap::default(),
+            starved: BTreeMap::new(),
             answers: FxHashMap::default(),
             next_token: 1,
             templates: FxHashMap::default(),
@@ -152,10 +171,13 @@ impl Library {
             commands: Vec::new(),
             woken: Vec::new(),
         };
+        let relief = Arc::new(Timer::blocking().map_err(system)?);
         let library = Arc::new(Library {
             core: Mutex::new(core),
             dropped: SegQueue::new(),
-            wakers: Mutex::new(Some(Wakers { soon: Timer::new().map_err(system)?, now: Waker::new().map_err(system)? })),
+            dropped_readers: SegQueue::new(),
+            wakers: Mutex::new(Some(Wakers { relief: relief.clone(), soon: Timer::new().map_err(system)?, now: Waker::new().map_err(system)? })),
+            role: OnceLock::new(),
             soon_armed: AtomicBool::new(false),
             work_bell: Bell::default(),
             work_waker: OnceLock::new(),
@@ -168,8 +190,17 @@ impl Library {
             me: proc_id,
             node_total: total,
         });
-        event_loop::start(library.clone(), node).map_err(Failure::System)?;
+        event_loop::start(library.clone(), node, relief).map_err(Failure::System)?;
         Ok(library)
+    }
+
+    /// Set once, before any thread waits.
+    pub(crate) fn set_role(&self, role: Arc<Role>) {
+        let _ = self.role.set(role);
+    }
+
+    pub(crate) fn role(&self) -> &Role {
+        self.role.get().expect("set before anything is asked for")
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Core> {
@@ -197,13 +228,34 @@ impl Library {
         if stuck {
             self.with_wakers(|wakers| wakers.now.wake());
         }
+        if woken.is_empty() {
+            return;
+        }
+        self.note_woken();
         woken.into_iter().for_each(Waiter::wake);
+        self.rouse_reader();
+    }
+
+    /// The reader may wait for what somebody else has just opened.
+    fn rouse_reader(&self) {
+        if !role::reads() {
+            self.with_wakers(|wakers| wakers.now.wake());
+        }
+    }
+
+    pub(crate) fn note_woken(&self) {
+        if let Some(role) = self.role.get() {
+            role.note_woken();
+        }
     }
 
     /// References that Python let go of since the last time.
     pub(crate) fn drain_drops(&self, core: &mut Core) {
         while let Some(id) = self.dropped.pop() {
             core.owner.release_local(id);
+        }
+        while let Some(call) = self.dropped_readers.pop() {
+            core.owner.stream_dropped(call);
         }
     }
 
@@ -215,13 +267,21 @@ impl Library {
         }
     }
 
+    /// The one thing that happens when a generator's handle goes.
+    pub fn drop_reader(&self, call: u64) {
+        if !self.forked.load(Ordering::Relaxed) {
+            self.dropped_readers.push(call);
+            self.arm_soon();
+        }
+    }
+
     pub(crate) fn arm_soon(&self) {
         if !self.soon_armed.swap(true, Ordering::AcqRel) {
             self.with_wakers(|wakers| wakers.soon.arm(SOON_US));
         }
     }
 
-    fn with_wakers(&self, f: impl FnOnce(&Wakers)) {
+    pub(crate) fn with_wakers(&self, f: impl FnOnce(&Wakers)) {
         if let Some(wakers) = &*self.wakers.lock().expect("no panic while held") {
             f(wakers);
         }
@@ -251,6 +311,7 @@ impl Library {
         core.extents = Extents::default();
         drop(core);
         self.ended.open();
+        self.with_wakers(|wakers| wakers.arm_relief(1));
         self.wakers.lock().expect("no panic while held").take();
     }
 
@@ -288,6 +349,7 @@ impl Library {
         core.over.get_or_insert_with(|| why.to_owned());
         self.over.store(true, Ordering::Release);
         let mut woken: Vec<Waiter> = core.waiters.drain().map(|(_, waiter)| waiter).collect();
+        woken.extend(std::mem::take(&mut core.starved).into_values());
         for answer in core.answers.values() {
             if let Answer::Waiting(gate) = answer {
                 woken.push(Waiter::Gate(gate.clone()));
@@ -295,6 +357,7 @@ impl Library {
         }
         drop(core);
         woken.into_iter().for_each(Waiter::wake);
+        self.rouse_reader();
         self.work_bell.ring(u32::MAX);
         if let Some(waker) = self.work_waker.get() {
             waker.wake();
@@ -311,7 +374,7 @@ impl Library {
                 core.flush_all();
             });
             let patience = Some(SHUTDOWN_US);
-            while self.ended.wait(patience) == Woken::Interrupted {}
+            while self.wait_at(&self.ended, patience) == Woken::Interrupted {}
             self.end("ray.shutdown() was called");
         }
     }
@@ -358,7 +421,8 @@ impl Library {
     }
 
     pub fn create_actor(&self, actor: ActorId, options: ActorOptions, args: CallArgs) {
-        self.with(|core| core.owner.create_actor(actor, options, args));
+        let now = ray_shm::now_us();
+        self.with(|core| core.owner.create_actor(now, actor, options, args));
     }
 
     pub fn kill_actor(&self, actor: ActorId, no_restart: bool) {
@@ -428,7 +492,7 @@ impl Core {
         }
     }
 
-    fn queue_peer(&mut self, to: ProcId, message: Peer, urgent: bool) {
+    pub(crate) fn queue_peer(&mut self, to: ProcId, message: Peer, urgent: bool) {
         match self.direct.get_mut(&to) {
             Some(direct) => {
                 direct.writer.queue(&message);
@@ -465,7 +529,7 @@ impl Core {
         if self.dirty.contains(&ProcId::NODE) {
             self.flush(ProcId::NODE);
         }
-        !self.dirty.is_empty()
+        !self.dirty.is_empty() || self.owner.has_unsent_items()
     }
 
     pub(crate) fn flush(&mut self, link: ProcId) {
@@ -483,6 +547,7 @@ impl Core {
     }
 
     pub(crate) fn flush_all(&mut self) {
+        self.owner.send_all_items();
         self.carry_out();
         for link in std::mem::take(&mut self.dirty) {
             self.flush(link);

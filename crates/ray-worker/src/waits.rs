@@ -2,7 +2,7 @@
 
 use crate::gate::Gate;
 use crate::library::{Answer, Core, Failure, Library};
-use ray_logic::owner::WaitId;
+use ray_logic::owner::{WaitId, Waiting};
 use ray_proto::msg::{FromNode, ToNode};
 use ray_proto::{ObjectId, ProcId, Value};
 use ray_shm::poll::Waker;
@@ -91,18 +91,19 @@ impl Library {
         (0..ids.len()).filter(|at| core.owner.is_ready(ids[*at])).take(most).collect()
     }
 
-    /// Begin to wait until `need` of `ids` are ready; None: they are. `in_call`: a running call blocks meanwhile.
-    pub fn wait_start(&self, ids: &[ObjectId], need: usize, in_call: bool) -> Result<Option<Ticket>, Failure> {
+    /// Begin to wait until `need` of `ids` are ready; None: they are. `call`: a worker's running call, which blocks meanwhile.
+    pub fn wait_start(&self, ids: &[ObjectId], need: usize, call: Option<(ProcId, u64)>) -> Result<Option<Ticket>, Failure> {
         self.check()?;
+        let who = Waiting { since: ray_shm::now_us(), blocks: true, call };
         let ticket = self.with(|core| {
-            let wait = core.owner.wait_start(ids, need)?;
+            let wait = core.owner.wait_start(ids, need, who)?;
             let gate = Arc::new(Gate::default());
             core.waiters.insert(wait, Waiter::Gate(gate.clone()));
-            if in_call {
-                core.call_blocks(self.me);
+            if call.is_some() {
+                core.call_blocks();
             }
             core.flush_all();
-            Some(Ticket { gate, wait, blocks: in_call })
+            Some(Ticket { gate, wait, blocks: call.is_some() })
         });
         // The session may have ended between the check and the registration.
         if let (Some(ticket), Err(failure)) = (&ticket, self.check()) {
@@ -122,9 +123,10 @@ impl Library {
         });
     }
 
-    /// Tell `queue` when `id` is ready. Returns true if it already is, and then tells nobody.
-    pub fn watch(&self, id: ObjectId, queue: &Arc<CompletionQueue>, token: u64) -> bool {
-        self.with(|core| match core.owner.wait_start(&[id], 1) {
+    /// Tell `queue` when `id` is ready; `call` is on whose behalf. Returns true if it already is, and then tells nobody.
+    pub fn watch(&self, id: ObjectId, queue: &Arc<CompletionQueue>, token: u64, call: Option<(ProcId, u64)>) -> bool {
+        let who = Waiting { since: ray_shm::now_us(), blocks: false, call };
+        self.with(|core| match core.owner.wait_start(&[id], 1, who) {
             None => true,
             Some(wait) => {
                 core.waiters.insert(wait, Waiter::Completion(queue.clone(), token));
@@ -163,14 +165,14 @@ impl Library {
     /// Ask and wait. For callers that don't hold the GIL and can't be interrupted halfway.
     pub fn ask_and_wait(&self, question: impl FnOnce(u64) -> ToNode) -> Result<(FromNode, Option<OwnedFd>), Failure> {
         let (token, gate) = self.ask(question)?;
-        while gate.wait(None) != crate::Woken::Open {}
+        while self.wait_at(&gate, None) != crate::Woken::Open {}
         self.answer(token)
     }
 }
 
 impl Core {
     /// The running call waits: its CPU and everything queued behind it go back.
-    fn call_blocks(&mut self, _me: ProcId) {
+    pub(crate) fn call_blocks(&mut self) {
         let caller = self.exec.callers().next().unwrap_or(ProcId::NODE);
         if let Some(unstarted) = self.exec.block() {
             self.owner.give_back(unstarted, true, caller);

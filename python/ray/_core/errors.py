@@ -412,4 +412,6 @@ _SYSTEM_ERRORS: dict[str, Callable[[Mapping[str, str], str], BaseException]] = {
     "pending_calls": _text_error(errors.PendingCallsLimitExceeded),
     "unschedulable": _unschedulable,
     "get_timeout": _text_error(errors.GetTimeoutError),
+    "stream_end": _text_error(errors.ObjectRefStreamEndOfStreamError),
+    "stream_replay": _text_error(errors.StreamingGeneratorReplayInconsistentError),
 }

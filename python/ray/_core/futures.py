@@ -18,6 +18,7 @@ from ray._native import CompletionQueue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from ray._native import ObjectRef
@@ -28,18 +29,22 @@ class _LoopBridge:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._queue = CompletionQueue()
-        self._waiting: dict[int, tuple[ObjectRef[Any], asyncio.Future[Any]]] = {}
+        self._waiting: dict[int, tuple[ObjectRef[Any] | None, asyncio.Future[Any]]] = {}
         self._tokens = itertools.count(1)
         self._loop = weakref.ref(loop)
         loop.add_reader(self._queue.fileno(), self._drain)
 
     def future(self, ref: ObjectRef[Any]) -> asyncio.Future[Any]:
+        return self.event(lambda queue, token: queue.watch(_core(), ref, token), ref)
+
+    def event(self, watch: Callable[[CompletionQueue, int], bool], ref: ObjectRef[Any] | None = None) -> asyncio.Future[Any]:
+        """Give a future that is done when `watch` queues its token, or at once if `watch` says so; with the value of `ref`, or None without one."""
         loop = self._loop()
         assert loop is not None, "called from its own loop"
         future: asyncio.Future[Any] = loop.create_future()
         token = next(self._tokens)
         self._waiting[token] = (ref, future)
-        if self._queue.watch(_core(), ref, token):
+        if watch(self._queue, token):
             del self._waiting[token]
             _settle(ref, future)
         return future
@@ -71,11 +76,36 @@ def asyncio_future(ref: ObjectRef[Any]) -> asyncio.Future[Any]:
     Raises:
         RuntimeError: No event loop runs in this thread.
     """
+    return _bridge().future(ref)
+
+
+def asyncio_ready(ref: ObjectRef[Any]) -> asyncio.Future[None]:
+    """Give a future of the running event loop that is done, without a value, when the object is ready."""
+
+    def watch(queue: CompletionQueue, token: int) -> bool:
+        return queue.watch(_core(), ref, token)
+
+    return _bridge().event(watch)
+
+
+def asyncio_event(watch: Callable[[CompletionQueue, int], bool]) -> asyncio.Future[None]:
+    """Give a future of the running event loop.
+
+    Args:
+        watch: Is given a queue and a token. It puts the token into the queue when the future is to be done, or returns True if that is now.
+
+    Returns:
+        A future without a value.
+    """
+    return _bridge().event(watch)
+
+
+def _bridge() -> _LoopBridge:
     loop = asyncio.get_running_loop()
     bridge = _bridges.get(loop)
     if bridge is None:
         bridge = _bridges[loop] = _LoopBridge(loop)
-    return bridge.future(ref)
+    return bridge
 
 
 class _ThreadBridge:
@@ -150,8 +180,11 @@ def _core() -> Any:
     return core
 
 
-def _settle(ref: ObjectRef[Any], future: Any) -> None:
+def _settle(ref: ObjectRef[Any] | None, future: Any) -> None:
     """The object is ready: fetch its value into the future."""
+    if ref is None:
+        future.set_result(None)
+        return
     try:
         value = _core().get([ref], 0)[0]
     except BaseException as error:  # whatever the task raised belongs to the future

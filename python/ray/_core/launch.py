@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 
-from ray._core import RAY_COMMIT, RAY_VERSION, host, session
+from ray._core import RAY_COMMIT, RAY_VERSION, door, host, session
 from ray._core.calls.options import check_namespace
 from ray._core.config import env
 from ray._core.environment import canonical_env, check_runtime_env
@@ -241,6 +241,7 @@ def engine_config(arguments: dict[str, Any], private: dict[str, Any], native_pat
     """
     from uuid import uuid4
 
+    session_dir = session_dir_path(private.get("_temp_dir"))
     memory = host.memory_bytes()
     store = arguments["object_store_memory"]
     store = int(memory * host.OBJECT_STORE_SHARE) if store is None else int(store)
@@ -259,7 +260,8 @@ def engine_config(arguments: dict[str, Any], private: dict[str, Any], native_pat
         "resources": {name: float(amount) for name, amount in resources.items() if amount > 0},
         "labels": dict(arguments["labels"] or {}),
         "object_store_memory": store,
-        "session_dir": session_dir_path(private.get("_temp_dir")),
+        "session_dir": session_dir,
+        "door": door.name_of(os.path.basename(session_dir)),
         "sys_path": _import_path(),
         "cwd": os.getcwd(),
         "env": dict(os.environ),

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import io
 import pickle
+import types
+from collections import ChainMap
 
 import cloudpickle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, ClassVar
 
 _FAILURES = (TypeError, AttributeError, pickle.PicklingError, NotImplementedError, RecursionError, ValueError)
 
@@ -72,9 +74,23 @@ def loads_payload(data: bytes) -> dict[str, Any]:
     return fields
 
 
+_NAMELESS = "<dynamic-code>"
+"""What cloudpickle (since 3.1.3) writes in place of the file of a function that travels by value."""
+
+
+def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
+    """Keep the file's name: tracebacks, debuggers and coverage are about the user's files."""
+    make, args = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
+    return make, tuple(code.co_filename if isinstance(arg, str) and arg == _NAMELESS else arg for arg in args)
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+    dispatch_table: ClassVar[ChainMap[Any, Any]] = ChainMap({types.CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
+
+
 def _dump(value: Any, keep: Callable[[pickle.PickleBuffer], bool] | None) -> bytes:
     with io.BytesIO() as file:
-        pickler = cloudpickle.Pickler(file, protocol=5, buffer_callback=keep)
+        pickler = _Pickler(file, protocol=5, buffer_callback=keep)
         try:
             pickler.dump(value)
         except _FAILURES as error:

@@ -4,8 +4,13 @@
 //! 1. A call is in the queue or running, never both; a recalled call was never started.
 //! 2. Calls of one caller leave in the order they came in.
 
+mod streams;
+
+pub use streams::{Outgoing, Permit};
+
+use crate::Time;
 use ray_proto::msg::Call;
-use ray_proto::{ObjectId, ProcId};
+use ray_proto::{ObjectId, ProcId, TemplateId};
 use std::collections::{BTreeMap, VecDeque};
 
 #[derive(Debug)]
@@ -19,6 +24,10 @@ pub struct Queued {
 pub struct Running {
     pub covered: Vec<ObjectId>,
     pub num_returns: u32,
+    pub template: TemplateId,
+    pub since: Time,
+    /// Its results leave one after another.
+    pub stream: Option<Outgoing>,
 }
 
 #[derive(Debug, Default)]
@@ -49,10 +58,16 @@ impl Exec {
     }
 
     /// Start the next call.
-    pub fn pop(&mut self) -> Option<Queued> {
+    pub fn pop(&mut self, now: Time) -> Option<Queued> {
         let queued = self.queue.pop_front()?;
         let call = &queued.call;
-        let running = Running { covered: covered_refs(call), num_returns: call.num_returns };
+        let running = Running {
+            covered: covered_refs(call),
+            num_returns: call.num_returns,
+            template: call.template,
+            since: now,
+            stream: call.stream.as_ref().map(Outgoing::new),
+        };
         self.running.insert((queued.from, call.task), running);
         Some(queued)
     }
@@ -79,12 +94,23 @@ impl Exec {
         self.blocked == 0
     }
 
+    /// What runs now, by caller and call.
+    pub fn all_running(&self) -> impl Iterator<Item = (ProcId, u64, &Running)> + '_ {
+        self.running.iter().map(|((from, task), running)| (*from, *task, running))
+    }
+
+    pub fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
     /// The callers of what runs now.
     pub fn callers(&self) -> impl Iterator<Item = ProcId> + '_ {
         self.running.keys().map(|(from, _)| *from)
     }
 
+    /// A caller died: nobody reads what its running calls yield, and its queued ones are not wanted.
     pub fn forget_caller(&mut self, caller: ProcId) -> Vec<Queued> {
+        self.close_streams_of(caller);
         self.drain_where(|q| q.from == caller)
     }
 

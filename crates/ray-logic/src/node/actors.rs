@@ -5,6 +5,7 @@ use super::Node;
 use crate::evidence::describe;
 use crate::Time;
 use ray_proto::msg::{ActorSpec, ActorState, Evidence, FromNode};
+use ray_proto::report::Fact;
 use ray_proto::value::system_error;
 use ray_proto::{ActorId, Blob, ProcId, Resources, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,6 +62,31 @@ impl Actor {
 
     pub(super) fn is_dead(&self) -> bool {
         matches!(self.life, Life::Dead(_))
+    }
+
+    /// What a placement waits for: the spec while it waits.
+    pub(super) fn waiting_spec(&self) -> Option<&ActorSpec> {
+        self.spec.as_deref().filter(|_| self.life == Life::Waiting)
+    }
+
+    pub(super) fn report(&self) -> Fact {
+        let (life, cause) = match &self.life {
+            Life::Waiting if self.spec.is_none() => ("uncreated", None),
+            Life::Waiting => ("waiting", None),
+            Life::Starting(_) => ("starting", None),
+            Life::Alive(_) => ("alive", None),
+            Life::Dead(cause) => ("dead", Some(cause.clone())),
+        };
+        let to_place = self.spec.as_ref().map(|spec| spec.to_place.clone()).unwrap_or_default();
+        Fact::Actor {
+            class_name: self.class_name.clone(),
+            life: life.into(),
+            process: self.process(),
+            held: self.held.clone(),
+            to_place,
+            deaths: self.deaths.clone(),
+            cause,
+        }
     }
 
     fn process(&self) -> Option<ProcId> {

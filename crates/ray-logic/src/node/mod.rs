@@ -5,10 +5,12 @@
 //! 2. A worker serves at most one lease or one actor at a time; an actor has at most one living incarnation.
 //! 3. When nothing is starting, no request that fits is left waiting.
 //!
-//! Files: `procs` processes, links and watches; `sched` leases; `actors`; `store` extents.
+//! Files: `procs` processes, links and watches; `sched` leases; `actors`; `store` extents;
+//! `report` answers about what waits for what.
 
 mod actors;
 mod procs;
+mod report;
 mod sched;
 mod store;
 
@@ -95,6 +97,8 @@ pub struct Node {
     forks_paused_until: Option<Time>,
     /// When the user was last told why workers are missing.
     fork_trouble_told: Option<Time>,
+    /// Why the last fork failed; empty once a worker has come up since.
+    fork_trouble: String,
     out: Vec<NodeCommand>,
 }
 
@@ -124,6 +128,7 @@ impl Node {
             links: BTreeSet::new(),
             forks_paused_until: None,
             fork_trouble_told: None,
+            fork_trouble: String::new(),
             out: Vec::new(),
         }
     }
@@ -173,7 +178,8 @@ impl Node {
             }
             ToNode::IdleExitReply { may_exit } => self.idle_exit_answered(now, from, may_exit),
             ToNode::Shutdown {} if from == self.driver => self.out.push(NodeCommand::Shutdown),
-            ToNode::Shutdown {} | ToNode::Boot { .. } => {}
+            // The shell answers questions with `report`: it knows which processes are stopped.
+            ToNode::Shutdown {} | ToNode::Boot { .. } | ToNode::Ask { .. } => {}
         }
     }
 

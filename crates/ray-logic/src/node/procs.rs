@@ -16,6 +16,8 @@ const GRAVES: usize = 4096;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Role {
     Driver,
+    /// It came through the door to ask questions.
+    Observer,
     Starting,
     Idle {
         since: Time,
@@ -57,6 +59,18 @@ impl Node {
         id
     }
 
+    /// Somebody came through the door; its first message says who it is.
+    pub fn observer_connected(&mut self, pid: u32) -> ProcId {
+        self.new_proc(0, Role::Observer, pid, String::new())
+    }
+
+    pub fn observer_left(&mut self, now: Time, proc_id: ProcId) {
+        if self.procs.get(&proc_id).is_some_and(|proc| proc.role == Role::Observer) {
+            self.procs.remove(&proc_id);
+            self.forget_owner(now, proc_id);
+        }
+    }
+
     fn new_proc(&mut self, job: u16, role: Role, pid: u32, env: String) -> ProcId {
         let id = ProcId::new(job, self.next_proc);
         self.next_proc += 1;
@@ -76,6 +90,7 @@ impl Node {
         proc.links_left = max_links;
         if proc.role == Role::Starting {
             proc.role = Role::Idle { since: now, asked: false };
+            self.fork_trouble.clear();
             self.schedule(now);
         }
     }
@@ -147,6 +162,7 @@ impl Node {
         self.procs.remove(&proc_id);
         // Trying again at once would fail again at once, for ever.
         self.forks_paused_until = Some(now + FORK_PAUSE);
+        self.fork_trouble = why.to_owned();
         if self.fork_trouble_told.is_none_or(|told| now >= told + FORK_TROUBLE_AGAIN) {
             self.fork_trouble_told = Some(now);
             let text = format!("a worker process could not be started, and what needs it waits: {why}");

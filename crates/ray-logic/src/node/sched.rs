@@ -17,6 +17,16 @@ pub(super) struct Want {
     told_infeasible: bool,
 }
 
+impl Want {
+    pub(super) fn shape(&self) -> &Resources {
+        &self.shape
+    }
+
+    pub(super) fn env(&self) -> &str {
+        &self.env
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Lease {
     pub owner: ProcId,

@@ -3,6 +3,7 @@
 use super::objects::{hex, Object, State};
 use super::tasks::{CallArgs, CallKind, Place, Template};
 use super::{Command, Owner};
+use crate::Time;
 use ray_proto::ids::ACTOR_INDEX;
 use ray_proto::msg::{ActorSpec, ActorState, Args, Peer, ToNode};
 use ray_proto::value::system_error;
@@ -34,6 +35,17 @@ impl ActorClient {
     pub(super) fn pending(&self) -> usize {
         self.queue.len() + self.in_flight.len()
     }
+
+    /// Where the actor lives, whether the call is there, and how many calls of ours are before it.
+    pub(super) fn whereabouts(&self, call: u64) -> (Option<ProcId>, bool, u32) {
+        let at = match self.place {
+            Whereabouts::At(proc_id) => Some(proc_id),
+            _ => None,
+        };
+        let sent = self.in_flight.values().position(|other| *other == call);
+        let queued = self.queue.iter().position(|other| *other == call).map(|position| self.in_flight.len() + position);
+        (at, sent.is_some(), sent.or(queued).unwrap_or(0) as u32)
+    }
 }
 
 /// What a creator says about a new actor, arguments aside.
@@ -58,7 +70,7 @@ impl Owner {
     }
 
     /// Create an actor. Its handle object gets one local reference.
-    pub fn create_actor(&mut self, actor: ActorId, options: ActorOptions, args: CallArgs) {
+    pub fn create_actor(&mut self, now: Time, actor: ActorId, options: ActorOptions, args: CallArgs) {
         let mut handle = Object::new(State::Handle);
         // A detached actor outlives every handle: its creator's count never reaches zero.
         handle.local = 1 + u32::from(options.detached);
@@ -70,6 +82,7 @@ impl Owner {
             name: format!("{}.__init__", options.class_name),
             payload: options.payload.clone(),
             num_returns: 0,
+            stream: None,
             max_retries: 0,
             retry_raised: false,
             max_calls: 0,
@@ -78,7 +91,7 @@ impl Owner {
         let empty = Args { body: Value::Inline(Blob::EMPTY), body_id: ObjectId::NIL, deps: vec![], nested: vec![] };
         let spec = ActorSpec { class_name, payload, args: empty, held, to_place, env, max_restarts, name, namespace, detached };
         self.creating.insert(actor.call(), (actor, Box::new(spec)));
-        self.accept(actor.call(), &template, args);
+        self.accept(now, actor.call(), &template, args);
         if self.tasks[&actor.call()].unresolved == 0 {
             self.send_creation(actor.call());
         }
@@ -160,6 +173,7 @@ impl Owner {
         let client = self.actor(actor);
         let urgent = client.in_flight.is_empty();
         client.in_flight.insert(seq, call);
+        self.stream_sent(call, at);
         let message = self.call_message(call, Some((actor, seq)), vec![]);
         self.send(at, Peer::Call { call: message }, urgent);
     }
@@ -233,8 +247,8 @@ impl Owner {
     fn fail_in_flight(&mut self, actor: ActorId, cause: &Value, restarts: bool) {
         let calls: Vec<u64> = std::mem::take(&mut self.actor(actor).in_flight).into_values().collect();
         for &call in calls.iter().rev() {
-            let task = self.tasks.get_mut(&call).expect("in flight");
-            if restarts && task.retries_left != 0 {
+            if restarts && self.has_retries(call) {
+                let task = self.tasks.get_mut(&call).expect("in flight");
                 task.attempt += 1;
                 task.retries_left -= i32::from(task.retries_left > 0);
                 self.actor(actor).queue.push_front(call);

@@ -65,16 +65,8 @@ impl Owner {
 
     /// A call ended. The reply leaves now, or once every reference that we keep is registered with its owner.
     pub fn finish_call(&mut self, to: ProcId, task: u64, covered: &[ObjectId], outcome: Outcome, results: Vec<Payload>, leaving: bool) {
-        for payload in &results {
-            self.grant_refs(to, &payload.refs);
-        }
-        // A reply to ourselves is on its way too: nothing else keeps what is in it.
-        let third_party: Vec<ObjectId> =
-            results.iter().flat_map(|p| &p.refs).filter(|id| to == self.me || id.owner != self.me && id.owner != to).copied().collect();
-        if !third_party.is_empty() && !self.peer(to).dead {
-            third_party.iter().for_each(|id| self.hold(*id));
-            self.reply_holds.insert((to, task), third_party);
-        }
+        self.end_yields(to, task);
+        self.lend(to, task, 0, &results);
         let mut unregistered = self.uncover(covered);
         let retained = unregistered.remove(&to).unwrap_or_default();
         // After a leaving reply the caller starts whatever is not answered elsewhere: it must be the last.

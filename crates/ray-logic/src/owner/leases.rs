@@ -58,6 +58,14 @@ impl Lease {
     pub(super) fn worker(&self) -> ProcId {
         self.worker
     }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub(super) fn in_flight(&self) -> impl Iterator<Item = u64> + '_ {
+        self.in_flight.iter().copied()
+    }
 }
 
 impl Owner {
@@ -77,6 +85,13 @@ impl Owner {
     pub(super) fn enqueue_resolved(&mut self, class: ClassId, call: u64) {
         let latest = self.leases.values().map(|lease| lease.idle_since.max(lease.head_since)).max().unwrap_or(0);
         self.enqueue(latest, class, call, false);
+    }
+
+    /// Calls of the class before this one in its queue, and the workers that run calls of the class.
+    pub(super) fn place_in_class(&self, class: ClassId, call: u64) -> (u32, Vec<ProcId>) {
+        let record = &self.classes[class.0 as usize];
+        let ahead = record.queue.iter().position(|other| *other == call).unwrap_or(0) as u32;
+        (ahead, record.leases.iter().map(|id| self.leases[id].worker).collect())
     }
 
     fn class(&mut self, class: ClassId) -> &mut Class {
@@ -111,6 +126,7 @@ impl Owner {
         let lease = &self.leases[&lease_id];
         let (worker, urgent, gpu_ids) = (lease.worker, lease.in_flight.is_empty(), lease.gpu_ids.clone());
         self.send_template(worker, call);
+        self.stream_sent(call, worker);
         let message = self.call_message(call, None, gpu_ids);
         self.send(worker, Peer::Call { call: message }, urgent);
         let lease = self.leases.get_mut(&lease_id).expect("looked up above");
@@ -314,7 +330,7 @@ impl Owner {
         self.class(class).queue.retain(|call| !victims.contains(call));
         for call in victims.into_iter().rev() {
             let task = &self.tasks[&call];
-            if task.retries_left != 0 {
+            if self.has_retries(call) {
                 self.retry(now, call);
             } else {
                 let text = format!("task {} failed for good after attempt {}: {}", task.template.name, task.attempt + 1, describe(evidence));

@@ -9,20 +9,25 @@
 //! 4. `granted` of a borrowed entry is the number of grants the owner has counted for us and we have not released.
 //!
 //! Files: `objects` the table and its counts, `refs` the borrowing protocol, `waits` local waiters, `tasks` calls and their ends,
-//! `leases` pushing calls to workers, `actors` calls to actors, `callee` our side of calls made to us.
+//! `leases` pushing calls to workers, `actors` calls to actors, `callee` our side of calls made to us, `streams` and `yields` the two ends of calls
+//! that give their results one after another, `report` answers about what waits for what.
 
 mod actors;
 mod callee;
 mod leases;
 mod objects;
 mod refs;
+mod report;
+mod streams;
 mod tasks;
 mod waits;
+mod yields;
 
 pub use actors::ActorOptions;
 pub use objects::{Object, State};
+pub use streams::{Next, StreamOptions};
 pub use tasks::{CallArgs, CallKind, SubmitError, Template};
-pub use waits::WaitId;
+pub use waits::{WaitId, Waiting};
 
 use crate::Time;
 use ray_proto::msg::{ActorSpec, Evidence, FromNode, Peer, ToNode};
@@ -95,8 +100,14 @@ pub struct Owner {
     pending_borrows: BTreeMap<u64, refs::PendingBorrow>,
     /// Borrowed objects with registrations on their way: how many.
     registering: BTreeMap<ObjectId, u32>,
-    /// Third-party references inside results we returned, until their receiver has registered.
-    reply_holds: BTreeMap<(ProcId, u64), Vec<ObjectId>>,
+    /// Third-party references inside results we returned, until their receiver has registered: by receiver, call and first item (0: the reply).
+    reply_holds: BTreeMap<(ProcId, u64, u64), Vec<ObjectId>>,
+    /// Calls of ours with a stream of results that runs or is read.
+    streams: FxHashMap<u64, streams::Stream>,
+    /// Items that running calls of others yielded, by caller and call.
+    yields: BTreeMap<(ProcId, u64), yields::Yields>,
+    /// Some of those items have not left.
+    unsent: bool,
     /// Releases and fetches of the current event, one message per owner.
     releases: BTreeMap<ProcId, Vec<(ObjectId, u32)>>,
     fetches: BTreeMap<ProcId, Vec<ObjectId>>,
@@ -126,6 +137,9 @@ impl Owner {
             pending_borrows: BTreeMap::new(),
             registering: BTreeMap::new(),
             reply_holds: BTreeMap::new(),
+            streams: FxHashMap::default(),
+            yields: BTreeMap::new(),
+            unsent: false,
             releases: BTreeMap::new(),
             fetches: BTreeMap::new(),
             out: Vec::new(),
@@ -202,8 +216,10 @@ impl Owner {
             Peer::Borrow { ids, token } => self.borrow_asked(from, &ids, token),
             Peer::BorrowAck { token } => self.borrow_acked(from, token),
             Peer::Release { ids } => self.released_by(from, &ids),
-            Peer::HoldDone { task } => self.hold_done(from, task),
-            Peer::Template { .. } | Peer::Call { .. } | Peer::Recall { .. } | Peer::Switch {} => {}
+            Peer::HoldDone { task, first } => self.hold_done(from, task, first),
+            Peer::StreamItems { task, first, items } => self.items_arrived(from, task, first, items),
+            Peer::Template { .. } | Peer::Call { .. } | Peer::Recall { .. } | Peer::Switch {} | Peer::Ask { .. } | Peer::Told { .. } => {}
+            Peer::StreamCredit { .. } | Peer::StreamClose { .. } => {}
         }
     }
 
@@ -215,8 +231,9 @@ impl Owner {
         self.drop_grants_of(proc_id);
         self.owner_died(proc_id, evidence);
         self.drop_borrows_on(proc_id);
-        let held: Vec<_> = self.reply_holds.range((proc_id, 0)..=(proc_id, u64::MAX)).map(|(key, _)| *key).collect();
-        held.into_iter().for_each(|(from, task)| self.hold_done(from, task));
+        let held: Vec<_> = self.reply_holds.range((proc_id, 0, 0)..=(proc_id, u64::MAX, u64::MAX)).map(|(key, _)| *key).collect();
+        held.into_iter().for_each(|(from, task, first)| self.hold_done(from, task, first));
+        self.yields.retain(|(to, _), _| *to != proc_id);
     }
 
     /// The id that the next `put` gives: the value may be written before it is put.
@@ -257,6 +274,7 @@ impl Owner {
         waits.sort_unstable_by_key(|(id, _)| **id);
         lines.extend(waits.iter().map(|(id, wait)| format!("{id:?}: {wait:?}")));
         lines.extend(self.pending_borrows.iter().map(|(token, pending)| format!("registration {token}: {pending:?}")));
+        lines.extend(self.stream_leftovers());
         lines.extend(self.reply_holds.iter().map(|(key, ids)| format!("held until {key:?} has registered: {ids:?}")));
         lines
     }

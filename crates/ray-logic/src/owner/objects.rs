@@ -62,6 +62,10 @@ impl Object {
         }
     }
 
+    pub(super) fn is_awaited_by(&self, wait: WaitId) -> bool {
+        self.more.as_ref().is_some_and(|more| more.waits.contains(&wait))
+    }
+
     pub fn is_ready(&self) -> bool {
         !matches!(self.state, State::Pending)
     }
@@ -198,6 +202,9 @@ impl Owner {
             State::Handle => self.actor_out_of_scope(id),
             _ => {}
         }
+        if id.is_end() {
+            self.stream_end_freed(id.call());
+        }
     }
 
     fn free_borrowed(&mut self, id: ObjectId, granted: u32) {
@@ -314,6 +321,7 @@ impl Owner {
         self.tasks.values().flat_map(|task| task.held_refs()).for_each(&mut mention);
         self.reply_holds.values().flatten().for_each(|id| mention(*id));
         self.pending_borrows.values().flat_map(|pending| pending.held()).for_each(|id| mention(*id));
+        self.held_by_streams().for_each(&mut mention);
         for (id, object) in &self.objects {
             assert!(!object.is_unused(), "{id:?} is in the table with no count");
             assert_eq!(object.holds, holds.get(id).copied().unwrap_or(0), "holds of {id:?} ({:?})", object.state);
@@ -323,6 +331,7 @@ impl Owner {
             assert!(self.objects.contains_key(id), "{id:?} is held and not in the table");
         }
         self.check_leases();
+        self.check_streams();
     }
 }
 

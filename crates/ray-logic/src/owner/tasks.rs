@@ -1,7 +1,7 @@
 //! Calls we made: from submission through their arguments to exactly one end.
 
 use super::objects::{hex, Object, State};
-use super::refs::Then;
+use super::streams::StreamOptions;
 use super::{Command, Owner};
 use crate::Time;
 use ray_proto::msg::{Args, Call, Outcome, Reply};
@@ -31,6 +31,8 @@ pub struct Template {
     pub name: String,
     pub payload: Blob,
     pub num_returns: u32,
+    /// The results come one after another; `num_returns` counts for nothing then.
+    pub stream: Option<StreamOptions>,
     /// -1: for ever.
     pub max_retries: i32,
     /// Whether an exception that the worker calls retryable counts as a failure to retry.
@@ -78,6 +80,8 @@ pub(super) struct Task {
     pub retries_left: i32,
     pub attempt: u32,
     pub place: Place,
+    /// When it was submitted.
+    pub since: Time,
 }
 
 impl Task {
@@ -117,7 +121,8 @@ impl Owner {
         class
     }
 
-    /// Accept a call. Its returns are `ObjectId::new(me, counter, 1..=num_returns)`, each with one local reference.
+    /// Accept a call. Its returns are `ObjectId::new(me, counter, 1..=num_returns)`, each with one local reference. One with a stream has a reader
+    /// instead, or for one that gathers a local reference to its end object.
     pub fn submit(&mut self, now: Time, template: &Arc<Template>, args: CallArgs) -> Result<u64, SubmitError> {
         if let CallKind::Method { actor, max_pending } = template.kind {
             let pending = self.actor(actor).pending();
@@ -126,18 +131,23 @@ impl Owner {
             }
         }
         let call = self.next_call();
-        for index in 1..=u64::from(template.num_returns) {
-            let mut object = Object::new(State::Pending);
-            object.local = 1;
-            self.objects.insert(ObjectId::new(self.me, call, index), object);
+        match template.stream {
+            Some(options) => self.open_stream(call, options),
+            None => {
+                for index in 1..=u64::from(template.num_returns) {
+                    let mut object = Object::new(State::Pending);
+                    object.local = 1;
+                    self.objects.insert(ObjectId::new(self.me, call, index), object);
+                }
+            }
         }
-        self.accept(call, template, args);
+        self.accept(now, call, template, args);
         self.arrange(now, call);
         Ok(call)
     }
 
     /// Take the holds of a call and note what it still waits for.
-    pub(super) fn accept(&mut self, call: u64, template: &Arc<Template>, args: CallArgs) {
+    pub(super) fn accept(&mut self, since: Time, call: u64, template: &Arc<Template>, args: CallArgs) {
         let has_refs = !(args.deps.is_empty() && args.nested.is_empty() && args.body_id.is_nil());
         let mut unresolved = 0;
         for &id in &args.deps {
@@ -148,8 +158,8 @@ impl Owner {
             }
         }
         let refs = has_refs.then(|| Box::new(TaskRefs { body_id: args.body_id, deps: args.deps, nested: args.nested }));
-        let task =
-            Task { template: template.clone(), body: args.body, refs, unresolved, retries_left: template.max_retries, attempt: 0, place: Place::Waiting };
+        let (template, retries_left) = (template.clone(), template.max_retries);
+        let task = Task { template, body: args.body, refs, unresolved, retries_left, attempt: 0, place: Place::Waiting, since };
         let held: Vec<ObjectId> = task.held_refs().collect();
         held.into_iter().for_each(|id| self.hold(id));
         self.tasks.insert(call, task);
@@ -197,7 +207,16 @@ impl Owner {
         let task = &self.tasks[&call];
         let args = self.args_of(task);
         let template = &task.template;
-        Box::new(Call { task: call, template: template.id, attempt: task.attempt, num_returns: template.num_returns, actor_seq, gpu_ids, args })
+        Box::new(Call {
+            task: call,
+            template: template.id,
+            attempt: task.attempt,
+            num_returns: template.num_returns,
+            actor_seq,
+            gpu_ids,
+            args,
+            stream: self.stream_open(call),
+        })
     }
 
     pub(super) fn args_of(&self, task: &Task) -> Args {
@@ -214,16 +233,7 @@ impl Owner {
 
     pub(super) fn replied(&mut self, now: Time, from: ProcId, reply: Reply) {
         let call = reply.task;
-        let third_party = reply.results.iter().flat_map(|p| &p.refs).any(|id| from == self.me || id.owner != self.me && id.owner != from);
-        let mut unregistered = std::collections::BTreeMap::new();
-        for payload in &reply.results {
-            for (owner, ids) in self.adopt_refs(from, &payload.refs) {
-                unregistered.entry(owner).or_insert_with(Vec::new).extend(ids);
-            }
-        }
-        if third_party {
-            self.borrow_then(unregistered, Then::HoldDone { to: from, task: call });
-        }
+        self.take_in(from, call, 0, &reply.results);
         reply.retained.iter().for_each(|id| self.grant(from, *id, 1));
         let known = match self.tasks.get(&call).map(|task| task.place) {
             Some(Place::Lease(_)) => self.lease_replied(now, from, call, reply.leaving),
@@ -242,7 +252,12 @@ impl Owner {
     }
 
     fn may_retry(&self, call: u64) -> bool {
-        self.tasks.get(&call).is_some_and(|task| task.template.retry_raised && task.retries_left != 0)
+        self.tasks.get(&call).is_some_and(|task| task.template.retry_raised) && self.has_retries(call)
+    }
+
+    /// Another attempt is allowed, and somebody wants it.
+    pub(super) fn has_retries(&self, call: u64) -> bool {
+        self.tasks.get(&call).is_some_and(|task| task.retries_left != 0) && self.is_stream_wanted(call)
     }
 
     /// Start over, at the head of the line: it has waited longest.
@@ -262,7 +277,16 @@ impl Owner {
     /// The one end of a call: results to its returns, holds dropped.
     pub(super) fn finish(&mut self, call: u64, results: Vec<Payload>) {
         let Some(task) = self.tasks.remove(&call) else { return };
-        let returns = u64::from(task.template.num_returns);
+        if task.template.stream.is_some() {
+            self.end_stream(call, results);
+        } else {
+            self.set_returns(call, u64::from(task.template.num_returns), results);
+        }
+        let held: Vec<ObjectId> = task.held_refs().collect();
+        held.into_iter().for_each(|id| self.unhold(id));
+    }
+
+    fn set_returns(&mut self, call: u64, returns: u64, results: Vec<Payload>) {
         let shared_error = results.len() == 1 && results[0].value.is_error();
         if shared_error && returns > 1 {
             for index in 1..=returns {
@@ -276,8 +300,6 @@ impl Owner {
                 }
             }
         }
-        let held: Vec<ObjectId> = task.held_refs().collect();
-        held.into_iter().for_each(|id| self.unhold(id));
     }
 
     pub(super) fn fail(&mut self, call: u64, error: Value) {

@@ -4,7 +4,8 @@
 //! There are as many of the latter as threads that block, so asking each of them about every object that becomes ready is cheap.
 
 use super::{Command, Owner};
-use ray_proto::ObjectId;
+use crate::Time;
+use ray_proto::{ObjectId, ProcId};
 use rustc_hash::FxHashSet;
 
 /// Up to so many objects a wait is noted at the objects.
@@ -15,14 +16,25 @@ pub struct WaitId(pub u64);
 
 #[derive(Debug)]
 pub(super) struct Wait {
-    missing: usize,
+    pub(super) missing: usize,
     /// The pending objects of a wait for many; empty for a wait for few.
-    many: FxHashSet<ObjectId>,
+    pub(super) many: FxHashSet<ObjectId>,
+    pub(super) who: Waiting,
+}
+
+/// Who waits: for answers to "what does it wait for".
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Waiting {
+    pub since: Time,
+    /// A thread stands still; false for a future.
+    pub blocks: bool,
+    /// The call that the thread runs.
+    pub call: Option<(ProcId, u64)>,
 }
 
 impl Owner {
     /// Wait until `need` of `ids` are ready. None: they already are. Otherwise `Command::Wake` follows once; end it with `wait_end` in any case.
-    pub fn wait_start(&mut self, ids: &[ObjectId], need: usize) -> Option<WaitId> {
+    pub fn wait_start(&mut self, ids: &[ObjectId], need: usize, who: Waiting) -> Option<WaitId> {
         let mut pending = FxHashSet::default();
         let mut not_ready = 0;
         for &id in ids.iter().filter(|id| !self.is_ready(**id)) {
@@ -44,10 +56,10 @@ impl Owner {
             for &id in &pending {
                 self.object(id).more().waits.push(wait);
             }
-            self.waits.insert(wait, Wait { missing, many: FxHashSet::default() });
+            self.waits.insert(wait, Wait { missing, many: FxHashSet::default(), who });
         } else {
             self.many_waits.push(wait);
-            self.waits.insert(wait, Wait { missing, many: pending });
+            self.waits.insert(wait, Wait { missing, many: pending, who });
         }
         Some(wait)
     }

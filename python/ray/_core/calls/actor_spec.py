@@ -5,6 +5,7 @@ It travels with every handle and in the payload of the actor, as built-in values
 
 from __future__ import annotations
 
+import copy
 import functools
 import types
 
@@ -26,7 +27,7 @@ _CYTHON_FUNCTIONS = frozenset(["cyfunction", "cython_function_or_method"])
 class MethodSpec:
     """One method of an actor."""
 
-    __slots__ = ("concurrency_group", "max_task_retries", "name", "num_returns", "retry_exceptions", "signature")
+    __slots__ = ("backpressure", "concurrency_group", "is_generator", "max_task_retries", "name", "num_returns", "retry_exceptions", "signature")
 
     def __init__(
         self,
@@ -36,6 +37,8 @@ class MethodSpec:
         max_task_retries: int | None = None,
         retry_exceptions: bool | tuple[type[BaseException], ...] = False,
         concurrency_group: str | None = None,
+        is_generator: bool = False,
+        backpressure: int | None = None,
     ) -> None:
         self.name = name
         self.signature = signature
@@ -43,10 +46,15 @@ class MethodSpec:
         self.max_task_retries = max_task_retries
         self.retry_exceptions = retry_exceptions
         self.concurrency_group = concurrency_group
+        self.is_generator = is_generator
+        self.backpressure = backpressure
 
     def replace(self, options: dict[str, Any]) -> MethodSpec:
         """Give the same method with other options, as given to `@ray.method` or `.options()`."""
-        changed = MethodSpec(self.name, self.signature, self.num_returns, self.max_task_retries, self.retry_exceptions, self.concurrency_group)
+        changed = copy.copy(self)
+        backpressure = options.get("_generator_backpressure_num_objects")
+        if backpressure is not None:
+            changed.backpressure = backpressure
         for key in ("num_returns", "max_task_retries", "retry_exceptions", "concurrency_group"):
             value = options.get(key)
             if value is not None:
@@ -60,6 +68,8 @@ class MethodSpec:
             "max_task_retries": self.max_task_retries,
             "retry_exceptions": self.retry_exceptions,
             "concurrency_group": self.concurrency_group,
+            "is_generator": self.is_generator,
+            "backpressure": self.backpressure,
             "params": self.signature.params,
         }
 
@@ -74,13 +84,14 @@ class ActorSpec:
         self.groups = groups
         self.max_task_retries = 0
         self.max_pending_calls = -1
+        self.backpressure = -1
 
-    def with_calls(self, max_task_retries: int, max_pending_calls: int) -> ActorSpec:
+    def with_calls(self, max_task_retries: int, max_pending_calls: int, backpressure: int = -1) -> ActorSpec:
         """Give the same class with the actor's own options for calls."""
-        if (max_task_retries, max_pending_calls) == (self.max_task_retries, self.max_pending_calls):
+        if (max_task_retries, max_pending_calls, backpressure) == (self.max_task_retries, self.max_pending_calls, self.backpressure):
             return self
         changed = ActorSpec(self.class_name, self.methods, self.hidden, self.groups)
-        changed.max_task_retries, changed.max_pending_calls = max_task_retries, max_pending_calls
+        changed.max_task_retries, changed.max_pending_calls, changed.backpressure = max_task_retries, max_pending_calls, backpressure
         return changed
 
     def fields(self) -> dict[str, Any]:
@@ -92,6 +103,7 @@ class ActorSpec:
             "groups": self.groups,
             "max_task_retries": self.max_task_retries,
             "max_pending_calls": self.max_pending_calls,
+            "backpressure": self.backpressure,
         }
 
     @functools.cached_property
@@ -122,7 +134,7 @@ def spec_from_fields(fields: dict[str, Any]) -> ActorSpec:
         options = {key: value for key, value in method.items() if key != "params"}
         methods[name] = MethodSpec(name, CallSignature(method["params"]), **options)
     spec = ActorSpec(fields["class_name"], methods, fields["hidden"], fields["groups"])
-    return spec.with_calls(fields["max_task_retries"], fields["max_pending_calls"])
+    return spec.with_calls(fields["max_task_retries"], fields["max_pending_calls"], fields["backpressure"])
 
 
 @functools.lru_cache(maxsize=256)
@@ -184,8 +196,9 @@ def describe_class(cls: type, groups: dict[str, int]) -> tuple[ActorSpec, bool]:
         function, skip_first = found
         is_async = is_async or is_coroutine(function) or is_async_generator(function)
         options = getattr(raw, METHOD_OPTIONS_ATTRIBUTE, None) or getattr(function, METHOD_OPTIONS_ATTRIBUTE, {})
-        default_returns = "streaming" if is_generator(function) else 1
-        method = MethodSpec(name, signature_of(function, skip_first), default_returns).replace(options)
+        generates = is_generator(function)
+        default_returns = "streaming" if generates else 1
+        method = MethodSpec(name, signature_of(function, skip_first), default_returns, is_generator=generates).replace(options)
         if method.concurrency_group is not None and method.concurrency_group not in groups:
             raise ValueError(f"the method {name!r} of {cls.__name__} is in the concurrency group {method.concurrency_group!r}, which is not defined")
         methods[name] = method

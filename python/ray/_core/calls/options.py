@@ -24,6 +24,9 @@ DEFAULT_ASYNC_CONCURRENCY = 1000
 VARIANTS_MAX = 256
 """Sets of options that one function or method keeps ready; beyond that they are built anew."""
 
+STREAMS = ("streaming", "dynamic")
+"""Values of `num_returns` that only generators can have."""
+
 _NONE = type(None)
 
 
@@ -81,12 +84,27 @@ _UNBOUNDED = _count(-1, " (-1 means without limit)")
 
 
 def _num_returns(name: str, value: Any) -> None:
-    if value in ("streaming", "dynamic"):
-        raise NotImplementedError(f"{name}={value!r}: streaming generators are not available yet")
     if isinstance(value, str):
-        raise ValueError(f'{name} must be a non-negative integer, "streaming" or None, got {value!r}')
-    if value is not None and value < 0:
+        if value not in STREAMS:
+            raise ValueError(f'{name} must be a non-negative integer, "streaming", "dynamic" or None, got {value!r}')
+    elif value is not None and value < 0:
         raise ValueError(f"{name} must be >= 0, got {value!r}")
+
+
+def _backpressure(name: str, value: Any) -> None:
+    if value == 0:
+        raise ValueError(f"{name} must be at least 1, or -1 for no limit, got 0\nhint: 1 makes an item when the one before it is read")
+    _count(-1)(name, value)
+
+
+def check_is_generator(num_returns: Any, is_generator: bool, name: str) -> None:
+    """Refuse "streaming" and "dynamic" for what is no generator function.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if num_returns in STREAMS and not is_generator:
+        raise ValueError(f"num_returns={num_returns!r} can only be used with generator functions (functions that use 'yield'), and {name} is none")
 
 
 def _retry_exceptions(name: str, value: Any) -> None:
@@ -184,7 +202,7 @@ _SHARED: dict[str, Option] = {
 
 TASK_OPTIONS: dict[str, Option] = {
     **_SHARED,
-    "_generator_backpressure_num_objects": Option(_INT, None, _later((None, -1))),
+    "_generator_backpressure_num_objects": Option(_INT, None, _backpressure),
     "_num_objects_per_yield": Option(_INT, 1, _later((None, 1))),
     "max_calls": Option(_INT, 0, _count(0)),
     "max_retries": Option(_INT, DEFAULT_MAX_RETRIES, _UNBOUNDED),
@@ -195,7 +213,7 @@ TASK_OPTIONS: dict[str, Option] = {
 
 ACTOR_OPTIONS: dict[str, Option] = {
     **_SHARED,
-    "_actor_generator_backpressure_num_objects": Option(_INT, None, _later((None, -1))),
+    "_actor_generator_backpressure_num_objects": Option(_INT, None, _backpressure),
     "allow_out_of_order_execution": Option((bool, _NONE), None, _later((None, False))),
     "concurrency_groups": Option((dict, list, _NONE), None, _groups),
     "enable_tensor_transport": Option((bool, _NONE), None, _later((None, False))),
@@ -211,7 +229,7 @@ ACTOR_OPTIONS: dict[str, Option] = {
 }
 
 METHOD_OPTIONS: dict[str, Option] = {
-    "_generator_backpressure_num_objects": Option(_INT, None, _later((None, -1))),
+    "_generator_backpressure_num_objects": Option(_INT, None, _backpressure),
     "_num_objects_per_yield": Option(_INT, 1, _later((None, 1))),
     "concurrency_group": Option(_STR),
     "enable_task_events": Option((bool, _NONE), None),

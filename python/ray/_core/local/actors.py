@@ -8,6 +8,7 @@ import threading
 from collections import deque
 
 from ray._core.local import execution
+from ray._core.local.streams import Producer
 from ray._core.local.variables import change, variables_of
 from ray._core.serialization import loads_payload
 
@@ -112,13 +113,20 @@ class ActorLoop:
         task.add_done_callback(self._tasks.discard)
 
     async def _perform(self, call: Call, run: int) -> None:
+        from ray._core.worker.streams import send_items
+
         execution.running.set(call)
         try:
             function, args, kwargs = execution.prepare(self._core, call)
             value = function(*args, **kwargs)
-            if hasattr(value, "__await__"):
-                value = await value
-            outcome = execution.returned(self._core, call, value)
+            if call.stream is not None:
+                producer: Any = Producer(self._core, call)
+                await send_items(producer, value)
+                outcome = execution.streamed(self._core, producer)
+            else:
+                if hasattr(value, "__await__"):
+                    value = await value
+                outcome = execution.returned(self._core, call, value)
         except BaseException as error:  # noqa: BLE001  the boundary of the user's call: its error is its result
             outcome = execution.raised(self._core, call, error)
         self._finished(call, run, outcome)
@@ -130,8 +138,11 @@ class ActorLoop:
         """
         import select
 
-        futures = sys.modules.get("ray._core.futures")
-        own_descriptors = 1 + (futures is not None and futures.has_bridge(self.loop))
+        own_descriptors = 1
+        if "ray._core.futures" in sys.modules:
+            from ray._core.futures import has_bridge
+
+            own_descriptors += has_bridge(self.loop)
         try:
             loop: Any = self.loop
             descriptors = list(loop._selector.get_map())

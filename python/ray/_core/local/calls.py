@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 
+from ray._core.local.streams import Stream
 from ray._core.serialization import loads_payload
 from ray._core.worker.payloads import retry_rule
 
@@ -24,10 +25,15 @@ WAITING, QUEUED, RUNNING, DONE = "waiting for arguments", "queued", "running", "
 class CallSite:
     """What all calls of one call site share."""
 
-    def __init__(self, name: str, payload: bytes, num_returns: int = 1, max_retries: int = 0, env: str = "", resources: dict[str, float] | None = None) -> None:
+    def __init__(
+        self, name: str, payload: bytes, num_returns: int | str = 1, max_retries: int = 0, env: str = "", resources: dict[str, float] | None = None
+    ) -> None:
         self.name = name
         self.payload = payload
-        self.num_returns = num_returns
+        self.stream = num_returns if isinstance(num_returns, str) else None
+        """"streaming" or "dynamic" for a call that gives its results one after another."""
+        self.num_returns = 0 if isinstance(num_returns, str) else num_returns
+        self.window = -1
         self.max_retries = max_retries
         self.env = env
         self.resources = resources or {}
@@ -51,7 +57,22 @@ class CallSite:
 class Call:
     """One call of a function, a method or a constructor, over all its attempts."""
 
-    __slots__ = ("actor", "args", "arguments", "attempt", "handle", "is_constructor", "missing", "number", "queued_at", "run", "site", "state", "thread")
+    __slots__ = (
+        "actor",
+        "args",
+        "arguments",
+        "attempt",
+        "handle",
+        "is_constructor",
+        "missing",
+        "number",
+        "queued_at",
+        "run",
+        "site",
+        "state",
+        "stream",
+        "thread",
+    )
 
     def __init__(self, number: int, site: CallSite, args: LocalValue, arguments: list[ObjectRef[Any]], actor: LocalActor | None = None) -> None:
         self.number = number
@@ -65,6 +86,7 @@ class Call:
         self.attempt = 0
         self.state = WAITING
         self.queued_at = 0.0
+        self.stream: Stream | None = None if site.stream is None else Stream(site.stream == "dynamic", site.window)
         self.thread: int | None = None
         self.run = 0  # counts starts: what an earlier one says of itself no longer matters
 
@@ -99,7 +121,8 @@ class LocalTemplate:
         *,
         payload: bytes,
         name: str,
-        num_returns: int,
+        num_returns: int | str,
+        backpressure: int,
         max_retries: int,
         retry_exceptions: bool,  # noqa: ARG004  the payload says which
         max_calls: int,  # noqa: ARG004  there is no worker to be replaced
@@ -111,6 +134,7 @@ class LocalTemplate:
     ) -> LocalTemplate:
         """As `CallTemplate.task`."""
         site = CallSite(name, payload, num_returns, max_retries, env, resources)
+        site.window = backpressure
         return LocalTemplate(core, site, (min_args, max_args, binder))
 
     @staticmethod
@@ -120,7 +144,8 @@ class LocalTemplate:
         *,
         payload: bytes,
         name: str,
-        num_returns: int,
+        num_returns: int | str,
+        backpressure: int,
         max_task_retries: int,
         retry_exceptions: bool,  # noqa: ARG004  the payload says which
         max_pending_calls: int,
@@ -130,6 +155,7 @@ class LocalTemplate:
     ) -> LocalTemplate:
         """As `CallTemplate.method`."""
         site = CallSite(name, payload, num_returns, max_task_retries)
+        site.window = backpressure
         template = LocalTemplate(core, site, (min_args, max_args, binder))
         template._actor, template._max_pending_calls = actor, max_pending_calls
         return template
@@ -146,7 +172,7 @@ class LocalTemplate:
             kwargs: Keyword arguments.
 
         Returns:
-            A reference, a list of them, or None, as `num_returns` says.
+            A reference, a list of them, None, or a generator, as `num_returns` says.
         """
         fits = not kwargs and len(args) >= self._min_args and (self._max_args is None or len(args) <= self._max_args)
         if not fits and self._binder is not None:

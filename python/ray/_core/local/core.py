@@ -7,10 +7,12 @@ import math
 import os
 
 from ray._core.errors import system_error
+from ray._core.generators import ObjectRefGenerator
 from ray._core.local import execution
 from ray._core.local.actors import ActorLoop, LocalActor
 from ray._core.local.calls import Call, CallSite
 from ray._core.local.scheduler import Scheduler
+from ray._core.local.streams import LocalStream
 from ray._native import LocalObjects
 from ray.exceptions import ActorAlreadyExistsError
 
@@ -75,10 +77,10 @@ class LocalCore:
 
     def get(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
         """As `Core.get`."""
-        numbers = [self.objects.call_of(ref) for ref in refs]
-        if not self.scheduler.wait(numbers, len(numbers), timeout_s):
-            ready = sum(map(self.scheduler.is_ready, numbers))
-            text = f"get timed out after {timeout_s} s: {ready} of {len(numbers)} objects are ready"
+        keys = list(map(self.scheduler.key_of, refs))
+        if not self.scheduler.wait(keys, len(keys), timeout_s):
+            ready = sum(map(self.scheduler.is_ready, keys))
+            text = f"get timed out after {timeout_s} s: {ready} of {len(keys)} objects are ready"
             raise system_error({"code": "get_timeout", "message": text})
         return list(map(self.objects.value, refs))
 
@@ -92,15 +94,15 @@ class LocalCore:
         """As `Core.wait`."""
         if len(set(refs)) < len(refs):
             raise ValueError("ray.wait takes different ObjectRefs, got duplicates\nhint: pass list(set(refs))")
-        numbers = [self.objects.call_of(ref) for ref in refs]
-        self.scheduler.wait(numbers, num_returns, timeout_s)
-        ready = [at for at, number in enumerate(numbers) if self.scheduler.is_ready(number)][:num_returns]
+        keys = list(map(self.scheduler.key_of, refs))
+        self.scheduler.wait(keys, num_returns, timeout_s)
+        ready = [at for at, key in enumerate(keys) if self.scheduler.is_ready(key)][:num_returns]
         chosen = set(ready)
         return [refs[at] for at in ready], [ref for at, ref in enumerate(refs) if at not in chosen]
 
     def watch(self, queue: CompletionQueue, ref: ObjectRef[Any], token: int) -> bool:
         """For `CompletionQueue.watch`."""
-        return self.scheduler.watch(self.objects.call_of(ref), queue, token)
+        return self.scheduler.watch(self.scheduler.key_of(ref), queue, token)
 
     # calls
 
@@ -115,7 +117,7 @@ class LocalCore:
             max_pending: Unfinished calls that the actor may have, -1 without limit.
 
         Returns:
-            A reference, a list of them, or None, as `num_returns` says.
+            A reference, a list of them, None, or a generator, as `num_returns` says.
         """
         scheduler, objects = self.scheduler, self.objects
         scheduler.check()
@@ -123,16 +125,26 @@ class LocalCore:
         actor = None if handle is None else scheduler.actors.get(objects.call_of(handle))
         call = Call(next(self._numbers), site, pickled, arguments, actor)
         call.handle = handle
-        refs = [objects.reference(call.number, index) for index in range(1, site.num_returns + 1)]
+        result = self._results(call)
         with scheduler.lock:
             failure = self._refusal(site, handle, actor, max_pending)
             if failure is None:
                 scheduler.submit(call)
             else:
                 scheduler.store_error(call, failure)
-        if site.num_returns == 0:
+        return result
+
+    def _results(self, call: Call) -> Any:
+        """What the caller gets."""
+        if call.stream is not None and call.stream.gathers:
+            return self.objects.end(call.number)
+        if call.stream is not None:
+            stream: Any = LocalStream(self, call)
+            return ObjectRefGenerator(stream)
+        refs = [self.objects.reference(call.number, index) for index in range(1, call.site.num_returns + 1)]
+        if not refs:
             return None
-        return refs[0] if site.num_returns == 1 else refs
+        return refs[0] if len(refs) == 1 else refs
 
     def _refusal(self, site: CallSite, handle: ObjectRef[Any] | None, actor: LocalActor | None, max_pending: int) -> LocalValue | None:
         """The error of a call that can't run; None if it can.

@@ -8,6 +8,7 @@ import sys
 from contextvars import ContextVar
 
 from ray._core.errors import encode_exception, is_runtime_frame
+from ray._core.local.streams import Producer
 from ray._core.local.variables import applied
 from ray._core.worker.payloads import callable_of, exit_reason, is_retryable
 
@@ -28,11 +29,13 @@ running: ContextVar[Call | None] = ContextVar("ray_local_call", default=None)
 class Outcome:
     """How a call ended."""
 
-    __slots__ = ("error", "frames", "interrupt", "left", "retryable", "values")
+    __slots__ = ("end", "error", "frames", "interrupt", "left", "retryable", "values")
 
     def __init__(self) -> None:
         self.values: list[LocalValue] = []
         self.error: LocalValue | None = None
+        self.end: LocalValue | None = None
+        """What is wrong with a stream as a whole."""
         self.frames: TracebackType | None = None
         self.retryable = False
         self.left: str | None = None
@@ -56,7 +59,11 @@ def perform(core: LocalCore, call: Call) -> Outcome:
         with applied(call.site.env if call.actor is None else call.actor.env):
             function, args, kwargs = prepare(core, call)
             value = function(*args, **kwargs)
-            return returned(core, call, value)
+            if call.stream is None:
+                return returned(core, call, value)
+            producer = Producer(core, call)
+            producer.drive(value)
+            return streamed(core, producer)
     except BaseException as error:  # noqa: BLE001  the boundary of the user's call: its error is its result
         return raised(core, call, error)
 
@@ -80,6 +87,15 @@ def returned(core: LocalCore, call: Call, value: Any) -> Outcome:
     outcome = Outcome()
     if not call.is_constructor:
         outcome.values = core.objects.pickle_results(call.name, call.site.num_returns, value)
+    return outcome
+
+
+def streamed(core: LocalCore, producer: Producer) -> Outcome:
+    """The call has given all its results."""
+    outcome = Outcome()
+    text = producer.replay_error()
+    if text is not None:
+        outcome.end = core.objects.failed("stream_replay", {"message": text})
     return outcome
 
 

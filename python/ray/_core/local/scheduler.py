@@ -15,18 +15,25 @@ import time
 from collections import deque
 
 from ray._core.errors import system_error
+from ray._core.generators import DynamicObjectRefGenerator
 from ray._core.local import execution, stalls
 from ray._core.local.calls import DONE, QUEUED, RUNNING, Call
 from ray._core.local.threads import IDLE_HELPERS_MAX, PATIENCE_S, Helper, Keeper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
     from typing import Any
 
     from ray._core.local.actors import LocalActor
     from ray._core.local.core import LocalCore
     from ray._core.local.execution import Outcome
+    from ray._core.local.streams import Stream
     from ray._native import CompletionQueue, LocalValue, ObjectRef
+
+    Key = int | tuple[int, int]
+    """What is waited for: a call by its number, or one item of a stream."""
 
 INLINE_DEPTH_MAX = 16
 """Calls on top of each other in one thread; a deeper one gets a thread, and with it Python's whole limit of recursion."""
@@ -40,15 +47,15 @@ logger = logging.getLogger("ray")
 class Wait:
     """A thread that waits for calls."""
 
-    __slots__ = ("call", "deadline", "done", "need", "numbers", "order", "path", "warned")
+    __slots__ = ("call", "deadline", "done", "keys", "need", "order", "path", "warned")
 
-    def __init__(self, call: Call | None, numbers: list[int], need: int, deadline: float | None) -> None:
+    def __init__(self, call: Call | None, keys: list[Key], need: int, deadline: float | None) -> None:
         self.call = call
-        self.numbers = numbers
+        self.keys = keys
         self.need = need
         self.deadline = deadline
         self.done = 0
-        self.order = deque(numbers)
+        self.order = deque(keys)
         self.path: list[Call] = []
         self.warned = False
 
@@ -76,16 +83,16 @@ class Scheduler:
         self.core = core
         self.cpus = cpus
         self.lock = threading.Condition()
-        self.pending: dict[int, Call] = {}
+        self.pending: dict[Key, Call] = {}
         self.ready_tasks: dict[float, dict[int, Call]] = {}
         """By the CPUs that they take."""
         self.ready_methods: dict[int, Call] = {}
-        self.dependents: dict[int, list[Call]] = {}
+        self.dependents: dict[Key, list[Call]] = {}
         self.actors: dict[int, LocalActor] = {}
         self.waits: list[Wait] = []
-        self.waiting: dict[int, list[Wait]] = {}
+        self.waiting: dict[Key, list[Wait]] = {}
         self.blocked: dict[int | None, Wait] = {}
-        self.watchers: dict[int, list[tuple[CompletionQueue, int]]] = {}
+        self.watchers: dict[Key, list[tuple[CompletionQueue, int]]] = {}
         self.loose = 0
         """Waits that no call may hold up: those with a time limit, and futures. While there are some, calls are started at once."""
         self.busy = 0.0
@@ -103,11 +110,10 @@ class Scheduler:
         with self.lock:
             self.check()
             self.pending[call.number] = call
-            for ref in call.arguments:
-                number = self.number_of(ref)
-                if number in self.pending:
+            for key in map(self.key_of, call.arguments):
+                if key in self.pending:
                     call.missing += 1
-                    self.dependents.setdefault(number, []).append(call)
+                    self.dependents.setdefault(key, []).append(call)
             if call.is_constructor and call.actor is not None:
                 call.actor.mailbox.appendleft(call)
             elif call.actor is not None:
@@ -234,7 +240,7 @@ class Scheduler:
     def finished(self, call: Call, run: int, outcome: Outcome) -> None:
         """A call has ended, unless it was given up meanwhile."""
         with self.lock:
-            if self.pending.get(call.number) is not call or call.run != run:
+            if not self.is_current(call, run):
                 return
             actor = call.actor
             if outcome.left is not None and actor is not None:
@@ -266,7 +272,9 @@ class Scheduler:
 
     def _store(self, call: Call, outcome: Outcome) -> None:
         objects = self.core.objects
-        if outcome.error is None:
+        if call.stream is not None and outcome.error is None:
+            self._end_stream(call, outcome.end)
+        elif outcome.error is None:
             for index, value in enumerate(outcome.values, 1):
                 objects.store(call.number, index, value)
         else:
@@ -274,23 +282,20 @@ class Scheduler:
 
     def store_error(self, call: Call, error: LocalValue, outcome: Outcome | None = None) -> None:
         """All results of a call are this error."""
+        frames = None if outcome is None else outcome.frames
+        if call.stream is not None:
+            self._end_stream(call, error if outcome is None else None, error, frames)
         for index in range(1, call.site.num_returns + 1):
-            self.core.objects.store(call.number, index, error, None if outcome is None else outcome.frames)
+            self.core.objects.store(call.number, index, error, frames)
 
     def settle(self, call: Call) -> None:
         """A call is done: its results are stored. Tell everybody."""
-        del self.pending[call.number]
         call.state = DONE
         call.args, call.arguments, call.handle = None, [], None
-        for wait in self.waiting.pop(call.number, ()):
-            wait.done += 1
-        for queue, token in self.watchers.pop(call.number, ()):
-            self.loose -= 1
-            queue.complete(token)
-        for dependent in self.dependents.pop(call.number, ()):
-            dependent.missing -= 1
-            if not dependent.missing and dependent.state != DONE:
-                self._arguments_ready(dependent)
+        self._ready(call.number)
+        if call.stream is not None:
+            for key in list(call.stream.awaited):
+                self._ready(key)
         if call.actor is not None:
             call.actor.running.discard(call)
             self.refresh(call.actor)
@@ -299,35 +304,131 @@ class Scheduler:
         self.lock.notify_all()
         self._arm_keeper()
 
+    def _ready(self, key: Key) -> None:
+        """What was waited for is there."""
+        del self.pending[key]
+        for wait in self.waiting.pop(key, ()):
+            wait.done += 1
+        for queue, token in self.watchers.pop(key, ()):
+            self.loose -= 1
+            queue.complete(token)
+        for dependent in self.dependents.pop(key, ()):
+            dependent.missing -= 1
+            if not dependent.missing and dependent.state != DONE:
+                self._arguments_ready(dependent)
+
+    # Streams
+
+    def is_current(self, call: Call, run: int) -> bool:
+        """Whether a run of a call still matters."""
+        return not self.over and self.pending.get(call.number) is call and call.run == run
+
+    def add_item(self, call: Call, run: int, value: LocalValue) -> None:
+        """A call has made one more item."""
+        with self.lock:
+            if self.is_current(call, run) and call.stream is not None:
+                self._append_item(call, call.stream, value)
+
+    def _append_item(self, call: Call, stream: Stream, value: LocalValue, frames: TracebackType | None = None) -> None:
+        stream.made += 1
+        ref = self.core.objects.reference(call.number, stream.made)
+        self.core.objects.store(call.number, stream.made, value, frames)
+        if stream.has_reader:
+            stream.items.append(ref)
+        key = (call.number, stream.made)
+        if key in stream.awaited:
+            stream.awaited.remove(key)
+            self._ready(key)
+            self.lock.notify_all()
+
+    def await_item(self, call: Call) -> ObjectRef[Any]:
+        """Give a reference to the next item of a call that goes on. It is ready when that is made, or when there will be none."""
+        assert call.stream is not None, "a call that gives its results one after another"
+        key = (call.number, call.stream.made + 1)
+        call.stream.awaited.add(key)
+        self.pending[key] = call
+        return self.core.objects.reference(*key)
+
+    def give_credit(self, stream: Stream) -> None:
+        """The reader has taken an item, or is gone."""
+        for wait in stream.credit_waits:
+            wait.done = 1
+        for queue, token in stream.credit_watchers:
+            queue.complete(token)
+        stream.credit_watchers.clear()
+        if stream.credit_waits:
+            self.lock.notify_all()
+
+    def wait_for_credit(self, call: Call, permit: Callable[[], bool | None]) -> bool:
+        """Block a producer until its reader wants more.
+
+        Returns:
+            False: nobody reads.
+        """
+        assert call.stream is not None, "a call that gives its results one after another"
+        started = time.monotonic()
+        wait = Wait(call, [], 1, None)
+        with self.lock:
+            self.waits.append(wait)
+            call.stream.credit_waits.append(wait)
+            try:
+                while (answer := permit()) is None:
+                    wait.done = 0
+                    self._block(wait, started)
+            finally:
+                call.stream.credit_waits.remove(wait)
+                self.waits.remove(wait)
+            return answer
+
+    def _end_stream(self, call: Call, end: LocalValue | None, error: LocalValue | None = None, frames: TracebackType | None = None) -> None:
+        """The call has ended. `end`: the error that its end object gets; `error`: its last item."""
+        stream = call.stream
+        assert stream is not None, "a call that gives its results one after another"
+        objects = self.core.objects
+        if error is not None:
+            self._append_item(call, stream, error, frames)
+        if end is None:
+            end = objects.pickle(DynamicObjectRefGenerator(list(stream.items)) if stream.gathers else None)
+        stream.end_value = end
+        objects.store_end(call.number, end)
+        if stream.gathers:
+            stream.items.clear()
+        self.give_credit(stream)
+
     # Waiting
 
-    def number_of(self, ref: ObjectRef[Any]) -> int:
-        """Give the number of the call that makes an object."""
-        return self.core.objects.call_of(ref)
+    def key_of(self, ref: ObjectRef[Any]) -> Key:
+        """Say what has to be waited for to have an object. It is ready when that is not in `pending`."""
+        number = self.core.objects.call_of(ref)
+        call = self.pending.get(number)
+        if call is None or call.stream is None:
+            return number
+        index = self.core.objects.index_of(ref)
+        return number if index is None else (number, index)
 
     def task_hex(self, number: int) -> str:
         """Give the id of a call in hex."""
         return self.core.objects.task_id(number).hex()
 
-    def is_ready(self, number: int) -> bool:
-        """Whether the objects of a call are there."""
-        return number not in self.pending
+    def is_ready(self, key: Key) -> bool:
+        """Whether it need not be waited for any more."""
+        return key not in self.pending
 
-    def watch(self, number: int, queue: CompletionQueue, token: int) -> bool:
-        """Complete `token` when a call is done. Returns True if it already is."""
+    def watch(self, key: Key, queue: CompletionQueue, token: int) -> bool:
+        """Complete `token` when something is ready. Returns True if it already is."""
         with self.lock:
-            if number not in self.pending:
+            if key not in self.pending:
                 return True
-            self.watchers.setdefault(number, []).append((queue, token))
+            self.watchers.setdefault(key, []).append((queue, token))
             self.loose += 1
             self._serve()
             return False
 
-    def wait(self, numbers: list[int], need: int, timeout_s: float | None) -> bool:
-        """Block until `need` of the calls are done, running them here if nothing else can be meant.
+    def wait(self, keys: list[Key], need: int, timeout_s: float | None) -> bool:
+        """Block until `need` of them are ready, running them here if nothing else can be meant.
 
         Args:
-            numbers: The calls, one for each object.
+            keys: What to wait for, one for each object.
             need: How many.
             timeout_s: Seconds, None without limit.
 
@@ -335,23 +436,23 @@ class Scheduler:
             False if the time was over before.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        wait = Wait(execution.running.get(), numbers, need, deadline)
-        may_run_here = deadline is None and need == len(numbers) and self._thread.depth < INLINE_DEPTH_MAX and not execution.in_event_loop()
+        wait = Wait(execution.running.get(), keys, need, deadline)
+        may_run_here = deadline is None and need == len(keys) and self._thread.depth < INLINE_DEPTH_MAX and not execution.in_event_loop()
         with self.lock:
-            wait.done = sum(number not in self.pending for number in numbers)
+            wait.done = sum(key not in self.pending for key in keys)
             if wait.is_over():
                 return True
-            for number in numbers:
-                if number in self.pending:
-                    self.waiting.setdefault(number, []).append(wait)
+            for key in keys:
+                if key in self.pending:
+                    self.waiting.setdefault(key, []).append(wait)
             self.waits.append(wait)
         try:
             return self._wait(wait, may_run_here)
         finally:
             with self.lock:
                 self.waits.remove(wait)
-                for number in numbers:
-                    waits = self.waiting.get(number)
+                for key in keys:
+                    waits = self.waiting.get(key)
                     if waits is not None and wait in waits:
                         waits.remove(wait)
 
@@ -377,7 +478,7 @@ class Scheduler:
         while wait.order and wait.order[0] not in self.pending:
             wait.order.popleft()
         starts = [wait.path[-1]] if wait.path else []
-        for start in (*starts, *(self.pending[number] for number in wait.order if number in self.pending)):
+        for start in (*starts, *(self.pending[key] for key in wait.order if key in self.pending)):
             call = self._descend(wait, start)
             if call is not None:
                 self._claim(call)
@@ -391,7 +492,9 @@ class Scheduler:
         while found is not None:
             path.append(found)
             if found.missing:
-                found = next((self.pending[number] for number in map(self.number_of, found.arguments) if number in self.pending), None)
+                found = next((self.pending[key] for key in map(self.key_of, found.arguments) if key in self.pending), None)
+            elif found.stream is not None:
+                return None  # it runs ahead of its reader, in a helper
             elif found.number in self.ready_methods or (found.actor is None and found.state == QUEUED):
                 wait.path += path
                 return found
@@ -487,7 +590,7 @@ class Scheduler:
     def _actor_unneeded(self, number: int) -> None:
         with self.lock:
             actor = self.actors.get(number)
-            if actor is None or self.core.objects.is_actor_needed(number):
+            if actor is None or self.core.objects.is_actor_referred(number):
                 return
             if actor.death is None and not actor.detached:
                 self.end_actor(actor, "every handle to it went out of scope")
@@ -509,7 +612,7 @@ class Scheduler:
         """Stop everything that can be stopped; what waits is told."""
         with self.lock:
             self.over = True
-            never_run = [call.name for call in self.pending.values() if not call.run and not call.is_constructor]
+            never_run = [call.name for key, call in self.pending.items() if key == call.number and not call.run and not call.is_constructor]
             watchers = [entry for entries in self.watchers.values() for entry in entries]
             self.watchers.clear()
             actors, helpers = list(self.actors.values()), self.idle_helpers

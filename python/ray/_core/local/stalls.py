@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ray._core.local.calls import Call
-    from ray._core.local.scheduler import Scheduler, Wait
+    from ray._core.local.scheduler import Key, Scheduler, Wait
 
 _HINT = (
     "hint: only a later line of the program could end this wait: run that line before ray.get, wait with ray.get(..., timeout=...), or run without local mode"
@@ -79,7 +79,7 @@ def explain(scheduler: Scheduler, wait: Wait) -> str:
     lines = []
     seen: set[int] = set()
     who = "the driver" if wait.call is None else wait.call.name
-    call: Any = _first_pending(scheduler, wait.numbers)
+    call: Any = _first_pending(scheduler, wait.keys)
     while call is not None:
         lines.append(f"  {who} waits for {call.name} (task {scheduler.task_hex(call.number)})")
         if call.number in seen:
@@ -95,7 +95,7 @@ def explain(scheduler: Scheduler, wait: Wait) -> str:
 def _next(scheduler: Scheduler, call: Call) -> tuple[str, Call | None, str]:
     """What a call waits for: (its name, the next call, what else is to be said)."""
     if call.state == WAITING:
-        return f"an argument of {call.name}", _first_pending(scheduler, [scheduler.number_of(ref) for ref in call.arguments]), ""
+        return f"an argument of {call.name}", _first_pending(scheduler, list(map(scheduler.key_of, call.arguments))), ""
     if call.state == QUEUED and call.actor is not None:
         busy = next(iter(call.actor.running), None) or call.actor.mailbox[0]
         if busy is call:
@@ -103,11 +103,11 @@ def _next(scheduler: Scheduler, call: Call) -> tuple[str, Call | None, str]:
         return f"{call.name}, which is queued in its actor,", busy, ""
     inner = next((wait for wait in scheduler.waits if wait.call is call), None)
     if inner is not None:
-        return call.name, _first_pending(scheduler, inner.numbers), ""
+        return call.name, _first_pending(scheduler, inner.keys), ""
     if call.actor is not None and call.actor.is_async:
         return call.name, None, f"{call.name} is suspended in the event loop of its actor, where nothing is left that could wake it"
     return call.name, None, f"{call.name} is {call.state}"
 
 
-def _first_pending(scheduler: Scheduler, numbers: list[int]) -> Call | None:
-    return next((scheduler.pending[number] for number in numbers if number in scheduler.pending), None)
+def _first_pending(scheduler: Scheduler, keys: list[Key]) -> Call | None:
+    return next((scheduler.pending[key] for key in keys if key in scheduler.pending), None)

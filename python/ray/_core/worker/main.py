@@ -267,6 +267,8 @@ def _run_async_actor(core: _native.Core, loop: asyncio.AbstractEventLoop) -> Non
     import collections
     import contextvars
 
+    from ray._core.worker.streams import send_items
+
     running: contextvars.ContextVar[Any] = contextvars.ContextVar("ray_call")
     core.set_async_variable(running)
     limit = _worker.actor_fields["max_concurrency"]
@@ -279,7 +281,9 @@ def _run_async_actor(core: _native.Core, loop: asyncio.AbstractEventLoop) -> Non
         try:
             function, args, kwargs = call.prepare()
             result = function(*args, **kwargs) if kwargs else function(*args)
-            if hasattr(result, "__await__"):
+            if call.is_stream:
+                await send_items(call, result)
+            elif hasattr(result, "__await__"):
                 result = await result
         except SystemExit as error:
             core.leave_actor(exit_reason(error))
@@ -288,7 +292,10 @@ def _run_async_actor(core: _native.Core, loop: asyncio.AbstractEventLoop) -> Non
         except BaseException as error:  # the boundary of the user's call: its error is its result
             call.fail(error)
         else:
-            call.finish(result)
+            if call.is_stream:
+                call.finish_stream()
+            else:
+                call.finish(result)
 
     def start(call: _native.PendingCall) -> None:
         task = loop.create_task(run(call))
