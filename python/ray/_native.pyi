@@ -184,6 +184,8 @@ class Core:
     # introspection
     def running_name(self) -> str:
         """Name of the call that this thread or coroutine runs, "" outside of calls."""
+    def holdings(self) -> list[tuple[str, bytes, str, int]]:
+        """What this process keeps of its own: ("object", id, "", bytes), ("actor", id of its handle's object, "", 0), ("call", task id, name, 0)."""
     def table_sizes(self) -> tuple[int, int, int, int]:
         """Entries of this process's tables: (objects, tasks, leases, waits). For leak checks."""
     def resources(self) -> tuple[dict[str, float], dict[str, float]]:
@@ -304,6 +306,8 @@ class LocalObjects:
         """The object is ready. Nothing is kept if nobody refers to it. `frames`: where the error was raised."""
     def value(self, object: ObjectRef[Any]) -> Any:
         """A fresh copy of the value. Raises the error that it stands for."""
+    def sizes(self) -> list[tuple[bytes, int]]:
+        """(id, bytes) of every object that is there."""
     def __len__(self) -> int: ...
 
 def run_calls(core: Core) -> str:

@@ -6,7 +6,7 @@ use crate::{context, errors, template, values};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
-use ray_logic::owner::{ActorOptions, Limits};
+use ray_logic::owner::{ActorOptions, Holding, Limits};
 use ray_proto::msg::{Boot, FromNode, ToNode};
 use ray_proto::wire::{decode, PROTOCOL};
 use ray_proto::{ObjectId, ProcId, Resources, UNIT};
@@ -494,6 +494,16 @@ impl Core {
     /// The name of what this thread runs; "" outside of calls.
     fn running_name(&self, py: Python<'_>) -> String {
         context::current(py).map_or_else(String::new, |running| running.name.to_string())
+    }
+
+    /// (kind, id, name, bytes) of what this process keeps of its own.
+    fn holdings<'py>(&self, py: Python<'py>) -> Vec<(&'static str, Bound<'py, PyBytes>, String, u64)> {
+        let told = |(id, holding, name): (ObjectId, Holding, String)| match holding {
+            Holding::Object { bytes } => ("object", PyBytes::new(py, &id.bytes()), name, bytes),
+            Holding::Actor => ("actor", PyBytes::new(py, &id.bytes()), name, 0),
+            Holding::Call => ("call", PyBytes::new(py, &id.task_bytes()), name, 0),
+        };
+        self.library.holdings().into_iter().map(told).collect()
     }
 
     /// (objects, tasks, leases, waits) of this process's tables.

@@ -294,6 +294,18 @@ impl LocalObjects {
         })
     }
 
+    /// (id, bytes) of every object that is there.
+    fn sizes<'py>(&self, py: Python<'py>) -> Vec<(Bound<'py, PyBytes>, usize)> {
+        let size = |payload: &Payload| match &payload.value {
+            Value::Inline(bytes) => bytes.len(),
+            Value::Shm(_) => 0,
+        };
+        let mut found: Vec<(ObjectId, usize)> =
+            self.table.lock().iter().filter_map(|(id, entry)| entry.payload.as_ref().map(|payload| (*id, size(payload)))).collect();
+        found.sort_unstable();
+        found.into_iter().map(|(id, bytes)| (PyBytes::new(py, &id.bytes()), bytes)).collect()
+    }
+
     fn __len__(&self) -> usize {
         self.table.lock().len()
     }

@@ -14,6 +14,7 @@
 
 mod actors;
 mod callee;
+mod holdings;
 mod leases;
 mod objects;
 mod refs;
@@ -24,6 +25,7 @@ mod waits;
 mod yields;
 
 pub use actors::ActorOptions;
+pub use holdings::Holding;
 pub use objects::{Object, State};
 pub use streams::{Next, StreamOptions};
 pub use tasks::{CallArgs, CallKind, SubmitError, Template};

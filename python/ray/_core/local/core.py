@@ -8,7 +8,7 @@ import os
 
 from ray._core.errors import system_error
 from ray._core.generators import ObjectRefGenerator
-from ray._core.local import execution
+from ray._core.local import execution, stalls
 from ray._core.local.actors import ActorLoop, LocalActor
 from ray._core.local.calls import Call, CallSite
 from ray._core.local.scheduler import Scheduler
@@ -275,6 +275,18 @@ class LocalCore:
         """As `Core.running_name`."""
         call = execution.running.get()
         return "" if call is None else call.name
+
+    def holdings(self) -> list[tuple[str, bytes, str, int]]:
+        """As `Core.holdings`."""
+        with self.scheduler.lock:
+            calls = [("call", self.objects.task_id(call.number), call.name, 0) for key, call in self.scheduler.pending.items() if key == call.number]
+            living = [actor for actor in self.scheduler.actors.values() if actor.death is None]
+            actors = [("actor", self.objects.actor(actor.number).binary(), actor.class_name, 0) for actor in living]
+        return [*(("object", object_id, "", size) for object_id, size in self.objects.sizes()), *actors, *calls]
+
+    def explain(self, subject: tuple[str, Any]) -> str:
+        """For `ray._core.why.explain`."""
+        return stalls.tell(self.scheduler, subject)
 
     def table_sizes(self) -> tuple[int, int, int, int]:
         """As `Core.table_sizes`."""

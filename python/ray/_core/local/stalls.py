@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ray._core.local.actors import LocalActor
     from ray._core.local.calls import Call
     from ray._core.local.scheduler import Key, Scheduler, Wait
 
@@ -76,10 +77,47 @@ def explain(scheduler: Scheduler, wait: Wait) -> str:
     Returns:
         A line for each step.
     """
+    who = "the driver" if wait.call is None else wait.call.name
+    return "\n".join(_chain(scheduler, who, _first_pending(scheduler, wait.keys)))
+
+
+def tell(scheduler: Scheduler, subject: tuple[str, Any]) -> str:
+    """Answer `ray.util.state.explain`.
+
+    Args:
+        scheduler: The scheduler.
+        subject: As in `ray._core.why.explain`.
+
+    Returns:
+        A line for each fact.
+    """
+    kind, what = subject
+    with scheduler.lock:
+        if kind in ("object", "actor"):
+            number = int.from_bytes(what[:8], "big")
+            actor = scheduler.actors.get(number)
+            if actor is not None:
+                return _tell_actor(scheduler, actor)
+            call = scheduler.pending.get(number)
+            if kind == "actor" or call is None:
+                return f"{kind} {what.hex()}: nothing in this session waits for it; it is ready, was freed, or was never made"
+            return "\n".join([f"object {what.hex()}:", *_chain(scheduler, "who asks", call)])
+        lines = [f"local mode: everything runs in this process; {len(scheduler.waits)} threads wait, {len(scheduler.pending)} calls are not done"]
+        lines += [explain(scheduler, wait) for wait in scheduler.waits]
+        return "\n".join(lines)
+
+
+def _tell_actor(scheduler: Scheduler, actor: LocalActor) -> str:
+    name = f"the actor {actor.class_name} ({scheduler.core.objects.actor_id(actor.number).hex()})"
+    if actor.death is not None:
+        return f"{name} is dead"
+    runs = ", ".join(sorted(call.name for call in actor.running)) or "nothing"
+    return f"{name} is {'alive' if actor.is_alive else 'not constructed yet'}: it runs {runs}, and {len(actor.mailbox)} calls are in line"
+
+
+def _chain(scheduler: Scheduler, who: str, call: Call | None) -> list[str]:
     lines = []
     seen: set[int] = set()
-    who = "the driver" if wait.call is None else wait.call.name
-    call: Any = _first_pending(scheduler, wait.keys)
     while call is not None:
         lines.append(f"  {who} waits for {call.name} (task {scheduler.task_hex(call.number)})")
         if call.number in seen:
@@ -89,7 +127,7 @@ def explain(scheduler: Scheduler, wait: Wait) -> str:
         who, call, why = _next(scheduler, call)
         if why:
             lines.append(f"  {why}")
-    return "\n".join(lines)
+    return lines
 
 
 def _next(scheduler: Scheduler, call: Call) -> tuple[str, Call | None, str]:
