@@ -21,7 +21,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), *filter(None, [os.enviro
 
 from support import Gate, Snapshot, Tally, init, is_own  # noqa: E402
 
-BLACK_BOX = ("conformance", "chaos", "integration")
+BLACK_BOX = ("conformance", "chaos", "integration", "local_mode")
 TERMINAL = pytest.StashKey[int]()
 FAILED = pytest.StashKey[bool]()
 

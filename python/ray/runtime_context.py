@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray._core import session
+from ray._core import LOCAL_MODE, SCRIPT_MODE, WORKER_MODE, session
 from ray._core.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
 
 TYPE_CHECKING = False
@@ -17,11 +17,22 @@ _ACCELERATORS = ("FURIOSA", "GPU", "HPU", "MBLT", "NPU", "RBLN", "TPU", "TTNPU",
 """Families of accelerators by resource name. Only GPUs are handed out so far."""
 
 
+class _Worker:
+    """What `RuntimeContext.worker` tells of the process. Compat: Ray's is the core worker; programs read its `mode`."""
+
+    @property
+    def mode(self) -> int:
+        """`ray.SCRIPT_MODE` in a driver, `ray.WORKER_MODE` in a worker, `ray.LOCAL_MODE` in local mode."""
+        if session.is_local():
+            return LOCAL_MODE
+        return SCRIPT_MODE if session.current is not None else WORKER_MODE
+
+
 class RuntimeContext:
     """Answers questions about the driver, task or actor that asks. Made by `get_runtime_context`."""
 
     def __init__(self, worker: Any = None) -> None:
-        self.worker = worker
+        self.worker = _Worker() if worker is None else worker
 
     @staticmethod
     def _read() -> dict[str, Any]:
