@@ -10,6 +10,9 @@ use ray_proto::value::FLAG_PICKLE;
 use ray_proto::{ActorId, ObjectId, Payload, Resources, Value};
 use std::sync::Arc;
 
+/// Concurrency groups of every actor, the default one included.
+pub const GROUPS: u32 = 3;
+
 pub fn inline_value(token: u64) -> Value {
     let mut bytes = vec![FLAG_PICKLE];
     bytes.extend_from_slice(&token.to_le_bytes());
@@ -258,7 +261,8 @@ impl Process {
             Some(site) => site,
             None => {
                 let max_pending = if env.rng.permille(100) { 2 } else { -1 };
-                let site = self.site(env, "m", CallKind::Method { actor, max_pending }, 0);
+                let (group, unordered) = (env.rng.below(u64::from(GROUPS)) as u32, env.rng.permille(300));
+                let site = self.site(env, "m", CallKind::Method { actor, max_pending, group, unordered }, 0);
                 self.sites.push(site.clone());
                 site
             }

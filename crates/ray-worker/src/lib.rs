@@ -9,6 +9,7 @@ mod gate;
 mod library;
 mod report;
 mod role;
+mod stations;
 mod store;
 mod streams;
 mod waits;

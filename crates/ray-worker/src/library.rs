@@ -4,6 +4,7 @@ use crate::event_loop;
 use crate::exec::{Duty, WorkTemplate};
 use crate::gate::{Bell, Gate, Woken};
 use crate::role::{self, Role};
+use crate::stations::{Desk, Stations};
 use crate::store::Extent;
 use crate::waits::Waiter;
 use crossbeam_queue::SegQueue;
@@ -71,9 +72,7 @@ pub struct Library {
     wakers: Mutex<Option<Wakers>>,
     role: OnceLock<Arc<Role>>,
     soon_armed: AtomicBool,
-    pub(crate) work_bell: Bell,
-    /// Rung besides `work_bell` for an asyncio loop that polls a descriptor.
-    pub(crate) work_waker: OnceLock<Waker>,
+    pub(crate) stations: Stations,
     pub(crate) log_bell: Bell,
     over: AtomicBool,
     /// Opened when the engine thread has read everything.
@@ -102,7 +101,8 @@ pub(crate) struct Core {
     pub owner: Owner,
     pub exec: Exec,
     pub duties: VecDeque<Duty>,
-    pub sleepers: u32,
+    /// One per concurrency group, as in `Library::stations`.
+    pub desks: Vec<Desk>,
     pub node: Writer,
     pub direct: FxHashMap<ProcId, Direct>,
     /// Links with output not written yet; `ProcId::NODE` is the daemon's.
@@ -152,7 +152,7 @@ impl Library {
             owner: Owner::new(proc_id, total.clone(), config.limits),
             exec: Exec::default(),
             duties: VecDeque::new(),
-            sleepers: 0,
+            desks: vec![Desk::default()],
             node: Writer::new(node.shared_fd()),
             direct: FxHashMap::default(),
             dirty: Vec::new(),
@@ -179,8 +179,7 @@ impl Library {
             wakers: Mutex::new(Some(Wakers { relief: relief.clone(), soon: Timer::new().map_err(system)?, now: Waker::new().map_err(system)? })),
             role: OnceLock::new(),
             soon_armed: AtomicBool::new(false),
-            work_bell: Bell::default(),
-            work_waker: OnceLock::new(),
+            stations: Stations::default(),
             log_bell: Bell::default(),
             over: AtomicBool::new(false),
             ended: Gate::default(),
@@ -358,10 +357,7 @@ impl Library {
         drop(core);
         woken.into_iter().for_each(Waiter::wake);
         self.rouse_reader();
-        self.work_bell.ring(u32::MAX);
-        if let Some(waker) = self.work_waker.get() {
-            waker.wake();
-        }
+        self.stations.ring_all(u32::MAX);
         self.log_bell.ring(u32::MAX);
     }
 
