@@ -18,7 +18,7 @@ impl Process {
             return;
         }
         let busy: Vec<usize> = (0..self.exec.groups()).filter(|group| !self.exec.is_group_empty(*group)).collect();
-        let Some(group) = env.rng.pick(&busy) else { return };
+        let Some(group) = (if busy.len() > 1 { env.rng.pick(&busy) } else { busy.first().copied() }) else { return };
         let Some(queued) = self.exec.pop(group, env.now) else { return };
         let (from, call) = (queued.from, queued.call);
         self.last_started = Some((from, call.task));

@@ -56,8 +56,12 @@ def run_loops(core: _native.Core, loop: asyncio.AbstractEventLoop, sizes: list[i
     core.set_async_variable(running)
     over = loop.create_future()
 
+    def end_here() -> None:
+        if not over.done():
+            over.set_result(None)
+
     def end() -> None:
-        loop.call_soon_threadsafe(lambda: over.done() or over.set_result(None))
+        loop.call_soon_threadsafe(end_here)
 
     def serve(group: int, size: int) -> None:
         own = asyncio.new_event_loop()
