@@ -97,11 +97,14 @@ class CallTemplate:
         max_task_retries: int,
         retry_exceptions: bool,
         max_pending_calls: int,
+        group: int,
+        unordered: bool,
         min_args: int,
         max_args: int | None,
         binder: Callable[..., Any] | None,
     ) -> CallTemplate:
-        """`max_pending_calls` -1 = unbounded, else PendingCallsLimitExceeded. The template holds a reference to the actor's handle object."""
+        """`max_pending_calls` -1 = unbounded, else PendingCallsLimitExceeded. `group`: 0 is the default one. `unordered`: later calls may overtake one that
+        waits for arguments. The template holds a reference to the actor's handle object."""
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
     def submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
 
@@ -175,8 +178,10 @@ class Core:
         """Wait until no other process needs an object of this one, taking no more calls."""
 
     # calls that Python runs itself
-    def work_fd(self) -> int:
-        """Readable when calls came; then `take_calls`."""
+    def work_fd(self, group: int) -> int:
+        """Readable when calls of a concurrency group came; then `take_calls`."""
+    def set_groups(self, count: int) -> None:
+        """This actor has so many concurrency groups, the default one included. Once, before its first call."""
     def set_async_variable(self, variable: ContextVar[Any]) -> None:
         """Where coroutines keep their PendingCall, for `context`."""
 
@@ -311,11 +316,11 @@ class LocalObjects:
         """(id, bytes) of every object that is there."""
     def __len__(self) -> int: ...
 
-def run_calls(core: Core) -> str:
-    """Run calls in this thread until the process is to end; the reason. "constructed" after an actor's constructor ran."""
+def run_calls(core: Core, group: int = 0) -> str:
+    """Run calls of one concurrency group in this thread until the process is to end; the reason. "constructed" after an actor's constructor ran."""
 
-def take_calls(core: Core) -> tuple[list[PendingCall], str | None]:
-    """Every queued call, and the reason if the process is to end."""
+def take_calls(core: Core, group: int, room: int) -> tuple[list[PendingCall], str | None]:
+    """Queued calls of one concurrency group, at most `room`, and the reason if the process is to end."""
 
 def ref_from_bytes(bytes: bytes) -> ObjectRef[Any]:
     """Rebuild a pickled reference."""

@@ -26,6 +26,7 @@ from ray._core.calls.options import (
     check_method_options,
     check_named,
     check_namespace,
+    may_overtake,
     options_key,
 )
 from ray._core.calls.signatures import CallSignature, signature_of
@@ -101,7 +102,6 @@ class ActorMethod:
         payload = {
             "kind": "method",
             "name": spec.name,
-            "concurrency_group": spec.concurrency_group,
             "retry_exceptions": spec.retry_exceptions,
         }
         core = session.core
@@ -118,6 +118,8 @@ class ActorMethod:
             max_task_retries=retries,
             retry_exceptions=bool(spec.retry_exceptions),
             max_pending_calls=actor.max_pending_calls,
+            group=actor.group_number(spec.concurrency_group),
+            unordered=actor.unordered,
             min_args=spec.signature.min_args,
             max_args=spec.signature.max_args,
             binder=spec.signature.bind,
@@ -154,7 +156,7 @@ class ActorMethod:
             raise TypeError(str(e)) from None
         check_is_generator(options.get("num_returns"), self._spec.is_generator, f"{self._actor.class_name}.{self._spec.name}")
         group = options.get("concurrency_group")
-        if group is not None and group not in self._actor.groups:
+        if group and group not in self._actor.groups:
             raise ValueError(f"{self._actor.class_name} has no concurrency group {group!r}, only: {', '.join(self._actor.groups) or 'none'}")
         return ActorMethod(self._epoch, self._ref, self._actor, self._spec.replace(options), options.get("name") or self._name)
 
@@ -285,7 +287,7 @@ class _ClassExport:
 
         if self._epoch != session.epoch:
             self._epoch, self._payloads = session.epoch, {}
-        key = (max_concurrency, spec.max_task_retries, spec.max_pending_calls, spec.backpressure)
+        key = (max_concurrency, spec.max_task_retries, spec.max_pending_calls, spec.backpressure, spec.unordered)
         data = self._payloads.get(key)
         if data is None:
             fields = {
@@ -418,10 +420,13 @@ class ActorClass(Generic[T]):
         if found is not None:
             return _handle_from_payload(*found)
         base_spec, is_async = export.described
-        spec = base_spec.with_calls(
-            options.get("max_task_retries") or 0, self._max_pending_calls(), options.get("_actor_generator_backpressure_num_objects") or -1
-        )
         concurrency = options.get("max_concurrency") or (DEFAULT_ASYNC_CONCURRENCY if is_async else 1)
+        spec = base_spec.with_calls(
+            options.get("max_task_retries") or 0,
+            self._max_pending_calls(),
+            options.get("_actor_generator_backpressure_num_objects") or -1,
+            may_overtake(options.get("allow_out_of_order_execution"), is_async, concurrency),
+        )
         held, placement = actor_resources(options)
         ref = core.create_actor(
             payload=export.payload(spec, concurrency),

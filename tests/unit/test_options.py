@@ -14,6 +14,7 @@ from ray._core.calls.options import (
     check_method_options,
     check_named,
     check_task_options,
+    may_overtake,
     options_key,
 )
 from ray._core.calls.signatures import signature_of
@@ -357,3 +358,19 @@ def test_runtime_env_merges_into_the_parents():
     assert canonical_env({"env_vars": {"B": "3"}}, parent) == '{"env_vars":{"A":"1","B":"3"}}'
     assert canonical_env(None, parent) == canonical_env({"env_vars": {}}, parent) == parent
     check_runtime_env(None)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "is_async", "concurrency", "overtakes"),
+    [(None, False, 1, False), (False, False, 1, False), (True, False, 1, True), (None, True, 1, True), (None, False, 2, True), (True, True, 9, True)],
+)
+def test_calls_may_overtake_where_they_run_side_by_side(allowed, is_async, concurrency, overtakes):
+    """Without allow_out_of_order_execution, calls may overtake exactly where several run at once."""
+    assert may_overtake(allowed, is_async, concurrency) is overtakes
+
+
+@pytest.mark.parametrize(("is_async", "concurrency", "kind"), [(True, 1, "async actor"), (False, 2, "max_concurrency=2")])
+def test_order_of_calls_side_by_side_is_refused(is_async, concurrency, kind):
+    """The message says why the order can't be kept."""
+    with pytest.raises(ValueError, match=f"(?s){kind}.*hint:"):
+        may_overtake(False, is_async, concurrency)

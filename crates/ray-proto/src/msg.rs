@@ -231,7 +231,8 @@ wire_enum! {
 
 wire_enum! {
     pub enum Peer {
-        0 = Template { template: TemplateId, name: String, payload: Blob, max_calls: u32, held: Resources },
+        /// `group`: of a method, its concurrency group; 0 is the default one, the others count in the order of the class.
+        0 = Template { template: TemplateId, name: String, payload: Blob, max_calls: u32, held: Resources, group: u32 },
         1 = Call { call: Box<Call> },
         2 = Reply { reply: Box<Reply> },
         3 = Recall { tasks: Vec<u64> },

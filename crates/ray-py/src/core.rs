@@ -545,8 +545,13 @@ impl Core {
     }
 
     /// A descriptor that is readable when calls came.
-    fn work_fd(&self) -> i32 {
-        self.library.work_fd()
+    fn work_fd(&self, group: usize) -> i32 {
+        self.library.work_fd(group)
+    }
+
+    /// This actor has so many concurrency groups, the default one included.
+    fn set_groups(&self, count: usize) {
+        self.library.set_groups(count);
     }
 
     /// The name of what this thread runs; "" outside of calls.

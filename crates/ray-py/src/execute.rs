@@ -75,13 +75,14 @@ fn running(work: &CallWork, name: Arc<str>) -> Running {
 /// What `run_calls` returns after a constructor ran: the caller then decides how the actor's calls are run.
 const CONSTRUCTED: &str = "constructed";
 
-/// Run calls in this thread until the process is to end. Returns the reason.
+/// Run calls of one concurrency group in this thread until the process is to end. Returns the reason.
 #[pyfunction]
-pub(crate) fn run_calls(py: Python<'_>, core: &Core) -> PyResult<String> {
+#[pyo3(signature = (core, group=0))]
+pub(crate) fn run_calls(py: Python<'_>, core: &Core, group: usize) -> PyResult<String> {
     let library = core.library();
     loop {
-        let seen = library.work_seen();
-        match library.try_work() {
+        let seen = library.work_seen(group);
+        match library.try_work(group) {
             Some(Work::Call(work)) => {
                 if let Some(reason) = execute(py, library, work)? {
                     return Ok(reason);
@@ -96,17 +97,17 @@ pub(crate) fn run_calls(py: Python<'_>, core: &Core) -> PyResult<String> {
                 if library.check().is_err() {
                     return Ok("the session is over".into());
                 }
-                py.detach(|| library.wait_for_work(seen));
+                py.detach(|| library.wait_for_work(group, seen));
                 py.check_signals()?;
             }
         }
     }
 }
 
-/// Calls for an asyncio loop: (calls, reason to end or None).
+/// Calls of one concurrency group for its asyncio loop, no more than `room`: (calls, reason to end or None).
 #[pyfunction]
-pub(crate) fn take_calls(py: Python<'_>, core: &Core) -> PyResult<(Vec<PendingCall>, Option<String>)> {
-    RESOLVER.with_borrow_mut(|resolver| take_all(py, core, resolver))
+pub(crate) fn take_calls(py: Python<'_>, core: &Core, group: usize, room: usize) -> PyResult<(Vec<PendingCall>, Option<String>)> {
+    RESOLVER.with_borrow_mut(|resolver| take_all(py, core, resolver, group, room))
 }
 
 /// One call. Returns a reason if the process has to end after it.
@@ -150,7 +151,7 @@ fn execute(py: Python<'_>, library: &Arc<Library>, work: CallWork) -> PyResult<O
 /// The call forked, and this is the child at the end of it: what becomes of the call is the parent's business. The hook ends the process.
 fn leave_forked_child<T: Default>(py: Python<'_>, error: Option<PyErr>) -> PyResult<T> {
     let error = error.map(|error| error.into_value(py));
-    hooks(py)?.call_method1(intern!(py, "leave_forked_child"), (error,)).map(|_| T::default())
+    py.import(intern!(py, "ray._core.worker.forked"))?.call_method1(intern!(py, "leave_forked_child"), (error,)).map(|_| T::default())
 }
 
 /// SystemExit inside a call. A task fails with it and its worker is replaced; an actor ends, and that is no failure.
@@ -169,7 +170,7 @@ fn exit_in_call(py: Python<'_>, library: &Arc<Library>, work: CallWork, error: P
 }
 
 fn actor_exit_reason(py: Python<'_>, error: &PyErr) -> PyResult<String> {
-    hooks(py)?.call_method1(intern!(py, "exit_reason"), (error.value(py),))?.extract()
+    py.import(intern!(py, "ray._core.worker.payloads"))?.call_method1(intern!(py, "exit_reason"), (error.value(py),))?.extract()
 }
 
 fn set_visible_gpus(py: Python<'_>, ids: &[u32]) -> PyResult<()> {
@@ -204,7 +205,8 @@ fn construct(py: Python<'_>, library: &Arc<Library>, work: &ActorWork) -> PyResu
     };
     context::set_actor(this);
     let name = format!("{}.__init__", work.spec.class_name);
-    let template = Arc::new(WorkTemplate { name: name.clone(), payload: work.spec.payload.clone(), max_calls: 0, held: work.spec.held.clone() });
+    let template = WorkTemplate { name: name.clone(), payload: work.spec.payload.clone(), max_calls: 0, held: work.spec.held.clone(), group: 0 };
+    let template = Arc::new(template);
     let running = Running {
         from: work.actor.owner,
         task: work.actor.call(),

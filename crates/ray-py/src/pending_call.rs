@@ -123,17 +123,19 @@ fn as_answer(permit: Permit) -> Option<bool> {
     }
 }
 
-/// Everything queued, for an asyncio loop.
-pub(crate) fn take_all(py: Python<'_>, core: &Core, resolver: &mut Resolver) -> PyResult<(Vec<PendingCall>, Option<String>)> {
+/// What is queued for a group, for its asyncio loop; no more than `room`. What stays comes with the next call of this, once there is room again.
+pub(crate) fn take_all(py: Python<'_>, core: &Core, resolver: &mut Resolver, group: usize, room: usize) -> PyResult<(Vec<PendingCall>, Option<String>)> {
     let library = core.library();
-    library.clear_work_fd();
+    library.clear_work_fd(group);
     let mut calls = Vec::new();
-    loop {
-        match library.try_work() {
+    while calls.len() < room {
+        match library.try_work(group) {
             Some(ray_worker::Work::Call(work)) => calls.extend(resolver.pending(py, library, work)?),
             Some(ray_worker::Work::Exit { reason }) => return Ok((calls, Some(reason))),
             Some(ray_worker::Work::Construct(_)) => {}
             None => return Ok((calls, library.check().err().map(|_| "the session is over".to_owned()))),
         }
     }
+    let end = library.try_end().or_else(|| library.check().err().map(|_| "the session is over".to_owned()));
+    Ok((calls, end))
 }

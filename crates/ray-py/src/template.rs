@@ -190,7 +190,7 @@ impl CallTemplate {
     }
 
     #[staticmethod]
-    #[pyo3(signature = (core, actor, *, payload, name, num_returns, backpressure, max_task_retries, retry_exceptions, max_pending_calls, min_args, max_args, binder))]
+    #[pyo3(signature = (core, actor, *, payload, name, num_returns, backpressure, max_task_retries, retry_exceptions, max_pending_calls, group, unordered, min_args, max_args, binder))]
     #[allow(clippy::too_many_arguments)] // The call site's constants, by keyword.
     fn method(
         core: &Core,
@@ -202,11 +202,13 @@ impl CallTemplate {
         max_task_retries: i32,
         retry_exceptions: bool,
         max_pending_calls: i64,
+        group: u32,
+        unordered: bool,
         min_args: usize,
         max_args: Option<usize>,
         binder: Option<Py<PyAny>>,
     ) -> Self {
-        let kind = CallKind::Method { actor: actor.get().id, max_pending: max_pending_calls };
+        let kind = CallKind::Method { actor: actor.get().id, max_pending: max_pending_calls, group, unordered };
         let template = Template {
             id: Default::default(),
             kind,

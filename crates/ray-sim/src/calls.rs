@@ -17,7 +17,9 @@ impl Process {
         if self.leaving {
             return;
         }
-        let Some(queued) = self.exec.pop(env.now) else { return };
+        let busy: Vec<usize> = (0..self.exec.groups()).filter(|group| !self.exec.is_group_empty(*group)).collect();
+        let Some(group) = (if busy.len() > 1 { env.rng.pick(&busy) } else { busy.first().copied() }) else { return };
+        let Some(queued) = self.exec.pop(group, env.now) else { return };
         let (from, call) = (queued.from, queued.call);
         self.last_started = Some((from, call.task));
         env.note(self.id, || format!("starts {} of {from:?}, attempt {}, stream {:?}", call.task, call.attempt, call.stream));
@@ -38,9 +40,10 @@ impl Process {
         let Some((actor, seq)) = call.actor_seq else { return };
         let home = self.home.as_mut().expect("an actor lives here");
         assert_eq!(home.actor, actor, "a call for another actor");
-        let next = home.next_seq.entry(from).or_insert(0);
-        assert_eq!(*next, seq, "calls of one caller run in order");
-        *next += 1;
+        let group = self.template_groups[&(from, call.template.0)];
+        let next = home.next_seq.entry((from, group)).or_insert(0);
+        assert!(*next <= seq, "calls of one caller to one group run in order");
+        *next = seq + 1;
     }
 
     /// Arguments become handles and views.

@@ -29,7 +29,8 @@ struct Wire {
 #[derive(Debug)]
 pub struct Home {
     pub actor: ActorId,
-    pub next_seq: BTreeMap<ProcId, u64>,
+    /// By caller and concurrency group.
+    pub next_seq: BTreeMap<(ProcId, u32), u64>,
     pub state: Vec<Handle>,
 }
 
@@ -52,6 +53,7 @@ pub struct Process {
     /// Call sites of this process, to be used again.
     pub sites: Vec<Arc<Template>>,
     pub known_templates: BTreeMap<(ProcId, u32), u32>,
+    pub template_groups: BTreeMap<(ProcId, u32), u32>,
     pub template_runs: BTreeMap<(ProcId, u32), u32>,
     pub last_started: Option<(ProcId, u64)>,
     /// No further call starts; the process ends when nothing needs it.
@@ -86,6 +88,7 @@ impl Process {
             home: None,
             opened: BTreeSet::new(),
             sites: Vec::new(),
+            template_groups: BTreeMap::new(),
             known_templates: BTreeMap::new(),
             template_runs: BTreeMap::new(),
             last_started: None,
@@ -258,14 +261,15 @@ impl Process {
 
     fn peer_message(&mut self, env: &mut Env, from: ProcId, message: Peer) {
         match message {
-            Peer::Template { template, max_calls, .. } => {
+            Peer::Template { template, max_calls, group, .. } => {
+                self.template_groups.insert((from, template.0), group);
                 self.known_templates.insert((from, template.0), max_calls);
             }
             Peer::Call { call } => {
                 self.owner.accept_call(from, &call);
                 if self.leaving {
                     self.owner.give_back(vec![Queued { from, call }], false, ProcId::NODE);
-                } else if let Some(back) = self.exec.push(from, call) {
+                } else if let Some(back) = self.exec.push(self.template_groups[&(from, call.template.0)] as usize, from, call) {
                     self.owner.give_back(vec![back], true, ProcId::NODE);
                 }
             }
@@ -354,6 +358,7 @@ impl Process {
     fn start_actor(&mut self, env: &mut Env, actor: ActorId, spec: ActorSpec) {
         env.oracle.actor_starts(self.id, actor);
         self.width = if env.rng.permille(env.options.threaded) { 3 } else { 1 };
+        self.exec.set_groups(crate::script::GROUPS as usize);
         self.home = Some(Home { actor, next_seq: BTreeMap::new(), state: Vec::new() });
         self.start_constructor(env, actor, spec);
     }

@@ -10,6 +10,9 @@ use ray_proto::value::FLAG_PICKLE;
 use ray_proto::{ActorId, ObjectId, Payload, Resources, Value};
 use std::sync::Arc;
 
+/// Concurrency groups of every actor, the default one included.
+pub const GROUPS: u32 = 3;
+
 pub fn inline_value(token: u64) -> Value {
     let mut bytes = vec![FLAG_PICKLE];
     bytes.extend_from_slice(&token.to_le_bytes());
@@ -122,7 +125,8 @@ impl Process {
         let path = env.oracle.child(&frame.path);
         let mentions = self.mentions(env, frame, &path, pure);
         let args = self.args(env, frame, mentions);
-        let info = CallInfo { path, pure, depth: frame.depth + 1, actor: None, max_retries: template.max_retries, greedy: template.name == "gpu" };
+        let info =
+            CallInfo { path, pure, depth: frame.depth + 1, actor: None, ordered_in: None, max_retries: template.max_retries, greedy: template.name == "gpu" };
         self.submit(env, frame, &template, args, info);
     }
 
@@ -237,9 +241,10 @@ impl Process {
             namespace: String::new(),
             detached: false,
         };
-        env.oracle
-            .calls
-            .insert((self.id, actor.call()), CallInfo { path: path.clone(), pure: false, depth: frame.depth + 1, actor: None, max_retries: -1, greedy: false });
+        env.oracle.calls.insert(
+            (self.id, actor.call()),
+            CallInfo { path: path.clone(), pure: false, depth: frame.depth + 1, actor: None, ordered_in: None, max_retries: -1, greedy: false },
+        );
         env.oracle.made.insert(actor, Made { path, pure: false, ready: false });
         self.owner.create_actor(env.now, actor, options, args);
         env.oracle.handle_made(self.id, actor);
@@ -258,7 +263,8 @@ impl Process {
             Some(site) => site,
             None => {
                 let max_pending = if env.rng.permille(100) { 2 } else { -1 };
-                let site = self.site(env, "m", CallKind::Method { actor, max_pending }, 0);
+                let (group, unordered) = (env.rng.below(u64::from(GROUPS)) as u32, env.rng.permille(300));
+                let site = self.site(env, "m", CallKind::Method { actor, max_pending, group, unordered }, 0);
                 self.sites.push(site.clone());
                 site
             }
@@ -267,7 +273,11 @@ impl Process {
         // A process has one queue per actor: what a call at its head waits for must not wait for an actor itself.
         let mentions = self.mentions(env, frame, &path, true);
         let args = self.args(env, frame, mentions);
-        let info = CallInfo { path, pure: false, depth: frame.depth + 1, actor: Some(actor), max_retries: site.max_retries, greedy: false };
+        let ordered_in = match site.kind {
+            CallKind::Method { group, unordered: false, .. } => Some(group),
+            _ => None,
+        };
+        let info = CallInfo { path, pure: false, depth: frame.depth + 1, actor: Some(actor), ordered_in, max_retries: site.max_retries, greedy: false };
         self.submit(env, frame, &site, args, info);
     }
 

@@ -4,6 +4,7 @@ use crate::exec::{ActorWork, Duty, WorkTemplate};
 use crate::library::{Answer, Core, Direct, Kept, Library, LogRecord};
 use crate::reserved::ReservedThread;
 use crate::role::Role;
+use crate::stations::Ring;
 use ray_proto::msg::{FromNode, Peer, ToNode};
 use ray_proto::report::Fact;
 use ray_proto::wire::{decode, Wire};
@@ -43,6 +44,8 @@ pub(crate) struct Engine {
     /// What forked children see, by token.
     kept: FxHashMap<u64, Kept>,
     next_child: u64,
+    /// Who is to be woken for the calls of the batch in hand.
+    rings: Vec<Ring>,
 }
 
 /// The session is over, and why.
@@ -64,6 +67,7 @@ pub(crate) fn start(library: Arc<Library>, node: Reader, poll: Poll, (relief, th
         answered: Vec::new(),
         kept: FxHashMap::default(),
         next_child: CHILDREN,
+        rings: Vec::new(),
     };
     engine.read_node().map_err(|Fate(why)| why)?;
     engine.pass_time();
@@ -162,7 +166,7 @@ impl Engine {
         let leaving = core.leaving;
         self.library.settle(core);
         if leaving {
-            self.library.work_bell.ring(u32::MAX);
+            self.library.stations.ring_all(u32::MAX);
         }
         self.due = next;
     }
@@ -251,33 +255,34 @@ impl Engine {
         let now = ray_shm::now_us();
         let mut core = self.library.lock();
         self.library.drain_drops(&mut core);
-        let mut new_calls = 0;
         for message in batch {
             if let Peer::Told { token, facts } = message {
                 self.answered.push((token, facts));
                 continue;
             }
-            new_calls += core.peer_message(now, from, message);
+            core.peer_message(now, from, message);
         }
-        let sleepers = core.sleepers;
+        core.take_rings(&mut self.rings);
         self.library.settle(core);
-        self.ring(new_calls, sleepers);
+        self.ring();
         for (token, facts) in std::mem::take(&mut self.answered) {
             self.answer(token, FromNode::Told { token, facts }, None);
         }
     }
 
-    fn ring(&self, new_calls: u32, sleepers: u32) {
-        if new_calls == 0 {
-            return;
+    fn ring(&mut self) {
+        for ring in self.rings.drain(..) {
+            if ring.sleepers > 0 {
+                self.library.note_woken();
+            }
+            self.library.stations.of(ring.group).ring(ring.calls.min(ring.sleepers));
         }
-        if sleepers > 0 {
-            self.library.note_woken();
-        }
-        self.library.work_bell.ring(new_calls.min(sleepers));
-        if let Some(waker) = self.library.work_waker.get() {
-            waker.wake();
-        }
+    }
+
+    /// A duty is there: one of each group looks.
+    fn rouse_executors(&self) {
+        self.library.note_woken();
+        self.library.stations.ring_all(1);
     }
 
     fn on_node(&mut self, message: FromNode, fd: Option<OwnedFd>) {
@@ -304,7 +309,7 @@ impl Engine {
                     core.owner.cover(&crate::exec::constructor_refs(&work));
                     core.duties.push_back(Duty::Construct(work));
                 });
-                self.ring(1, 1);
+                self.rouse_executors();
             }
             FromNode::ActorFinish { .. } => self.finish("every handle to it went out of scope".into()),
             FromNode::Exit { reason } => self.finish(reason),
@@ -352,7 +357,7 @@ impl Engine {
 
     fn finish(&self, reason: String) {
         self.in_core(|core, _| core.duties.push_back(Duty::Finish { reason }));
-        self.ring(1, u32::MAX);
+        self.rouse_executors();
     }
 
     fn answer(&self, token: u64, message: FromNode, fd: Option<OwnedFd>) {
@@ -395,23 +400,23 @@ impl Engine {
 }
 
 impl Core {
-    /// Returns how many calls became runnable.
-    fn peer_message(&mut self, now: u64, from: ProcId, message: Peer) -> u32 {
+    fn peer_message(&mut self, now: u64, from: ProcId, message: Peer) {
         match message {
             Peer::Call { call } => {
                 self.owner.accept_call(from, &call);
                 if self.leaving {
                     let refused = ray_logic::exec::Queued { from, call };
                     self.owner.give_back(vec![refused], false, ProcId::NODE);
-                    return 0;
+                    return;
                 }
-                match self.exec.push(from, call) {
-                    None => return 1,
+                let group = self.group_of(from, call.template);
+                match self.exec.push(group, from, call) {
+                    None => self.desks[group].arrived += 1,
                     Some(refused) => self.owner.give_back(vec![refused], true, ProcId::NODE),
                 }
             }
-            Peer::Template { template, name, payload, max_calls, held } => {
-                self.templates.insert((from, template), Arc::new(WorkTemplate { name, payload, max_calls, held }));
+            Peer::Template { template, name, payload, max_calls, held, group } => {
+                self.templates.insert((from, template), Arc::new(WorkTemplate { name, payload, max_calls, held, group }));
             }
             Peer::Recall { tasks } => {
                 let taken = self.exec.recall(from, &tasks);
@@ -431,7 +436,6 @@ impl Core {
             }
             message => self.owner.on_peer(now, from, message),
         }
-        0
     }
 }
 

@@ -12,6 +12,7 @@ mod report;
 mod reserved;
 mod role;
 mod room;
+mod stations;
 mod store;
 mod streams;
 mod waits;

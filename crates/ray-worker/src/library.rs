@@ -5,6 +5,7 @@ use crate::exec::{Duty, WorkTemplate};
 use crate::gate::{Bell, Gate, Woken};
 use crate::reserved::Reserved;
 use crate::role::{self, Role};
+use crate::stations::{Desk, Stations};
 use crate::store::Extent;
 use crate::waits::Waiter;
 use crossbeam_queue::SegQueue;
@@ -89,9 +90,7 @@ pub struct Library {
     pub(crate) wakers: Mutex<Option<Wakers>>,
     role: OnceLock<Arc<Role>>,
     soon_armed: AtomicBool,
-    pub(crate) work_bell: Bell,
-    /// Rung besides `work_bell` for an asyncio loop that polls a descriptor.
-    pub(crate) work_waker: OnceLock<Waker>,
+    pub(crate) stations: Stations,
     pub(crate) log_bell: Bell,
     pub(crate) over: AtomicBool,
     /// What `is_crowded` of the owner said last.
@@ -127,7 +126,8 @@ pub(crate) struct Core {
     pub owner: Owner,
     pub exec: Exec,
     pub duties: VecDeque<Duty>,
-    pub sleepers: u32,
+    /// One per concurrency group, as in `Library::stations`.
+    pub desks: Vec<Desk>,
     pub node: Writer,
     pub direct: FxHashMap<ProcId, Direct>,
     /// Links with output not written yet; `ProcId::NODE` is the daemon's.
@@ -188,7 +188,7 @@ impl Library {
             owner: Owner::new(proc_id, total.clone(), limits),
             exec: Exec::default(),
             duties: VecDeque::new(),
-            sleepers: 0,
+            desks: vec![Desk::default()],
             node: Writer::new(node.shared_fd()),
             direct: FxHashMap::default(),
             dirty: Vec::new(),
@@ -217,8 +217,7 @@ impl Library {
             wakers: Mutex::new(Some(Wakers { relief: relief.clone(), soon, now })),
             role: OnceLock::new(),
             soon_armed: AtomicBool::new(false),
-            work_bell: Bell::default(),
-            work_waker: OnceLock::new(),
+            stations: Stations::default(),
             log_bell: Bell::default(),
             crowded: AtomicBool::new(false),
             over: AtomicBool::new(false),
@@ -393,10 +392,7 @@ impl Library {
         drop(core);
         woken.into_iter().for_each(Waiter::wake);
         self.rouse_reader();
-        self.work_bell.ring(u32::MAX);
-        if let Some(waker) = self.work_waker.get() {
-            waker.wake();
-        }
+        self.stations.ring_all(u32::MAX);
         self.log_bell.ring(u32::MAX);
     }
 

@@ -13,7 +13,7 @@
 //! Locks: `engine` before `Library::core`, never the other way round.
 
 use crate::event_loop::{Engine, Fate};
-use crate::gate::{Bell, Gate, Woken};
+use crate::gate::{Gate, Woken};
 use crate::library::{Library, Wakers};
 use ray_shm::poll::Timer;
 use std::cell::Cell;
@@ -142,16 +142,16 @@ impl Library {
         role.serve(self, || gate.is_open(), deadline).unwrap_or_else(|| role.wait(|| gate.wait(timeout_us)))
     }
 
-    /// Wait until the bell of work rings after `seen`, or a signal comes.
-    pub(crate) fn wait_at_bell(&self, bell: &Bell, seen: u32) {
-        let role = self.role();
+    /// Wait until the bell of a group's work rings after `seen`, or a signal comes.
+    pub(crate) fn wait_at_bell(&self, group: usize, seen: u32) {
+        let (role, bell) = (self.role(), &self.stations.of(group).bell);
         if role.serve(self, || bell.now() != seen, None).is_none() {
-            self.lock().sleepers += 1;
+            self.lock().desks[group].sleepers += 1;
             role.wait(|| {
                 bell.wait(seen);
                 Woken::Interrupted
             });
-            self.lock().sleepers -= 1;
+            self.lock().desks[group].sleepers -= 1;
         }
     }
 }

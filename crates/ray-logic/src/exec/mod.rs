@@ -1,8 +1,8 @@
-//! The calls that reached a worker and have not started: a FIFO from which their owners may take them back.
+//! The calls that reached a worker and have not started: a FIFO for each concurrency group, from which their owners may take them back.
 //!
 //! Invariants
 //! 1. A call is in the queue or running, never both; a recalled call was never started.
-//! 2. Calls of one caller leave in the order they came in.
+//! 2. Calls of one caller to one group leave in the order they came in. Groups don't wait for each other.
 
 mod streams;
 
@@ -37,39 +37,61 @@ pub struct Running {
     pub stream: Option<Outgoing>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Exec {
-    queue: VecDeque<Queued>,
-    /// Those in the queue that are no actor's: nearly always all or none.
+    /// One per concurrency group; the default one is the first. Only an actor has more.
+    queues: Vec<VecDeque<Queued>>,
+    /// Those in the queues that are no actor's: nearly always all or none.
     returnable: usize,
     running: BTreeMap<(ProcId, u64), Running>,
     /// Threads of the process that wait inside a running call.
     blocked: u32,
 }
 
+impl Default for Exec {
+    fn default() -> Self {
+        Exec { queues: vec![VecDeque::new()], returnable: 0, running: BTreeMap::new(), blocked: 0 }
+    }
+}
+
 impl Exec {
-    /// Queue a call. One that arrives while the running call blocks is given straight back, unless it is an actor's.
-    pub fn push(&mut self, from: ProcId, call: Box<Call>) -> Option<Queued> {
+    /// So many groups, the default one included. Before the first call.
+    pub fn set_groups(&mut self, count: usize) {
+        debug_assert!(self.is_empty());
+        self.queues.resize_with(count.max(1), VecDeque::new);
+    }
+
+    pub fn groups(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// Queue a call of a group below `groups()`. One that arrives while the running call blocks is given straight back, unless it is an actor's.
+    pub fn push(&mut self, group: usize, from: ProcId, call: Box<Call>) -> Option<Queued> {
         let queued = Queued { from, call };
         if self.blocked > 0 && queued.is_returnable() {
             return Some(queued);
         }
         self.returnable += usize::from(queued.is_returnable());
-        self.queue.push_back(queued);
+        self.queues[group].push_back(queued);
         None
     }
 
+    /// Nothing waits, in no group.
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.queues.iter().all(VecDeque::is_empty)
+    }
+
+    pub fn is_group_empty(&self, group: usize) -> bool {
+        self.queues[group].is_empty()
     }
 
     pub fn running(&self) -> usize {
         self.running.len()
     }
 
-    /// Start the next call.
-    pub fn pop(&mut self, now: Time) -> Option<Queued> {
-        let queued = self.queue.pop_front()?;
+    /// Start the next call of a group.
+    pub fn pop(&mut self, group: usize, now: Time) -> Option<Queued> {
+        let queued = self.queues[group].pop_front()?;
         self.returnable -= usize::from(queued.is_returnable());
         let call = &queued.call;
         let running = Running {
@@ -112,7 +134,7 @@ impl Exec {
     }
 
     pub fn queued(&self) -> usize {
-        self.queue.len()
+        self.queues.iter().map(VecDeque::len).sum()
     }
 
     /// The callers of what runs now.
@@ -132,10 +154,14 @@ impl Exec {
     }
 
     fn drain_where(&mut self, wanted: impl Fn(&Queued) -> bool) -> Vec<Queued> {
-        let (taken, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.queue).into_iter().partition(wanted);
-        self.returnable = kept.iter().filter(|queued| queued.is_returnable()).count();
-        self.queue = kept.into();
-        taken
+        let mut all_taken = Vec::new();
+        for queue in &mut self.queues {
+            let (taken, kept): (Vec<_>, Vec<_>) = std::mem::take(queue).into_iter().partition(&wanted);
+            *queue = kept.into();
+            all_taken.extend(taken);
+        }
+        self.returnable = self.queues.iter().flatten().filter(|queued| queued.is_returnable()).count();
+        all_taken
     }
 }
 

@@ -64,7 +64,7 @@ impl Exec {
     }
 
     fn queued_stream(&mut self, from: ProcId, task: u64) -> Option<&mut StreamOpen> {
-        let queued = self.queue.iter_mut().find(|queued| queued.from == from && queued.call.task == task)?;
+        let queued = self.queues.iter_mut().flatten().find(|queued| queued.from == from && queued.call.task == task)?;
         queued.call.stream.as_mut()
     }
 }

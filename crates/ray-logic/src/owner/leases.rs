@@ -151,8 +151,12 @@ impl Owner {
                 CallKind::Task { class } => self.classes[class.0 as usize].shape.clone(),
                 _ => Resources::default(),
             };
-            let message =
-                Peer::Template { template: template.id, name: template.name.clone(), payload: template.payload.clone(), max_calls: template.max_calls, held };
+            let group = match template.kind {
+                CallKind::Method { group, .. } => group,
+                _ => 0,
+            };
+            let (name, payload) = (template.name.clone(), template.payload.clone());
+            let message = Peer::Template { template: template.id, name, payload, max_calls: template.max_calls, held, group };
             self.send(to, message, false);
         }
     }

@@ -24,6 +24,7 @@ mod refs;
 mod report;
 mod streams;
 mod tasks;
+mod unsent;
 mod waits;
 mod yields;
 

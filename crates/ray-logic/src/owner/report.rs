@@ -54,7 +54,7 @@ impl Owner {
                 Some(Fact::AtWorker { worker: lease.worker(), pid: lease.pid(), ahead })
             }
             (Place::Actor | Place::ActorFlight(_), CallKind::Method { actor, .. }) => {
-                let (at, sent, ahead) = self.actors.get(&actor)?.whereabouts(call);
+                let (at, sent, ahead) = self.actors.get(&actor)?.whereabouts(call, |other| self.are_mates(call, other));
                 Some(Fact::AtActor { actor, at, sent, ahead })
             }
             _ => None,

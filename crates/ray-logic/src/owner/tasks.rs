@@ -19,6 +19,10 @@ pub enum CallKind {
     Method {
         actor: ActorId,
         max_pending: i64,
+        /// Its concurrency group: calls to one group are sent in order, groups don't wait for each other.
+        group: u32,
+        /// A call that waits for its arguments may be overtaken by later ones.
+        unordered: bool,
     },
     /// The construction of an actor; it has no returns.
     Create,
@@ -129,7 +133,7 @@ impl Owner {
     /// Accept a call. Its returns are `ObjectId::new(me, counter, 1..=num_returns)`, each with one local reference. One with a stream has a reader
     /// instead, or for one that gathers a local reference to its end object.
     pub fn submit(&mut self, now: Time, template: &Arc<Template>, args: CallArgs) -> Result<u64, SubmitError> {
-        if let CallKind::Method { actor, max_pending } = template.kind {
+        if let CallKind::Method { actor, max_pending, .. } = template.kind {
             let pending = self.actor(actor).pending();
             if max_pending >= 0 && pending as i64 >= max_pending {
                 return Err(SubmitError::TooManyPending { limit: max_pending });
@@ -197,7 +201,7 @@ impl Owner {
             return;
         }
         match task.template.kind {
-            CallKind::Method { actor, .. } => self.pump_actor(actor),
+            CallKind::Method { actor, .. } => self.arguments_ready(actor, call),
             CallKind::Create => self.send_creation(call),
             CallKind::Task { class } => match self.failed_dependency(call) {
                 Some(error) => self.fail(call, error),

@@ -57,7 +57,7 @@ class MethodSpec:
             changed.backpressure = backpressure
         for key in ("num_returns", "max_task_retries", "retry_exceptions", "concurrency_group"):
             value = options.get(key)
-            if value is not None:
+            if value is not None and value != "":  # Compat: an empty group is none
                 setattr(changed, key, tuple(value) if isinstance(value, (list, tuple)) else value)
         return changed
 
@@ -85,14 +85,21 @@ class ActorSpec:
         self.max_task_retries = 0
         self.max_pending_calls = -1
         self.backpressure = -1
+        self.unordered = False
 
-    def with_calls(self, max_task_retries: int, max_pending_calls: int, backpressure: int = -1) -> ActorSpec:
+    def with_calls(self, max_task_retries: int, max_pending_calls: int, backpressure: int = -1, unordered: bool = False) -> ActorSpec:
         """Give the same class with the actor's own options for calls."""
-        if (max_task_retries, max_pending_calls, backpressure) == (self.max_task_retries, self.max_pending_calls, self.backpressure):
+        own = (self.max_task_retries, self.max_pending_calls, self.backpressure, self.unordered)
+        if (max_task_retries, max_pending_calls, backpressure, unordered) == own:
             return self
         changed = ActorSpec(self.class_name, self.methods, self.hidden, self.groups)
         changed.max_task_retries, changed.max_pending_calls, changed.backpressure = max_task_retries, max_pending_calls, backpressure
+        changed.unordered = unordered
         return changed
+
+    def group_number(self, group: str | None) -> int:
+        """Give the number by which the engine knows a concurrency group; None is the default one."""
+        return 0 if group is None else 1 + self.groups.index(group)
 
     def fields(self) -> dict[str, Any]:
         """Everything, as built-in values."""
@@ -104,6 +111,7 @@ class ActorSpec:
             "max_task_retries": self.max_task_retries,
             "max_pending_calls": self.max_pending_calls,
             "backpressure": self.backpressure,
+            "unordered": self.unordered,
         }
 
     @functools.cached_property
@@ -134,7 +142,7 @@ def spec_from_fields(fields: dict[str, Any]) -> ActorSpec:
         options = {key: value for key, value in method.items() if key != "params"}
         methods[name] = MethodSpec(name, CallSignature(method["params"]), **options)
     spec = ActorSpec(fields["class_name"], methods, fields["hidden"], fields["groups"])
-    return spec.with_calls(fields["max_task_retries"], fields["max_pending_calls"], fields["backpressure"])
+    return spec.with_calls(fields["max_task_retries"], fields["max_pending_calls"], fields["backpressure"], fields["unordered"])
 
 
 @functools.lru_cache(maxsize=256)

@@ -214,7 +214,7 @@ TASK_OPTIONS: dict[str, Option] = {
 ACTOR_OPTIONS: dict[str, Option] = {
     **_SHARED,
     "_actor_generator_backpressure_num_objects": Option(_INT, None, _backpressure),
-    "allow_out_of_order_execution": Option((bool, _NONE), None, _later((None, False))),
+    "allow_out_of_order_execution": Option((bool, _NONE), None),
     "concurrency_groups": Option((dict, list, _NONE), None, _groups),
     "enable_tensor_transport": Option((bool, _NONE), None, _later((None, False))),
     "get_if_exists": Option((bool,), False),
@@ -311,6 +311,29 @@ def check_named(options: Mapping[str, Any]) -> None:
     """
     if options.get("get_if_exists") and not options.get("name"):
         raise ValueError("get_if_exists needs the name of the actor\nhint: add name=...")
+
+
+def may_overtake(allowed: bool | None, is_async: bool, max_concurrency: int) -> bool:
+    """Tell whether a call that waits for its arguments may be overtaken by the caller's later ones.
+
+    Compat: None means that it may where calls run side by side anyway, and there it can't be forbidden.
+
+    Args:
+        allowed: The option `allow_out_of_order_execution`.
+        is_async: The actor's class is asynchronous.
+        max_concurrency: Calls that run at once.
+
+    Raises:
+        ValueError: It is forbidden for an actor that runs calls side by side.
+    """
+    side_by_side = is_async or max_concurrency > 1
+    if allowed is False and side_by_side:
+        kind = "async actor" if is_async else f"actor with max_concurrency={max_concurrency}"
+        raise ValueError(
+            f"allow_out_of_order_execution=False can't be kept by an {kind}: its calls run side by side\n"
+            "hint: leave the option out, or use max_concurrency=1 and no coroutine methods"
+        )
+    return side_by_side if allowed is None else allowed
 
 
 def check_method_options(options: Mapping[str, Any], in_options: bool = False) -> None:

@@ -149,6 +149,8 @@ class LocalTemplate:
         max_task_retries: int,
         retry_exceptions: bool,  # noqa: ARG004  the payload says which
         max_pending_calls: int,
+        group: int,  # noqa: ARG004  calls of a local actor run one after another, whatever their group
+        unordered: bool,  # noqa: ARG004  the same
         min_args: int,
         max_args: int | None,
         binder: Callable[..., Any] | None,

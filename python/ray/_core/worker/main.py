@@ -18,13 +18,14 @@ from ray._core.config import env as setting
 from ray._core.errors import encode_exception
 from ray._core.serialization import loads_payload
 from ray._core.worker import payloads
-from ray._core.worker.payloads import callable_of, exit_reason, retry_rule
+from ray._core.worker.executors import run_loops, run_threads
+from ray._core.worker.payloads import callable_of, retry_rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
-    from typing import Any, NoReturn
+    from typing import Any
 
 _NAME_MARK = "\x01ray:name:"
 """Starts a line that tells the daemon what runs now; kept equal to NAME_MARK in crates/ray-node/src/conn.rs."""
@@ -95,11 +96,12 @@ def main(link_fd: int, slot: int, board_fd: int, config: dict[str, Any], env: st
             break
         if _worker.instance is None:
             continue  # the constructor failed: the daemon says what next
+        sizes = [_worker.actor_fields["max_concurrency"], *_worker.actor_fields["concurrency_groups"].values()]
         if _worker.loop is not None:
-            _run_async_actor(core, _worker.loop)
+            run_loops(core, _worker.loop, sizes)
             break
-        if _worker.actor_fields["max_concurrency"] > 1:
-            _run_threads(core, _worker.actor_fields["max_concurrency"])
+        if len(sizes) > 1 or sizes[0] > 1:
+            run_threads(core, sizes)
             break
     if _worker.instance is None:
         core.wait_until_unneeded()  # results of its tasks may live on here; an actor's objects go with it, as users of Ray know it
@@ -130,27 +132,6 @@ def _breakpoint(*args: Any, **kwargs: Any) -> Any:
         return sys.__breakpointhook__(*args, **kwargs)
     name = session.core.running_name() if session.core is not None else "a forked process"
     raise RuntimeError(f"breakpoint() in {name} can't start pdb: {_NO_TERMINAL}\nhint: PYTHONBREAKPOINT names another debugger, 0 for none")
-
-
-def leave_forked_child(error: BaseException | None) -> NoReturn:
-    """End a process that a call has forked and that has come to the end of that call, as a program ends. The call itself goes on in the parent.
-
-    Args:
-        error: What the call raised in this process, None if it returned.
-    """
-    code = 0
-    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
-        code = error.code or 0
-    elif isinstance(error, SystemExit):
-        code = 1
-        print(error.code, file=sys.stderr)
-    elif error is not None:
-        code = 1
-        sys.excepthook(type(error), error, error.__traceback__)
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(code & 0xFF)
 
 
 def apply_env(env: str) -> None:
@@ -220,10 +201,17 @@ def construct(payload: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     cls = fields["cls"]
     _worker.actor_fields = fields
     _worker.actor_name = fields["class_name"]
-    if not fields["is_async"]:
+    if fields["is_async"]:
+        _construct_in_loop(cls, args, kwargs)
+    else:
         _worker.instance = cls(*args, **kwargs)
-        _take_name_from_repr()
-        return
+    _take_name_from_repr()
+    if fields["concurrency_groups"]:
+        assert session.core is not None
+        session.core.set_groups(1 + len(fields["concurrency_groups"]))
+
+
+def _construct_in_loop(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     import asyncio
 
     async def construct_in_loop() -> Any:
@@ -233,7 +221,6 @@ def construct(payload: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     asyncio.set_event_loop(loop)
     _worker.instance = loop.run_until_complete(construct_in_loop())
     _worker.loop = loop
-    _take_name_from_repr()
 
 
 def _take_name_from_repr() -> None:
@@ -312,23 +299,6 @@ def set_thread_count(count: int) -> None:
         os.environ[THREADS_VARIABLE] = str(count)
 
 
-def _run_threads(core: _native.Core, count: int) -> None:
-    """A threaded actor: each thread runs calls; the first that is told to end ends them all."""
-    import threading
-
-    over = threading.Event()
-
-    def serve() -> None:
-        try:
-            _native.run_calls(core)
-        finally:
-            over.set()
-
-    for index in range(count):
-        threading.Thread(target=serve, name=f"ray-call-{index}", daemon=True).start()
-    over.wait()
-
-
 def note_blocking_wait() -> None:
     """A thread of this worker begins to block in get or wait outside of a plain call. Where that is an actor's event loop, say so, once. Compat: Ray warns, too."""
     loop = _worker.loop
@@ -346,69 +316,3 @@ def note_blocking_wait() -> None:
         "\nhint: use `await ref`, or asyncio.wait for several",
         _worker.actor_name,
     )
-
-
-def _run_async_actor(core: _native.Core, loop: asyncio.AbstractEventLoop) -> None:
-    """An async actor: calls become coroutines of one event loop, at most `max_concurrency` at once."""
-    import collections
-    import contextvars
-
-    from ray._core.worker.streams import send_items
-
-    running: contextvars.ContextVar[Any] = contextvars.ContextVar("ray_call")
-    core.set_async_variable(running)
-    limit = _worker.actor_fields["max_concurrency"]
-    waiting: collections.deque[_native.PendingCall] = collections.deque()
-    tasks: set[asyncio.Task[None]] = set()
-    ended = loop.create_future()
-
-    async def run(call: _native.PendingCall) -> None:
-        running.set(call)
-        try:
-            function, args, kwargs = call.prepare()
-            result = function(*args, **kwargs) if kwargs else function(*args)
-            if call.is_stream:
-                await send_items(call, result)
-            elif hasattr(result, "__await__"):
-                result = await result
-        except BaseException as error:  # the boundary of the user's call: its error is its result
-            if session.core is not core:
-                leave_forked_child(error)
-            if not isinstance(error, SystemExit):
-                call.fail(error)
-                return
-            core.leave_actor(exit_reason(error))
-            if not ended.done():
-                ended.set_result(None)
-        else:
-            if session.core is not core:
-                leave_forked_child(None)
-            if call.is_stream:
-                call.finish_stream()
-            else:
-                call.finish(result)
-
-    def start(call: _native.PendingCall) -> None:
-        task = loop.create_task(run(call))
-        tasks.add(task)
-        task.add_done_callback(end_of_call)
-
-    def end_of_call(task: asyncio.Task[None]) -> None:
-        tasks.discard(task)
-        if waiting:
-            start(waiting.popleft())
-
-    def take() -> None:
-        if session.core is not core:
-            leave_forked_child(None)  # a coroutine forked and went on to its next await: the loop's descriptors are shared with the parent
-        calls, end = _native.take_calls(core)
-        for call in calls:
-            if len(tasks) < limit:
-                start(call)
-            else:
-                waiting.append(call)
-        if end is not None and not ended.done():
-            ended.set_result(None)
-
-    loop.add_reader(core.work_fd(), take)
-    loop.run_until_complete(ended)
