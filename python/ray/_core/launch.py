@@ -199,7 +199,6 @@ def start(arguments: dict[str, Any], private: dict[str, Any]) -> session.Session
         RuntimeError: The node did not start.
     """
     from ray import _native
-    from ray._core.log_printer import LogPrinter
 
     if arguments["configure_logging"]:
         configure_logging(arguments["logging_level"], arguments["logging_format"])
@@ -210,6 +209,8 @@ def start(arguments: dict[str, Any], private: dict[str, Any]) -> session.Session
     engine = _local_engine(config) if arguments["local_mode"] else _native.Core.start(config)
     printer = None
     if config["log_to_driver"] and not arguments["local_mode"]:
+        from ray._core.log_printer import LogPrinter
+
         printer = LogPrinter(engine.next_log)
         printer.start()
     context = RayContext("", _address_info(engine.node_id.hex(), config["session_dir"]))

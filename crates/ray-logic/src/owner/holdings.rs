@@ -7,9 +7,7 @@ use ray_proto::{ObjectId, Value};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holding {
     /// A value of so many bytes; the call that made it is forgotten.
-    Object {
-        bytes: u64,
-    },
+    Object { bytes: u64 },
     /// An actor that somebody may call.
     Actor,
     /// A call that has not ended.
@@ -37,5 +35,21 @@ fn size_of(value: &Value) -> u64 {
     match value {
         Value::Inline(bytes) => bytes.len() as u64,
         Value::Shm(range) => range.len,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::owner::Limits;
+    use ray_proto::{Payload, ProcId, Resources};
+
+    #[test]
+    fn holdings_are_what_is_referred_to() {
+        let mut owner = Owner::new(ProcId::new(1, 1), Resources::default(), Limits::default());
+        let id = owner.put(Payload { value: Value::inline(b"abc"), refs: vec![] });
+        assert_eq!(owner.holdings(), vec![(id, Holding::Object { bytes: 3 }, String::new())]);
+        owner.release_local(id);
+        assert_eq!(owner.holdings(), vec![]);
     }
 }
