@@ -114,17 +114,16 @@ class Core:
         """Start a daemon and connect to it as its driver. Raises RuntimeError naming what failed.
 
         Keys: python (str), native_path (str), resources (dict[str, float]), labels, object_store_memory (int, bytes), session_dir (str),
-        door (str), sys_path (list[str]), cwd (str), env (dict[str, str]), job_env (str), namespace (str), log_to_driver (bool), settings (dict[str, str])."""
+        door (str), sys_path (list[str]), job_env (str), namespace (str), log_to_driver (bool), settings (dict[str, str])."""
     @staticmethod
     def observe(door: str) -> Core:
         """Connect through a session's door, to ask questions. Raises RuntimeError naming what failed."""
     @staticmethod
-    def attach(fd: int, slot: int, board_fd: int, namespace: str, env: str) -> Core:
+    def attach(fd: int, slot: int, board_fd: int, namespace: str, env: str, settings: dict[str, str]) -> Core:
         """Connect as a worker over an inherited socket. Called after fork, never before."""
-    def shutdown(self) -> None:
-        """Idempotent. Ends the daemon and waits for it. Every blocked call in this process raises."""
-    def mark_forked(self) -> None:
-        """In the child of a fork: this session is the parent's, its sockets are never touched again."""
+    def shutdown(self, exiting: bool) -> None:
+        """Idempotent. Ends the daemon and waits for it. Every blocked call in this process raises; when the interpreter is `exiting`, by this thread,
+        those of other threads, all of them daemon threads, never return."""
     def is_alive(self) -> bool: ...
     @property
     def node_id(self) -> bytes: ...
@@ -250,10 +249,12 @@ class CompletionQueue:
 
     def __init__(self) -> None: ...
     def fileno(self) -> int: ...
-    def watch(self, core: Core, object: ObjectRef[Any], token: int) -> bool:
-        """Queue `token` when the object is ready. True: it already is, and nothing will be queued.
+    def watch(self, core: Core, object: ObjectRef[Any], token: int) -> int | None:
+        """Queue `token` when the object is ready. The number of the wait; None: it already is, and nothing will be queued.
 
         A core that is not native, that of local mode, is asked: `core.watch(queue, object, token)`."""
+    def unwatch(self, object: ObjectRef[Any], wait: int) -> None:
+        """Give a wait up. Its token may be in the queue already."""
     def complete(self, token: int) -> None:
         """Queue `token`. For a core that is not native."""
     def take(self) -> list[int]: ...
@@ -271,8 +272,9 @@ class LocalObjects:
     Objects are named by the number of the call that makes them and their index in it: 0 for a `put`, 1 and up for results.
     """
 
-    def __init__(self, actor_unneeded: Callable[[int], Any]) -> None:
-        """`actor_unneeded` is called with an actor's number when the last reference to it is gone, in any thread at any moment: it may only take a note."""
+    def __init__(self, actor_unneeded: Callable[[int], Any], unwatched: Callable[[int], Any]) -> None:
+        """`actor_unneeded` is called with an actor's number when the last reference to it is gone, in any thread at any moment: it may only take a note.
+        `unwatched` is called with the number of a wait that `CompletionQueue.unwatch` gives up."""
     def install(self) -> None:
         """References that are unpickled find their objects here from now on."""
     def close(self) -> None:
@@ -319,11 +321,14 @@ def take_calls(core: Core) -> tuple[list[PendingCall], str | None]:
 def ref_from_bytes(bytes: bytes) -> ObjectRef[Any]:
     """Rebuild a pickled reference."""
 
+def stay_if_interpreter_exits() -> None:
+    """Never return if another thread ends the interpreter: this is a daemon thread then, which goes with the process."""
+
 def set_process_name(name: str) -> None:
     """What ps and top show."""
 
-def daemon_main() -> None:
-    """Run a node's daemon on file descriptor 0 until its driver goes away. Used by `Core.start` only."""
+def daemon_main() -> str | None:
+    """Run a node's daemon on file descriptor 0 until its driver goes away. Used by `Core.start` only. Returns why it could not."""
 
 def is_plain(value: object) -> bool:
     """True for None, bool, int, float, str, bytes and small tuples, lists and dicts of them: values that plain pickle carries with the same meaning everywhere."""

@@ -106,7 +106,8 @@ class ActorMethod:
         }
         core = session.core
         if core is None or self._epoch != session.epoch:
-            raise RuntimeError(f"the session that this actor {actor.class_name} belongs to has ended\nhint: create it again after ray.init()")
+            ended = f"the session that this actor {actor.class_name} belongs to has ended\nhint: create it again after ray.init()"
+            raise RuntimeError(session.why_lost() or ended)
         return session.template_class().method(
             core,
             self._ref,

@@ -18,6 +18,7 @@ BROAD_EXCEPTS: dict[str, str] = {
     "python/ray/_core/futures.py": "whatever a task raised belongs to its future",
     "python/ray/_core/local/actors.py": "the boundary of the user's coroutine: its error is its result",
     "python/ray/_core/local/execution.py": "the boundary of the user's call: its error is its result",
+    "python/ray/_core/log_printer.py": "a stream of the user's may raise anything: shown by the thread's end, while workers must not wait for it",
     "python/ray/_core/pickle_path.py": "the question is only whether the user's reduce works",
     "python/ray/_core/worker/template.py": "the outermost frame of a forked process: prints, then ends",
     "python/ray/_core/worker/main.py": "the boundary of the user's call: its error is its result",

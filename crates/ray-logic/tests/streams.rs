@@ -74,6 +74,7 @@ impl Stage {
             signal: 9,
             exit_code: 0,
             ended_by_us: String::new(),
+            memory_kill: ray_proto::msg::MemoryKill::No {},
             oom_kill: false,
             peak_rss_kib: 0,
             stderr_tail: String::new(),

@@ -18,6 +18,8 @@ wire_struct! {
         pub ended_by_us: String,
         /// The kernel's count of OOM kills rose while it died.
         pub oom_kill: bool,
+        /// Whether the node ended it for want of memory.
+        pub memory_kill: MemoryKill,
         /// 0 if unknown.
         pub peak_rss_kib: u64,
         pub stderr_tail: String,
@@ -95,6 +97,23 @@ wire_struct! {
     }
 }
 
+impl WorkerLine {
+    /// What a line counts while it waits to be shown: its text, and something for being a line.
+    pub fn weight(text: &str) -> u64 {
+        64 + text.len() as u64
+    }
+}
+
+wire_enum! {
+    pub enum MemoryKill {
+        0 = No {},
+        /// Others took part in the shortage: the calls may be retried so often (-1: no limit) before it counts as an attempt.
+        1 = Crowded { free_retries: i32 },
+        /// It alone used too much, and would again.
+        2 = Alone {},
+    }
+}
+
 wire_enum! {
     pub enum Outcome {
         0 = Returned {},
@@ -146,6 +165,8 @@ wire_enum! {
         26 = Shutdown {},
         27 = Boot { boot: Boot },
         28 = Ask { token: u64, subject: Subject },
+        /// The driver has shown lines of workers: so many bytes (`WorkerLine::weight`) less wait for it.
+        29 = LinesShown { bytes: u64 },
     }
 }
 
@@ -155,7 +176,8 @@ wire_struct! {
         pub node_id: Blob,
         pub total: Resources,
         pub store_bytes: u64,
-        pub python: String,
+        /// The interpreter's path: bytes, since a path need not be UTF-8.
+        pub python: Blob,
         /// Passed on to the template as one JSON text.
         pub template_config: String,
         pub settings: std::collections::BTreeMap<String, String>,
@@ -202,6 +224,8 @@ wire_enum! {
         /// A process that has died (see `ProcDied` before) had made these for the receiver. What belongs to no object there is to be freed.
         23 = OrphanRanges { ranges: Vec<ShmRange> },
         24 = Told { token: u64, facts: Vec<Fact> },
+        /// The session is over. A worker at rest runs its exit handlers and ends; one that runs a call ends at once.
+        25 = Dismiss {},
     }
 }
 
@@ -230,6 +254,8 @@ wire_enum! {
         14 = StreamClose { task: u64 },
         15 = Ask { token: u64, subject: Subject },
         16 = Told { token: u64, facts: Vec<Fact> },
+        /// The sender has its end of a direct link. Who has his own end and hears this may write to it.
+        17 = Arrived {},
     }
 }
 

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use ray_proto::ObjectId;
 use ray_worker::{Library, View};
 use std::os::raw::c_int;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// A counted mention of an object.
 pub(crate) struct Pin {
@@ -14,11 +14,29 @@ pub(crate) struct Pin {
     id: ObjectId,
 }
 
+/// Every pin of the process, dead ones among them: a fork copies the views.
+static PINS: Mutex<Vec<Weak<Pin>>> = Mutex::new(Vec::new());
+/// Dead pins are swept when so many have come since the last time, or as many as were alive then.
+const SWEEP_EVERY: usize = 64;
+
 impl Pin {
     pub(crate) fn new(library: &Arc<Library>, id: ObjectId) -> Arc<Pin> {
         library.add_local(id);
-        Arc::new(Pin { library: library.clone(), id })
+        let pin = Arc::new(Pin { library: library.clone(), id });
+        let mut pins = PINS.lock().unwrap_or_else(PoisonError::into_inner);
+        if pins.len() == pins.capacity() {
+            pins.retain(|pin| pin.strong_count() > 0);
+            let room = pins.len().max(SWEEP_EVERY);
+            pins.reserve(room);
+        }
+        pins.push(Arc::downgrade(&pin));
+        pin
     }
+}
+
+/// The pins that have views now. For the handlers around a fork: whoever forks holds the GIL, and so did whoever made a pin.
+pub(crate) fn live_pins() -> Vec<Arc<Pin>> {
+    PINS.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect()
 }
 
 impl Drop for Pin {

@@ -12,7 +12,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use ray_proto::msg::{Outcome, ToNode};
 use ray_proto::value::FLAG_RAISED;
-use ray_proto::{Payload, ProcId, TemplateId, Value};
+use ray_proto::{Payload, ProcId, Resources, TemplateId, Value, UNIT};
 use ray_worker::{ActorWork, CallWork, Library, Work, WorkTemplate};
 use std::cell::RefCell;
 use std::collections::hash_map::Entry;
@@ -111,6 +111,9 @@ pub(crate) fn take_calls(py: Python<'_>, core: &Core) -> PyResult<(Vec<PendingCa
 
 /// One call. Returns a reason if the process has to end after it.
 fn execute(py: Python<'_>, library: &Arc<Library>, work: CallWork) -> PyResult<Option<String>> {
+    if work.call.actor_seq.is_none() {
+        set_thread_count(py, &work.template.held)?;
+    }
     let resolved = RESOLVER.with_borrow_mut(|resolver| resolver.resolve(py, &work));
     let (function, name, leaving) = match resolved {
         Ok(resolved) => resolved,
@@ -127,6 +130,9 @@ fn execute(py: Python<'_>, library: &Arc<Library>, work: CallWork) -> PyResult<O
         None => called,
         Some(producer) => called.and_then(|generator| drive(library, &work, producer, &generator).map(|()| generator)),
     };
+    if library.is_forked() {
+        return leave_forked_child(py, called.err());
+    }
     let left = leaving.then(|| "max_calls was reached".to_owned());
     let outcome = match called {
         Ok(value) => match producer {
@@ -139,6 +145,12 @@ fn execute(py: Python<'_>, library: &Arc<Library>, work: CallWork) -> PyResult<O
     };
     drop(entered);
     outcome
+}
+
+/// The call forked, and this is the child at the end of it: what becomes of the call is the parent's business. The hook ends the process.
+fn leave_forked_child<T: Default>(py: Python<'_>, error: Option<PyErr>) -> PyResult<T> {
+    let error = error.map(|error| error.into_value(py));
+    hooks(py)?.call_method1(intern!(py, "leave_forked_child"), (error,)).map(|_| T::default())
 }
 
 /// SystemExit inside a call. A task fails with it and its worker is replaced; an actor ends, and that is no failure.
@@ -166,8 +178,18 @@ fn set_visible_gpus(py: Python<'_>, ids: &[u32]) -> PyResult<()> {
     Ok(())
 }
 
+/// Before anything of the call is unpickled: libraries read the variable when they are imported.
+fn set_thread_count(py: Python<'_>, held: &Resources) -> PyResult<()> {
+    let threads = (held.get("CPU") / UNIT).max(1);
+    if THREADS_SET.replace(threads) == threads {
+        return Ok(());
+    }
+    hooks(py)?.call_method1(intern!(py, "set_thread_count"), (threads,)).map(|_| ())
+}
+
 thread_local! {
     static GPUS_SET: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    static THREADS_SET: std::cell::Cell<i64> = const { std::cell::Cell::new(0) };
 }
 
 /// The constructor of an actor. Afterwards this process is the actor.
@@ -193,6 +215,7 @@ fn construct(py: Python<'_>, library: &Arc<Library>, work: &ActorWork) -> PyResu
     };
     let entered = context::enter(running);
     let construct = || -> PyResult<()> {
+        set_thread_count(py, &work.spec.held)?;
         set_visible_gpus(py, &work.gpu_ids)?;
         let (args, kwargs) = values::decode_args(py, library, &work.spec.args)?;
         let payload = PyBytes::new(py, &work.spec.payload);
@@ -201,6 +224,9 @@ fn construct(py: Python<'_>, library: &Arc<Library>, work: &ActorWork) -> PyResu
     };
     let result = construct();
     drop(entered);
+    if library.is_forked() {
+        return leave_forked_child(py, result.err());
+    }
     match result {
         Ok(()) => library.actor_is_up(work),
         Err(error) => {

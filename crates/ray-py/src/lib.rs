@@ -12,6 +12,7 @@ mod core;
 mod daemon;
 mod errors;
 mod execute;
+mod fork;
 mod futures;
 mod local;
 mod object_ref;
@@ -19,6 +20,7 @@ mod pending_call;
 mod produce;
 mod report;
 mod result_stream;
+mod room;
 mod template;
 mod values;
 
@@ -30,6 +32,8 @@ mod _native {
     use crate::core::Core;
     #[pymodule_export]
     use crate::daemon::{daemon_main, set_process_name};
+    #[pymodule_export]
+    use crate::errors::stay_if_interpreter_exits;
     #[pymodule_export]
     use crate::execute::{run_calls, take_calls};
     #[pymodule_export]

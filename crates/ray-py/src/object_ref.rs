@@ -1,12 +1,13 @@
 //! `ObjectRef`: a counted reference.
 
 use crate::core::current;
-use crate::local::{of_no_session, Table};
+use crate::local::Table;
 use crate::values;
 use pyo3::basic::CompareOp;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple, PyType};
+use ray_logic::owner::WaitId;
 use ray_proto::ObjectId;
 use ray_worker::Library;
 use std::sync::Arc;
@@ -25,6 +26,14 @@ impl Home {
             (Home::Engine(a), Home::Engine(b)) => Arc::ptr_eq(a, b),
             (Home::Local(a), Home::Local(b)) => Arc::ptr_eq(a, b),
             _ => false,
+        }
+    }
+
+    /// The session has ended.
+    fn is_over(&self) -> bool {
+        match self {
+            Home::Engine(library) => library.check().is_err(),
+            Home::Local(table) => table.is_over(),
         }
     }
 
@@ -69,6 +78,14 @@ impl ObjectRef {
         ObjectRef { id, home: Some(Home::Local(table.clone())) }
     }
 
+    /// It can't be used with `library` unless it is of it: its object went with another session, and its id may name another one in this.
+    pub(crate) fn check_is_of(&self, library: &Arc<Library>) -> PyResult<()> {
+        match self.is_of(library) {
+            true => Ok(()),
+            false => Err(self.of_no_session()),
+        }
+    }
+
     pub(crate) fn is_of(&self, library: &Arc<Library>) -> bool {
         matches!(&self.home, Some(Home::Engine(own)) if Arc::ptr_eq(own, library))
     }
@@ -78,7 +95,16 @@ impl ObjectRef {
     }
 
     pub(crate) fn of_no_session(&self) -> PyErr {
-        of_no_session(&self.__repr__())
+        PyValueError::new_err(format!("{} belongs to no session or to one that has ended; its object is gone", self.__repr__()))
+    }
+
+    /// End a wait for this object.
+    pub(crate) fn unwatch(&self, wait: u64) {
+        match &self.home {
+            Some(Home::Engine(library)) => library.unwatch(self.id, WaitId(wait)),
+            Some(Home::Local(table)) => table.unwatch(wait),
+            None => {}
+        }
     }
 
     /// A reference found inside a value: whoever holds the value keeps the object, so only a local count is needed.
@@ -247,7 +273,10 @@ impl ObjectRef {
     fn __reduce__<'py>(slf: Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
         let py = slf.py();
         let this = slf.get();
-        if !values::collect(this.id) {
+        if values::collect(this.id) {
+            // Part of a value or of arguments: of this session then.
+            this.home.as_ref().filter(|home| home.is_over()).map_or(Ok(()), |_| Err(this.of_no_session()))?;
+        } else {
             // Out of band: nobody can know who will read the bytes, so the object is kept for good.
             if let Some(home) = &this.home {
                 home.add_local(this.id);

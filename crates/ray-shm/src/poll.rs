@@ -13,39 +13,13 @@ pub struct Poll {
 const AWAKE_US: u64 = 50;
 /// A yield that takes longer gave the core to somebody who computes.
 const CROWDED_US: u64 = 15;
-const SHORTEST_REST: u32 = 16;
-const LONGEST_REST: u32 = 4096;
+/// How many times as long as such a yield took nobody stays awake: what others take is a twentieth at most.
+const REST: u64 = 20;
 
-/// When to stay awake: not while others want the core. Each time one is met, the next waits sleep at once, twice as many as before.
-#[derive(Debug)]
+/// When to stay awake: not while others want the core.
+#[derive(Debug, Default)]
 pub struct Vigil {
-    resting: u32,
-    next_rest: u32,
-}
-
-impl Default for Vigil {
-    fn default() -> Self {
-        Vigil { resting: 0, next_rest: SHORTEST_REST }
-    }
-}
-
-impl Vigil {
-    fn begin(&mut self) -> u64 {
-        if self.resting == 0 {
-            return AWAKE_US;
-        }
-        self.resting -= 1;
-        0
-    }
-
-    fn paid(&mut self) {
-        self.next_rest = SHORTEST_REST;
-    }
-
-    fn crowded(&mut self) {
-        self.resting = self.next_rest;
-        self.next_rest = (2 * self.next_rest).min(LONGEST_REST);
-    }
+    rests_until: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -78,21 +52,20 @@ impl Poll {
     /// Like `wait`, but stay awake for a while first: waking a core that sleeps costs more than most calls.
     pub fn wait_awake(&self, vigil: &mut Vigil, timeout_us: Option<u64>, ready: &mut Vec<Ready>) -> Result<(), Errno> {
         let started = crate::now_us();
-        let spin_us = vigil.begin().min(timeout_us.unwrap_or(u64::MAX));
-        let mut spent = 0;
-        while spent < spin_us {
+        let awake_us = if started < vigil.rests_until { 0 } else { AWAKE_US.min(timeout_us.unwrap_or(u64::MAX)) };
+        let mut last = started;
+        while last < started + awake_us {
             self.wait(Some(0), ready)?;
-            let now = crate::now_us() - started;
             if !ready.is_empty() {
-                vigil.paid();
                 return Ok(());
             }
-            if now - spent > CROWDED_US {
-                vigil.crowded();
+            rustix::thread::sched_yield();
+            let now = crate::now_us();
+            if now - last > CROWDED_US {
+                vigil.rests_until = now + REST * (now - last);
                 break;
             }
-            spent = now;
-            rustix::thread::sched_yield();
+            last = now;
         }
         self.wait(timeout_us.map(|timeout| timeout.saturating_sub(crate::now_us() - started)), ready)
     }

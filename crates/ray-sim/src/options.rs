@@ -31,6 +31,8 @@ pub struct Options {
     pub slow_links: u32,
     /// The direct link of two processes can't be made.
     pub link_failure: u32,
+    /// A process has no room for its end of a direct link.
+    pub lost_links: u32,
     pub fork_failure: u32,
     pub store_full: u32,
     /// Processes killed during the run.
@@ -41,6 +43,8 @@ pub struct Options {
     pub actor_ends: u32,
     /// A call site gives its results one after another.
     pub streams: u32,
+    /// A worker looks as if it leaked memory.
+    pub leaks: u32,
     /// Faults strike within this time.
     pub horizon_us: u64,
     pub sabotage: Option<Sabotage>,
@@ -74,6 +78,9 @@ impl Options {
         o.store_bytes = if some(150, 1) == 1 { 4 << 20 } else { 1 << 30 };
         o.horizon_us = [2_000, 10_000, 50_000, 200_000][some(1000, 4) as usize - 1];
         o.streams = some(500, 600);
+        // Last: what is drawn before stays as it was for every seed.
+        o.leaks = some(300, 500);
+        o.lost_links = some(200, 500);
         o
     }
 
@@ -95,12 +102,14 @@ impl Options {
             slow_steps: 0,
             slow_links: 0,
             link_failure: 0,
+            lost_links: 0,
             fork_failure: 0,
             store_full: 0,
             kills: 0,
             stalls: 0,
             actor_ends: 0,
             streams: 0,
+            leaks: 0,
             horizon_us: 10_000,
             sabotage: None,
         }

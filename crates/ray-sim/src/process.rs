@@ -15,7 +15,9 @@ use std::sync::Arc;
 /// What is known of the link to another process.
 #[derive(Debug, Default)]
 struct Wire {
-    /// Our descriptor has come, and our marker is sent: we write directly.
+    /// Our descriptor has come.
+    arrived: bool,
+    /// The peer's has come too, and our marker is sent: we write directly.
     direct: bool,
     /// The peer's marker has come: we read directly.
     open: bool,
@@ -185,12 +187,14 @@ impl Process {
     fn node_message(&mut self, env: &mut Env, message: FromNode) {
         match message {
             FromNode::Relayed { from, message } => match *message {
+                Peer::Arrived {} => self.write_wire(env, from),
                 Peer::Switch {} => self.open_wire(env, from),
                 other => self.peer_message(env, from, other),
             },
+            FromNode::Link { .. } if env.rng.permille(env.options.lost_links) => {}
             FromNode::Link { peer } => {
-                self.to_node(env, ToNode::Relay { to: peer, message: Box::new(Peer::Switch {}) });
-                self.wires.entry(peer).or_default().direct = true;
+                self.wires.entry(peer).or_default().arrived = true;
+                self.to_node(env, ToNode::Relay { to: peer, message: Box::new(Peer::Arrived {}) });
             }
             FromNode::ProcDied { proc_id, evidence } => {
                 self.drain_wire(env, proc_id);
@@ -219,6 +223,14 @@ impl Process {
             other => self.owner.on_node(env.now, other),
         }
         self.pump(env);
+    }
+
+    fn write_wire(&mut self, env: &mut Env, peer: ProcId) {
+        let wire = self.wires.entry(peer).or_default();
+        if wire.arrived {
+            wire.direct = true;
+            self.to_node(env, ToNode::Relay { to: peer, message: Box::new(Peer::Switch {}) });
+        }
     }
 
     fn open_wire(&mut self, env: &mut Env, from: ProcId) {

@@ -1,16 +1,19 @@
 //! This is the main loop of the library: all reads, all timers and what a full socket left over. One thread at a time runs it (role.rs).
 
 use crate::exec::{ActorWork, Duty, WorkTemplate};
-use crate::library::{Answer, Core, Direct, Library, LogRecord};
+use crate::library::{Answer, Core, Direct, Kept, Library, LogRecord};
+use crate::reserved::ReservedThread;
 use crate::role::Role;
 use ray_proto::msg::{FromNode, Peer, ToNode};
 use ray_proto::report::Fact;
 use ray_proto::wire::{decode, Wire};
 use ray_proto::ProcId;
+use ray_shm::host::explain;
 use ray_shm::link::{Filled, Reader, Writer};
 use ray_shm::poll::{Poll, Ready, Timer, Vigil};
 use rustc_hash::FxHashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 const DAEMON_GONE: &str =
@@ -18,6 +21,8 @@ const DAEMON_GONE: &str =
 const NODE: u64 = 0;
 const WAKER: u64 = u64::MAX;
 const SOON: u64 = u64::MAX - 1;
+/// Tokens of pipes to forked children count up from here; no process has such a number.
+const CHILDREN: u64 = u64::MAX << 32;
 /// Looking for extents that stay empty.
 const SWEEP_US: u64 = 5_000_000;
 
@@ -26,7 +31,7 @@ pub(crate) struct Engine {
     poll: Poll,
     node: Reader,
     direct: FxHashMap<ProcId, Reader>,
-    /// Direct links that wait for their peer's `Switch`.
+    /// Direct links whose end is here, that wait for their peer's `Arrived` to be written to and for its `Switch` to be read.
     unopened: FxHashMap<ProcId, Reader>,
     next_sweep: u64,
     /// When time alone asks for the next step.
@@ -35,15 +40,17 @@ pub(crate) struct Engine {
     vigil: Vigil,
     /// Answers of peers, handed over once the lock is free.
     answered: Vec<(u64, Vec<Fact>)>,
+    /// What forked children see, by token.
+    kept: FxHashMap<u64, Kept>,
+    next_child: u64,
 }
 
 /// The session is over, and why.
 pub(crate) struct Fate(pub String);
 
-/// Set up the engine, handle what came right behind the handshake, and start the background thread.
-pub(crate) fn start(library: Arc<Library>, node: Reader, relief: Arc<Timer>) -> Result<(), String> {
-    let poll = Poll::new().map_err(|e| format!("epoll: {e}"))?;
-    poll.add(node.fd(), NODE).and_then(|()| library.watch_timers(&poll, WAKER, SOON)).map_err(|e| format!("epoll: {e}"))?;
+/// Set up the engine, handle what came right behind the handshake, and let the background thread begin.
+pub(crate) fn start(library: Arc<Library>, node: Reader, poll: Poll, (relief, thread): (Arc<Timer>, ReservedThread)) -> Result<(), String> {
+    poll.add(node.fd(), NODE).and_then(|()| library.watch_timers(&poll, WAKER, SOON)).map_err(|error| explain("epoll", error))?;
     let mut engine = Engine {
         library: library.clone(),
         poll,
@@ -55,17 +62,14 @@ pub(crate) fn start(library: Arc<Library>, node: Reader, relief: Arc<Timer>) -> 
         ready: Vec::with_capacity(64),
         vigil: Vigil::default(),
         answered: Vec::new(),
+        kept: FxHashMap::default(),
+        next_child: CHILDREN,
     };
     engine.read_node().map_err(|Fate(why)| why)?;
     engine.pass_time();
     let role = Role::new(engine);
     library.set_role(role.clone());
-    let body = move || {
-        ray_shm::signals::block_all();
-        role.relieve(&library, &relief);
-    };
-    // The engine's stack holds no user data: a small one is enough.
-    std::thread::Builder::new().name("ray-engine".into()).stack_size(256 * 1024).spawn(body).map(|_| ()).map_err(|e| format!("no thread for the engine: {e}"))
+    thread.run(move || role.relieve(&library, &relief))
 }
 
 impl Engine {
@@ -87,7 +91,10 @@ impl Engine {
         if any {
             self.pass_time();
         }
-        self.library.check().map_err(|_| Fate("the session is over".into()))?;
+        // A dismissed worker goes on listening: should its daemon die now, nobody else would end it.
+        if self.library.check().is_err() && !self.library.dismissed.load(Ordering::Acquire) {
+            return Err(Fate("the session is over".into()));
+        }
         Ok(any)
     }
 
@@ -101,11 +108,23 @@ impl Engine {
                 self.library.soon_fired();
                 Ok(())
             }
+            token if token >= CHILDREN => {
+                if let Some((pipe, what)) = self.kept.remove(&token) {
+                    self.poll.remove(pipe.as_fd());
+                    // Under the lock: a fork must not find the list of dropped references half written.
+                    let core = self.library.lock();
+                    drop(what);
+                    self.library.settle(core);
+                }
+                Ok(())
+            }
             token => {
                 let link = ProcId(token);
                 if event.writable {
                     let mut core = self.library.lock();
                     core.flush(link);
+                    // A socket with room is ready for ever: once all is written, it must not be asked again.
+                    self.watch_writes(&core, link);
                     self.library.settle(core);
                 }
                 match event.readable {
@@ -122,6 +141,7 @@ impl Engine {
 
     /// Timers, left-over output, and the next deadline.
     fn pass_time(&mut self) {
+        self.watch_children();
         let now = ray_shm::now_us();
         let mut core = self.library.lock();
         self.library.drain_drops(&mut core);
@@ -145,6 +165,15 @@ impl Engine {
             self.library.work_bell.ring(u32::MAX);
         }
         self.due = next;
+    }
+
+    fn watch_children(&mut self) {
+        while let Some((pipe, what)) = self.library.kept.pop() {
+            // One that can't be watched is kept until the session ends.
+            let _ = self.poll.add(pipe.as_fd(), self.next_child);
+            self.kept.insert(self.next_child, (pipe, what));
+            self.next_child += 1;
+        }
     }
 
     fn watch_writes(&self, core: &Core, link: ProcId) {
@@ -254,10 +283,11 @@ impl Engine {
     fn on_node(&mut self, message: FromNode, fd: Option<OwnedFd>) {
         match message {
             FromNode::Relayed { from, message } => match *message {
+                Peer::Arrived {} => self.write_direct(from),
                 Peer::Switch {} => self.open_direct(from),
                 message => self.on_peer(from, vec![message]),
             },
-            FromNode::Link { peer } => self.new_direct(peer, fd),
+            FromNode::Link { peer } => self.direct_arrived(peer, fd),
             FromNode::ProcDied { proc_id, .. } => {
                 // What it had sent comes first: finished calls keep their results.
                 // (A link whose `Switch` never came is not read: what was relayed before it is lost, too.)
@@ -278,7 +308,10 @@ impl Engine {
             }
             FromNode::ActorFinish { .. } => self.finish("every handle to it went out of scope".into()),
             FromNode::Exit { reason } => self.finish(reason),
+            FromNode::Dismiss {} => self.library.dismiss(),
             FromNode::MayYouExit {} => self.in_core(|core, _| {
+                // Whatever comes of it: what this process freed is better used by others.
+                ray_shm::memory::trim_heap();
                 let may_exit = core.is_spare();
                 core.queue_node(ToNode::IdleExitReply { may_exit });
             }),
@@ -333,10 +366,16 @@ impl Engine {
         }
     }
 
-    /// A direct link: we write to it from now on, after one last relayed frame; we read it once the peer has said the same.
-    fn new_direct(&mut self, peer: ProcId, fd: Option<OwnedFd>) {
+    /// Our end of a direct link. Where a process had no descriptor left for its end, it says nothing, and the two go on through the daemon.
+    fn direct_arrived(&mut self, peer: ProcId, fd: Option<OwnedFd>) {
         let Some(fd) = fd.map(Arc::new) else { return };
-        self.unopened.insert(peer, Reader::new(fd.clone()));
+        self.unopened.insert(peer, Reader::new(fd));
+        self.in_core(|core, _| core.queue_node(ToNode::Relay { to: peer, message: Box::new(Peer::Arrived {}) }));
+    }
+
+    /// Both ends have arrived: we write to ours from now on, after one last relayed frame; we read it once the peer has said the same.
+    fn write_direct(&mut self, peer: ProcId) {
+        let Some(fd) = self.unopened.get(&peer).map(Reader::shared_fd) else { return };
         self.in_core(|core, _| {
             core.carry_out();
             core.queue_node(ToNode::Relay { to: peer, message: Box::new(Peer::Switch {}) });
@@ -348,6 +387,8 @@ impl Engine {
         if let Some(reader) = self.unopened.remove(&peer) {
             if self.poll.add(reader.fd(), peer.0).is_ok() {
                 self.direct.insert(peer, reader);
+                // What did not fit into the socket before now could not ask for room: the link was not in the poll set.
+                self.watch_writes(&self.library.lock(), peer);
             }
         }
     }

@@ -6,6 +6,7 @@ use ray_proto::msg::{ActorSpec, Call, Outcome, ToNode};
 use ray_proto::{ActorId, Blob, ObjectId, Payload, ProcId, Resources, Value};
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 /// The reply of an actor's call waits this long for company while more calls are queued. A task's does not: if the next task ends the worker, what is done
@@ -55,7 +56,11 @@ impl Library {
     pub fn try_work(&self) -> Option<Work> {
         let mut core = self.lock();
         self.drain_drops(&mut core);
+        if self.dismissed.load(Ordering::Acquire) {
+            return None;
+        }
         let work = core.next_work();
+        core.constructing = matches!(work, Some(Work::Construct(_)));
         if let (Some(Work::Call(work)), Some((slot, board))) = (&work, &self.slot) {
             board.start(*slot, work.from.0, work.call.task);
         }
@@ -111,9 +116,27 @@ impl Library {
     pub fn actor_is_up(&self, work: &ActorWork) {
         let covered = constructor_refs(work);
         self.with(|core| {
+            core.constructing = false;
             core.owner.finish_creation(&covered, ToNode::ActorUp { actor: work.actor });
             core.flush_all();
         });
+    }
+
+    /// The session is over. At rest: stop taking calls, so that the executor runs the user's exit handlers and ends the process; nothing of the session
+    /// can be used any more. Otherwise the user's code would hold everybody up: end at once.
+    pub(crate) fn dismiss(&self) {
+        let mut core = self.lock();
+        if core.exec.running() > 0 || core.constructing {
+            ray_shm::signals::end_own_group();
+        }
+        core.over.get_or_insert_with(|| "the driver has ended the session".into());
+        self.dismissed.store(true, Ordering::Release);
+        self.over.store(true, Ordering::Release);
+        drop(core);
+        self.work_bell.ring(u32::MAX);
+        if let Some(waker) = self.work_waker.get() {
+            waker.wake();
+        }
     }
 
     /// Wait until no other process needs an object of this one. Called by a worker that takes no more calls.

@@ -5,18 +5,23 @@
 
 mod event_loop;
 mod exec;
+mod fork;
 mod gate;
 mod library;
 mod report;
+mod reserved;
 mod role;
+mod room;
 mod store;
 mod streams;
 mod waits;
 
 pub use exec::{ActorWork, CallWork, Work, WorkTemplate};
+pub use fork::Held;
 pub use gate::{Gate, Woken};
 pub use library::{Config, Failure, Library, LogRecord};
 pub use ray_logic::exec::Permit;
 pub use ray_logic::owner::Next;
+pub use reserved::Reserved;
 pub use store::View;
 pub use waits::{CompletionQueue, Ticket};

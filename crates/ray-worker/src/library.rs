@@ -3,6 +3,7 @@
 use crate::event_loop;
 use crate::exec::{Duty, WorkTemplate};
 use crate::gate::{Bell, Gate, Woken};
+use crate::reserved::Reserved;
 use crate::role::{self, Role};
 use crate::store::Extent;
 use crate::waits::Waiter;
@@ -10,12 +11,13 @@ use crossbeam_queue::SegQueue;
 use ray_logic::exec::Exec;
 use ray_logic::extents::Extents;
 use ray_logic::owner::{ActorOptions, CallArgs, Command, Limits, Owner, SubmitError, Template, WaitId};
-use ray_proto::msg::{FromNode, Peer, ToNode};
+use ray_proto::msg::{FromNode, Peer, ToNode, WorkerLine};
 use ray_proto::{ActorId, Blob, ClassId, ExtentId, ObjectId, Payload, ProcId, Resources, TemplateId, UNIT};
 use ray_shm::board::Board;
 use ray_shm::link::{Flushed, Reader, Writer};
 use ray_shm::poll::{Poll, Timer, Waker};
 use rustc_hash::FxHashMap;
+use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +30,12 @@ const SHUTDOWN_US: u64 = 3_000_000;
 /// A batch is written at this size.
 const BATCH_BYTES: usize = 16 * 1024;
 const BATCH_FRAMES: usize = 64;
+/// The log printer gets about so much at a time.
+const PRINT_BYTES: u64 = 256 * 1024;
+
+/// Calls that have not ended may keep this part of the memory that the node offers (docs/design/005), or so many bytes where it offers none.
+const PENDING_SHARE: u64 = 4;
+const PENDING_BYTES: u64 = 1 << 30;
 
 /// Why a blocking call can't go on.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,7 +46,15 @@ pub enum Failure {
     System(String),
 }
 
+impl Failure {
+    pub fn into_text(self) -> String {
+        let (Failure::SessionOver(text) | Failure::StoreFull(text) | Failure::System(text)) = self;
+        text
+    }
+}
+
 pub struct Config {
+    /// `pending_bytes` 0: as the node's memory says.
     pub limits: Limits,
     /// The worker's slot on the board; None in a driver.
     pub slot: Option<(u32, Board)>,
@@ -67,31 +83,40 @@ pub struct Library {
     dropped: SegQueue<ObjectId>,
     /// Readers of streams dropped by Python, by call.
     dropped_readers: SegQueue<u64>,
+    /// What children of forks see, each with a pipe that tells of their end. The engine takes them over.
+    pub(crate) kept: SegQueue<Kept>,
     /// What wakes the engine thread; None once it has ended.
-    wakers: Mutex<Option<Wakers>>,
+    pub(crate) wakers: Mutex<Option<Wakers>>,
     role: OnceLock<Arc<Role>>,
     soon_armed: AtomicBool,
     pub(crate) work_bell: Bell,
     /// Rung besides `work_bell` for an asyncio loop that polls a descriptor.
     pub(crate) work_waker: OnceLock<Waker>,
     pub(crate) log_bell: Bell,
-    over: AtomicBool,
+    pub(crate) over: AtomicBool,
+    /// What `is_crowded` of the owner said last.
+    pub(crate) crowded: AtomicBool,
     /// Opened when the engine thread has read everything.
     ended: Gate,
-    forked: AtomicBool,
+    pub(crate) forked: AtomicBool,
+    /// The daemon has told this worker to end.
+    pub(crate) dismissed: AtomicBool,
     pub(crate) slot: Option<(u32, Board)>,
     pub node_id: Blob,
     pub me: ProcId,
     pub node_total: Resources,
 }
 
+/// Something to keep until the pipe's other end is closed.
+pub(crate) type Kept = (OwnedFd, Box<dyn Any + Send>);
+
 pub(crate) struct Wakers {
     /// Sends the background thread to the reader's place.
     relief: Arc<Timer>,
     /// Output or dropped references wait: come soon.
-    soon: Timer,
+    pub soon: Timer,
     /// Come now.
-    now: Waker,
+    pub now: Waker,
 }
 
 pub(crate) struct Direct {
@@ -119,9 +144,13 @@ pub(crate) struct Core {
     pub open: FxHashMap<ExtentId, Extent>,
     pub over: Option<String>,
     pub logs: VecDeque<LogRecord>,
+    /// Bytes of workers' lines that the printer has got and not come back from.
+    pub printing: u64,
     pub replies_since: Option<u64>,
     /// The process ends soon: no more calls.
     pub leaving: bool,
+    /// The constructor of an actor runs.
+    pub constructing: bool,
     commands: Vec<Command>,
     /// Gates to open once the lock is released.
     pub woken: Vec<Waiter>,
@@ -144,12 +173,19 @@ pub(crate) enum Answer {
 }
 
 impl Library {
-    /// Take over a connected, welcomed link to the daemon and start the engine thread.
-    pub fn start(node: Reader, welcome: FromNode, config: Config) -> Result<Arc<Library>, Failure> {
+    /// Take over a connected, welcomed link to the daemon and let the engine thread begin.
+    pub fn start(reserved: Reserved, node: Reader, welcome: FromNode, config: Config) -> Result<Arc<Library>, Failure> {
         let FromNode::Welcome { proc_id, node_id, total, .. } = welcome else { return Err(Failure::System("the daemon did not say welcome".into())) };
-        let system = |error: rustix::io::Errno| Failure::System(format!("could not set up the engine: {error}"));
+        let Reserved { poll, relief, soon, now, thread } = reserved;
+        let mut limits = config.limits;
+        if limits.pending_bytes == 0 {
+            limits.pending_bytes = match (total.get("memory") / UNIT) as u64 {
+                0 => PENDING_BYTES,
+                memory => memory / PENDING_SHARE,
+            };
+        }
         let core = Core {
-            owner: Owner::new(proc_id, total.clone(), config.limits),
+            owner: Owner::new(proc_id, total.clone(), limits),
             exec: Exec::default(),
             duties: VecDeque::new(),
             sleepers: 0,
@@ -166,31 +202,35 @@ impl Library {
             open: FxHashMap::default(),
             over: None,
             logs: VecDeque::new(),
+            printing: 0,
             replies_since: None,
             leaving: false,
+            constructing: false,
             commands: Vec::new(),
             woken: Vec::new(),
         };
-        let relief = Arc::new(Timer::blocking().map_err(system)?);
         let library = Arc::new(Library {
             core: Mutex::new(core),
             dropped: SegQueue::new(),
             dropped_readers: SegQueue::new(),
-            wakers: Mutex::new(Some(Wakers { relief: relief.clone(), soon: Timer::new().map_err(system)?, now: Waker::new().map_err(system)? })),
+            kept: SegQueue::new(),
+            wakers: Mutex::new(Some(Wakers { relief: relief.clone(), soon, now })),
             role: OnceLock::new(),
             soon_armed: AtomicBool::new(false),
             work_bell: Bell::default(),
             work_waker: OnceLock::new(),
             log_bell: Bell::default(),
+            crowded: AtomicBool::new(false),
             over: AtomicBool::new(false),
             ended: Gate::default(),
             forked: AtomicBool::new(false),
+            dismissed: AtomicBool::new(false),
             slot: config.slot,
             node_id,
             me: proc_id,
             node_total: total,
         });
-        event_loop::start(library.clone(), node, relief).map_err(Failure::System)?;
+        event_loop::start(library.clone(), node, poll, (relief, thread)).map_err(Failure::System)?;
         Ok(library)
     }
 
@@ -220,6 +260,7 @@ impl Library {
     pub(crate) fn settle(&self, mut core: MutexGuard<'_, Core>) {
         let later = core.carry_out();
         let stuck = !core.stuck.is_empty();
+        self.crowded.store(core.owner.is_crowded(), Ordering::Relaxed);
         let woken = std::mem::take(&mut core.woken);
         drop(core);
         if later {
@@ -322,19 +363,13 @@ impl Library {
         (self.node_total.get("object_store_memory") / UNIT) as u64
     }
 
-    /// In the child of a user's fork: never touch the sockets again.
-    pub fn mark_forked(&self) {
-        self.forked.store(true, Ordering::Release);
-        self.over.store(true, Ordering::Release);
-    }
-
     pub fn check(&self) -> Result<(), Failure> {
         if !self.over.load(Ordering::Acquire) {
             return Ok(());
         }
         if self.forked.load(Ordering::Acquire) {
-            let text = "this process was forked from one that uses ray; the connection belongs to the parent.\nhint: start the process with the \"spawn\" method, or call ray only in the parent";
-            return Err(Failure::SessionOver(text.into()));
+            let text = "this process was forked from one that uses ray: the session, and what belongs to it, is the parent's.\nhint: start the process with the \"spawn\" method, call ray in the parent only, or call ray.init() here for a session of its own";
+            return Err(Failure::System(text.into()));
         }
         Err(Failure::SessionOver(self.lock().over.clone().unwrap_or_default()))
     }
@@ -463,17 +498,15 @@ impl Library {
         self.with(|core| core.owner.sizes())
     }
 
-    /// The next log lines; waits for some. None: the session is over.
+    /// The next log lines; waits for some. None: the session is over. Whoever comes back has shown the last ones, and the daemon sends more.
     pub fn next_logs(&self) -> Option<Vec<LogRecord>> {
         let seen = self.log_bell.now();
-        {
-            let mut core = self.lock();
-            if !core.logs.is_empty() {
-                return Some(core.logs.drain(..).collect());
-            }
-            if self.over.load(Ordering::Acquire) {
-                return None;
-            }
+        let records = self.with(Core::take_logs);
+        if !records.is_empty() {
+            return Some(records);
+        }
+        if self.over.load(Ordering::Acquire) {
+            return None;
         }
         self.log_bell.wait(seen);
         Some(Vec::new())
@@ -489,6 +522,22 @@ impl Core {
     pub(crate) fn queue_node(&mut self, message: ToNode) {
         self.node.queue(&message);
         self.mark_dirty(ProcId::NODE);
+    }
+
+    fn take_logs(&mut self) -> Vec<LogRecord> {
+        let shown = std::mem::take(&mut self.printing);
+        if shown > 0 {
+            self.queue_node(ToNode::LinesShown { bytes: shown });
+        }
+        let mut records = Vec::new();
+        while self.printing < PRINT_BYTES {
+            let Some(record) = self.logs.pop_front() else { break };
+            if !record.notice {
+                self.printing += WorkerLine::weight(&record.text);
+            }
+            records.push(record);
+        }
+        records
     }
 
     fn mark_dirty(&mut self, link: ProcId) {

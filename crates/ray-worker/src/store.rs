@@ -4,13 +4,17 @@ use crate::library::{Core, Failure, Library};
 use ray_logic::extents::{rounded, Allocation};
 use ray_proto::msg::{FromNode, ToNode};
 use ray_proto::{Blob, ExtentId, ShmRange, Value};
+use ray_shm::host::explain;
 use ray_shm::memory::{write_cold, Mapping};
+use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-/// The first extent of a process; each further one doubles up to `LARGEST`.
+/// The first extent of a process; each further one doubles up to `LARGEST`, or to a small part of a large store: each costs its creator a descriptor.
 const SMALLEST: u64 = 4 << 20;
 const LARGEST: u64 = 64 << 20;
+const LARGEST_SHARE: u64 = 128;
+const DOUBLINGS: usize = 12;
 /// An extent that stays empty this long goes back to the node; so do the pages of a range that stays free.
 pub(crate) const KEEP_EMPTY_US: u64 = 10_000_000;
 
@@ -37,6 +41,14 @@ impl View {
     }
 }
 
+fn not_mapped(size: u64, error: Errno) -> Failure {
+    Failure::System(explain(&format!("{size} bytes of shared memory could not be mapped"), error))
+}
+
+fn no_descriptor(of: &str) -> Failure {
+    Failure::System(explain(&format!("{of} could not be opened"), Errno::MFILE))
+}
+
 impl Library {
     /// Bytes in a fresh range: `parts` are written one after another at their offsets.
     pub fn store(&self, len: u64, parts: &[(u64, &[u8])]) -> Result<ShmRange, Failure> {
@@ -47,7 +59,7 @@ impl Library {
                 mapping.write(range.offset + at, bytes);
             } else if let Err(error) = write_cold(fd.as_fd(), range.offset + at, bytes) {
                 self.with(|core| core.extents.free(range));
-                return Err(Failure::StoreFull(format!("the system gave no memory for {len} bytes of shared memory: {error}")));
+                return Err(Failure::StoreFull(explain(&format!("the system gave no memory for {len} bytes of shared memory"), error)));
             }
         }
         Ok(range)
@@ -73,7 +85,8 @@ impl Library {
     /// Ask the node for one more extent. Falls back to the least that would do. Returns what was asked last.
     fn grow(&self, len: u64, asked_before: u64) -> Result<u64, Failure> {
         let least = rounded(len);
-        let next = self.with(|core| (SMALLEST << core.extents.len().min(8)).min(LARGEST));
+        let largest = LARGEST.max(rounded(self.store_bytes() / LARGEST_SHARE));
+        let next = self.with(|core| (SMALLEST << core.extents.len().min(DOUBLINGS)).min(largest));
         let sizes = if asked_before == 0 && least < next { vec![next, least.max(SMALLEST), least] } else { vec![least] };
         let mut full = String::new();
         for size in sizes {
@@ -81,6 +94,10 @@ impl Library {
                 (FromNode::ExtentGrant { extent, size, .. }, Some(fd)) => {
                     self.add_extent(extent, size, fd)?;
                     return Ok(size);
+                }
+                (FromNode::ExtentGrant { extent, size, .. }, None) => {
+                    self.with(|core| core.queue_node(ToNode::ExtentDrop { extent }));
+                    return Err(no_descriptor(&format!("{size} bytes of shared memory")));
                 }
                 (FromNode::StoreFull { text, .. }, _) => full = text,
                 _ => return Err(Failure::System("the daemon answered a request for shared memory with something else".into())),
@@ -93,7 +110,11 @@ impl Library {
     }
 
     fn add_extent(&self, id: ExtentId, size: u64, fd: OwnedFd) -> Result<(), Failure> {
-        let mapping = Mapping::read_write(fd.as_fd(), size).map_err(|error| Failure::System(format!("could not map {size} bytes: {error}")))?;
+        let mapping = Mapping::read_write(fd.as_fd(), size).map_err(|error| {
+            // Granted and of no use here: others may have it.
+            self.with(|core| core.queue_node(ToNode::ExtentDrop { extent: id }));
+            not_mapped(size, error)
+        })?;
         let extent = Extent { fd: Some(Arc::new(fd)), mapping: Arc::new(mapping), empty_since: None };
         self.with(|core| {
             core.open.insert(id, extent);
@@ -122,11 +143,12 @@ impl Library {
     fn open_extent(&self, id: ExtentId) -> Result<Arc<Mapping>, Failure> {
         match self.ask_and_wait(|token| ToNode::ExtentOpen { token, extent: id })? {
             (FromNode::ExtentOpened { size, .. }, Some(fd)) => {
-                let mapping = Mapping::read_only(fd.as_fd(), size).map_err(|error| Failure::System(format!("could not map {size} bytes: {error}")))?;
+                let mapping = Mapping::read_only(fd.as_fd(), size).map_err(|error| not_mapped(size, error))?;
                 let mapping = Arc::new(mapping);
                 self.with(|core| core.open.insert(id, Extent { fd: None, mapping: mapping.clone(), empty_since: None }));
                 Ok(mapping)
             }
+            (FromNode::ExtentOpened { .. }, None) => Err(no_descriptor("the shared memory of an object")),
             _ => Err(Failure::System(format!("the shared memory of an object is gone ({id:?})"))),
         }
     }

@@ -14,7 +14,7 @@ import weakref
 from concurrent.futures import Future
 
 from ray._core import session
-from ray._native import CompletionQueue
+from ray._native import CompletionQueue, stay_if_interpreter_exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,44 +24,78 @@ if TYPE_CHECKING:
     from ray._native import ObjectRef
 
 
+class _BridgeFuture(asyncio.Future["Any"]):
+    """A future of an event loop that takes its wait back when it is cancelled: an object that never comes must not collect waits."""
+
+    bridge: _LoopBridge
+    token: int
+
+    def cancel(self, msg: Any = None) -> bool:
+        cancelled = super().cancel(msg)
+        if cancelled:
+            self.bridge.forget(self.token)
+        return cancelled
+
+
 class _LoopBridge:
     """The completions of one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._queue = CompletionQueue()
-        self._waiting: dict[int, tuple[ObjectRef[Any] | None, asyncio.Future[Any]]] = {}
+        self._waiting: dict[int, tuple[ObjectRef[Any] | None, int, _BridgeFuture, bool]] = {}
         self._tokens = itertools.count(1)
         self._loop = weakref.ref(loop)
         loop.add_reader(self._queue.fileno(), self._drain)
 
-    def future(self, ref: ObjectRef[Any]) -> asyncio.Future[Any]:
-        return self.event(lambda queue, token: queue.watch(_core(), ref, token), ref)
-
-    def event(self, watch: Callable[[CompletionQueue, int], bool], ref: ObjectRef[Any] | None = None) -> asyncio.Future[Any]:
-        """Give a future that is done when `watch` queues its token, or at once if `watch` says so; with the value of `ref`, or None without one."""
-        loop = self._loop()
-        assert loop is not None, "called from its own loop"
-        future: asyncio.Future[Any] = loop.create_future()
+    def future(self, ref: ObjectRef[Any], with_value: bool) -> asyncio.Future[Any]:
+        """Give a future that is done when the object is ready."""
+        future = _BridgeFuture(loop=self._loop())
         token = next(self._tokens)
-        self._waiting[token] = (ref, future)
-        if watch(self._queue, token):
-            del self._waiting[token]
-            _settle(ref, future)
+        wait = self._queue.watch(_core(), ref, token)
+        if wait is None:
+            _settle(ref if with_value else None, future)
+        else:
+            future.bridge, future.token = self, token
+            self._waiting[token] = (ref, wait, future, with_value)  # the loop's own thread takes it from here, so not before
         return future
+
+    def event(self, watch: Callable[[CompletionQueue, int], bool]) -> asyncio.Future[None]:
+        """Give a future without a value that is done when `watch` queues its token, or at once if `watch` says so."""
+        future = _BridgeFuture(loop=self._loop())
+        token = next(self._tokens)
+        if watch(self._queue, token):
+            future.set_result(None)
+        else:
+            future.bridge, future.token = self, token
+            self._waiting[token] = (None, 0, future, False)
+        return future
+
+    def forget(self, token: int) -> None:
+        """Take back the wait of a future; one that is over already is no loss."""
+        ref, wait, _, _ = self._waiting.pop(token, (None, 0, None, False))
+        if ref is not None:
+            self._queue.unwatch(ref, wait)
 
     def _drain(self) -> None:
         for token in self._queue.take():
-            ref, future = self._waiting.pop(token)
-            if not future.done():
-                _settle(ref, future)
+            ref, _, future, with_value = self._waiting.pop(token, (None, 0, None, False))
+            if future is not None and not future.done():
+                _settle(ref if with_value else None, future)
+
+    def __del__(self) -> None:
+        """The loop is gone: nobody can be told."""
+        for token in list(self._waiting):
+            self.forget(token)
 
 
-_bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopBridge] = weakref.WeakKeyDictionary()
+# An open loop keeps its bridge, as a reader. This must not: a bridge leads back to its loop.
+_bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[_LoopBridge]] = weakref.WeakKeyDictionary()
 
 
 def has_bridge(loop: asyncio.AbstractEventLoop) -> bool:
     """Tell whether references are, or were, awaited in a loop: then one of its descriptors is ours."""
-    return loop in _bridges
+    known = _bridges.get(loop)
+    return known is not None and known() is not None
 
 
 def asyncio_future(ref: ObjectRef[Any]) -> asyncio.Future[Any]:
@@ -76,16 +110,12 @@ def asyncio_future(ref: ObjectRef[Any]) -> asyncio.Future[Any]:
     Raises:
         RuntimeError: No event loop runs in this thread.
     """
-    return _bridge().future(ref)
+    return _bridge().future(ref, with_value=True)
 
 
 def asyncio_ready(ref: ObjectRef[Any]) -> asyncio.Future[None]:
     """Give a future of the running event loop that is done, without a value, when the object is ready."""
-
-    def watch(queue: CompletionQueue, token: int) -> bool:
-        return queue.watch(_core(), ref, token)
-
-    return _bridge().event(watch)
+    return _bridge().future(ref, with_value=False)
 
 
 def asyncio_event(watch: Callable[[CompletionQueue, int], bool]) -> asyncio.Future[None]:
@@ -102,9 +132,11 @@ def asyncio_event(watch: Callable[[CompletionQueue, int], bool]) -> asyncio.Futu
 
 def _bridge() -> _LoopBridge:
     loop = asyncio.get_running_loop()
-    bridge = _bridges.get(loop)
+    known = _bridges.get(loop)
+    bridge = known() if known is not None else None
     if bridge is None:
-        bridge = _bridges[loop] = _LoopBridge(loop)
+        bridge = _LoopBridge(loop)
+        _bridges[loop] = weakref.ref(bridge)
     return bridge
 
 
@@ -124,7 +156,7 @@ class _ThreadBridge:
         future.set_running_or_notify_cancel()
         token = next(self._tokens)
         self._waiting[token] = (ref, future)
-        if self._queue.watch(_core(), ref, token):
+        if self._queue.watch(_core(), ref, token) is None:
             del self._waiting[token]
             _settle(ref, future)
         return future
@@ -173,10 +205,23 @@ def end_threads() -> None:
             _threads.pop().end()
 
 
+def after_fork_in_child() -> None:
+    """The thread, and the loops' watchers, are the parent's. Whoever held the lock is, too."""
+    global _lock
+    _lock = threading.Lock()
+    _inherited.append((list(_threads), [bridge() for bridge in _bridges.values()]))
+    _threads.clear()
+    _bridges.clear()
+
+
+_inherited: list[Any] = []
+
+
 def _core() -> Any:
     core = session.core
     if core is None:
-        raise RuntimeError("the session of this reference has ended")
+        stay_if_interpreter_exits()
+        raise RuntimeError(session.why_lost() or "the session of this reference has ended")
     return core
 
 

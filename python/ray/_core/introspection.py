@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def _connected(name: str) -> Core:
     """Give the engine. These calls do not start one: asking about a cluster that isn't there is a mistake."""
     if session.core is None:
-        raise RaySystemError(f"ray.{name}() needs a running session\nhint: call ray.init() first")
+        raise RaySystemError(session.why_lost() or f"ray.{name}() needs a running session\nhint: call ray.init() first")
     return session.core
 
 

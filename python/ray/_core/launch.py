@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from ray._core import RAY_COMMIT, RAY_VERSION, door, host, session
 from ray._core.calls.options import check_namespace
-from ray._core.config import env
+from ray._core.config import WORKER_SETTINGS, env, worker_settings
 from ray._core.environment import canonical_env, check_runtime_env
 
 TYPE_CHECKING = False
@@ -23,9 +23,13 @@ if TYPE_CHECKING:
 
     from ray._native import Core
 
-SETTINGS: frozenset[str] = frozenset(["idle_worker_s", "infeasible_is_error", "stopped_is_dead", "warm_workers"])
+SETTINGS: frozenset[str] = frozenset(
+    ["idle_worker_s", "infeasible_is_error", "pending_calls_bytes", "pending_calls_patience_s", "stopped_is_dead", "warm_workers", *WORKER_SETTINGS]
+)
 """Names that `_system_config` may hold: seconds before surplus idle workers end; whether a request that can never be met raises instead of staying
-pending; whether a worker stopped for 5 s counts as dead; workers kept ready. The daemon reads them (crates/ray-node/src/event_loop.rs)."""
+pending; bytes that the calls of a process may keep before submitting waits, and seconds without progress after which that raises
+(docs/design/005); whether a worker stopped for 5 s counts as dead; workers kept ready; those of config.py. The daemon reads them
+(crates/ray-node/src/event_loop.rs), and those of calls each process for itself (crates/ray-py/src/core.rs)."""
 
 LOCAL_HOST = "127.0.0.1"
 _PRIVATE_ARGUMENTS = ("_memory", "_system_config", "_temp_dir")
@@ -183,6 +187,7 @@ def _check_settings(settings: Any) -> None:
     for name in settings:
         if name not in SETTINGS:
             raise ValueError(f"_system_config has no setting {name!r}\nhint: known settings: {', '.join(sorted(SETTINGS)) or 'none'}")
+    worker_settings(settings)
 
 
 def start(arguments: dict[str, Any], private: dict[str, Any]) -> session.Session:
@@ -200,6 +205,10 @@ def start(arguments: dict[str, Any], private: dict[str, Any]) -> session.Session
     """
     from ray import _native
 
+    if not sys.executable:
+        raise RuntimeError(
+            "could not start ray: sys.executable is empty, and workers need a Python interpreter\nhint: set sys.executable to its path before ray.init()"
+        )
     if arguments["configure_logging"]:
         configure_logging(arguments["logging_level"], arguments["logging_format"])
     if arguments["include_dashboard"]:
@@ -212,7 +221,14 @@ def start(arguments: dict[str, Any], private: dict[str, Any]) -> session.Session
         from ray._core.log_printer import LogPrinter
 
         printer = LogPrinter(engine.next_log)
-        printer.start()
+        try:
+            printer.start()
+        except RuntimeError as error:
+            engine.shutdown(exiting=False)
+            raise RuntimeError(
+                f"could not start ray: no thread to print what workers say: {error}\n"
+                "hint: end some processes or threads, or raise the limit with ulimit -u; in a container also its limit of pids counts"
+            ) from None
     context = RayContext("", _address_info(engine.node_id.hex(), config["session_dir"]))
     _install_hooks()
     total = config["resources"]
@@ -264,24 +280,43 @@ def engine_config(arguments: dict[str, Any], private: dict[str, Any], native_pat
         "session_dir": session_dir,
         "door": door.name_of(os.path.basename(session_dir)),
         "sys_path": _import_path(),
-        "cwd": os.getcwd(),
-        "env": dict(os.environ),
         "job_env": canonical_env(arguments["runtime_env"]),
         "namespace": arguments["namespace"] or env("RAY_NAMESPACE") or str(uuid4()),
         "log_to_driver": arguments["log_to_driver"] is not False,
-        "settings": {name: str(int(value) if isinstance(value, bool) else value) for name, value in (private.get("_system_config") or {}).items()},
+        "settings": engine_settings(private.get("_system_config") or {}),
     }
+
+
+def engine_settings(given: dict[str, Any]) -> dict[str, str]:
+    """Give the texts that the engine reads.
+
+    Args:
+        given: Checked `_system_config`.
+
+    Returns:
+        Its values, those of the environment, and where the control group of this process keeps its memory limit.
+    """
+    settings = {name: str(int(value) if isinstance(value, bool) else value) for name, value in given.items()}
+    folder = host.memory_cgroup()
+    return {**settings, **worker_settings(given), **({"memory_cgroup": folder} if folder else {})}
 
 
 def _import_path() -> list[str]:
     """Give `sys.path` for the workers: "" means this folder now, and what stands beside the script can be imported."""
-    path = [os.path.abspath(entry) if entry == "" else entry for entry in sys.path]
+    path = [_absolute("") if entry == "" else entry for entry in sys.path]
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     if script:
-        folder = os.path.dirname(os.path.abspath(script))
+        folder = _absolute(os.path.dirname(script))
         if folder not in path:
             path.insert(0, folder)
-    return list(dict.fromkeys(path))
+    return [entry for entry in dict.fromkeys(path) if entry is not None]
+
+
+def _absolute(folder: str) -> str | None:
+    try:
+        return os.path.abspath(folder)
+    except FileNotFoundError:  # the working directory has been removed: nothing can be imported from there
+        return None
 
 
 def session_dir_path(temp_dir: str | None) -> str:
@@ -295,7 +330,7 @@ def session_dir_path(temp_dir: str | None) -> str:
     """
     base = temp_dir if temp_dir is not None else os.path.join(env("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray")
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime())
-    return os.path.join(os.path.abspath(base), f"session_{stamp}_{time.time_ns() // 1000 % 1_000_000:06d}_{os.getpid()}")
+    return os.path.join(_absolute(base) or base, f"session_{stamp}_{time.time_ns() // 1000 % 1_000_000:06d}_{os.getpid()}")
 
 
 def _address_info(node_id: str, session_dir: str) -> dict[str, Any]:

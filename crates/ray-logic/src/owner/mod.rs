@@ -9,14 +9,17 @@
 //! 4. `granted` of a borrowed entry is the number of grants the owner has counted for us and we have not released.
 //!
 //! Files: `objects` the table and its counts, `refs` the borrowing protocol, `waits` local waiters, `tasks` calls and their ends,
-//! `leases` pushing calls to workers, `actors` calls to actors, `callee` our side of calls made to us, `streams` and `yields` the two ends of calls
-//! that give their results one after another, `report` answers about what waits for what.
+//! `backlog` how much of them may wait, `leases` pushing calls to workers, `postponed` calls that wait for memory, `actors` calls to actors,
+//! `callee` our side of calls made to us, `streams` and `yields` the two ends of calls that give their results one after another,
+//! `report` answers about what waits for what.
 
 mod actors;
+mod backlog;
 mod callee;
 mod holdings;
 mod leases;
 mod objects;
+mod postponed;
 mod refs;
 mod report;
 mod streams;
@@ -25,6 +28,7 @@ mod waits;
 mod yields;
 
 pub use actors::ActorOptions;
+pub use backlog::{Patience, Standing, Want};
 pub use holdings::Holding;
 pub use objects::{Object, State};
 pub use streams::{Next, StreamOptions};
@@ -72,11 +76,15 @@ pub struct Limits {
     pub idle_lease: Time,
     pub head_patience: Time,
     pub pipeline_depth: usize,
+    /// Calls that have not ended may keep so much memory before submitters wait.
+    pub pending_bytes: u64,
+    /// A submitter that waits gives up when nothing has moved for so long.
+    pub pending_patience: Time,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { idle_lease: 100_000, head_patience: 5_000, pipeline_depth: 64 }
+        Limits { idle_lease: 100_000, head_patience: 5_000, pipeline_depth: 64, pending_bytes: u64::MAX, pending_patience: 30_000_000 }
     }
 }
 
@@ -88,6 +96,7 @@ pub struct Owner {
     next_token: u64,
     objects: FxHashMap<ObjectId, Object>,
     tasks: FxHashMap<u64, tasks::Task>,
+    backlog: backlog::Backlog,
     templates: Vec<Arc<Template>>,
     class_ids: FxHashMap<(Resources, String), ClassId>,
     classes: Vec<leases::Class>,
@@ -113,6 +122,7 @@ pub struct Owner {
     /// Releases and fetches of the current event, one message per owner.
     releases: BTreeMap<ProcId, Vec<(ObjectId, u32)>>,
     fetches: BTreeMap<ProcId, Vec<ObjectId>>,
+    postponed: postponed::Postponed,
     out: Vec<Command>,
 }
 
@@ -126,6 +136,7 @@ impl Owner {
             next_token: 1,
             objects: FxHashMap::default(),
             tasks: FxHashMap::default(),
+            backlog: backlog::Backlog::default(),
             templates: Vec::new(),
             class_ids: FxHashMap::default(),
             classes: Vec::new(),
@@ -144,6 +155,7 @@ impl Owner {
             unsent: false,
             releases: BTreeMap::new(),
             fetches: BTreeMap::new(),
+            postponed: Default::default(),
             out: Vec::new(),
         }
     }
@@ -221,7 +233,7 @@ impl Owner {
             Peer::HoldDone { task, first } => self.hold_done(from, task, first),
             Peer::StreamItems { task, first, items } => self.items_arrived(from, task, first, items),
             Peer::Template { .. } | Peer::Call { .. } | Peer::Recall { .. } | Peer::Switch {} | Peer::Ask { .. } | Peer::Told { .. } => {}
-            Peer::StreamCredit { .. } | Peer::StreamClose { .. } => {}
+            Peer::StreamCredit { .. } | Peer::StreamClose { .. } | Peer::Arrived {} => {}
         }
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import threading
 
 from ray._core.errors import system_error
 from ray._core.generators import ObjectRefGenerator
@@ -36,10 +37,10 @@ class LocalCore:
         self._driver_call = next(self._numbers)
         self._names: dict[tuple[str, str], LocalActor] = {}
         self.scheduler = Scheduler(self, resources.get("CPU", 0.0))
-        self.objects = LocalObjects(self.scheduler.keeper.note_unneeded)
+        self.objects = LocalObjects(self.scheduler.keeper.note_unneeded, self.scheduler.unwatch)
         self.objects.install()
 
-    def shutdown(self) -> None:
+    def shutdown(self, exiting: bool) -> None:  # noqa: ARG002  there is no process to be waited for
         """End the session. Idempotent."""
         if not self.scheduler.over:
             self.scheduler.end()
@@ -47,8 +48,10 @@ class LocalCore:
             self._names.clear()
 
     def mark_forked(self) -> None:
-        """In the child of a fork: the session is the parent's."""
+        """In the child of a fork: the session is the parent's, and so are its threads, one of which may hold the lock."""
         self.scheduler.over = True
+        self.scheduler.lock = threading.Condition()
+        self.objects.close()
 
     def is_alive(self) -> bool:
         """Until the end."""
@@ -100,7 +103,7 @@ class LocalCore:
         chosen = set(ready)
         return [refs[at] for at in ready], [ref for at, ref in enumerate(refs) if at not in chosen]
 
-    def watch(self, queue: CompletionQueue, ref: ObjectRef[Any], token: int) -> bool:
+    def watch(self, queue: CompletionQueue, ref: ObjectRef[Any], token: int) -> int | None:
         """For `CompletionQueue.watch`."""
         return self.scheduler.watch(self.scheduler.key_of(ref), queue, token)
 

@@ -14,6 +14,7 @@ import sys
 
 from ray import _native
 from ray._core import session
+from ray._core.config import env as setting
 from ray._core.errors import encode_exception
 from ray._core.serialization import loads_payload
 from ray._core.worker import payloads
@@ -23,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, NoReturn
 
 _NAME_MARK = "\x01ray:name:"
 """Starts a line that tells the daemon what runs now; kept equal to NAME_MARK in crates/ray-node/src/conn.rs."""
@@ -39,6 +40,8 @@ class _Worker:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.retry_rules: dict[bytes, payloads.RetryRule] = {}
         self.visible_gpus: list[str] | None = None
+        self.threads_chosen_by_user = False
+        self.told_of_blocking = False
 
 
 _worker = _Worker()
@@ -74,11 +77,17 @@ def main(link_fd: int, slot: int, board_fd: int, config: dict[str, Any], env: st
     """
     _native.set_process_name("ray-worker")
     apply_env(env)
-    core = _native.Core.attach(link_fd, slot, board_fd, config["namespace"], env)
+    _worker.threads_chosen_by_user = THREADS_VARIABLE in os.environ
+    try:
+        core = _native.Core.attach(link_fd, slot, board_fd, config["namespace"], env, config["settings"])
+    except RuntimeError as error:  # the host refuses what a worker needs: one sentence, and no traceback of this package
+        print(f"a worker could not start: {error}", file=sys.stderr)
+        return 1
     session.core = core
-    os.register_at_fork(after_in_child=core.mark_forked)
+    os.register_at_fork(after_in_child=session.after_fork_in_child)
     sys.stdout = _NamedStream(1, core)
     sys.stderr = _NamedStream(2, core)
+    sys.breakpointhook = _breakpoint
     faulthandler.enable(2, all_threads=False)
     while True:
         reason = _native.run_calls(core)
@@ -103,6 +112,45 @@ def _run_exit_hooks() -> None:
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
+
+
+_NO_TERMINAL = (
+    "the process of a task or actor has no terminal to read from"
+    "\nhint: call the plain function in the driver, or attach a debugger: debugpy.listen(0) and debugpy.wait_for_client() in the task"
+)
+
+
+def _breakpoint(*args: Any, **kwargs: Any) -> Any:
+    """What `breakpoint()` does in a worker: what PYTHONBREAKPOINT says, else an error, since pdb would find an empty stdin and quit.
+
+    Raises:
+        RuntimeError: PYTHONBREAKPOINT names no other debugger.
+    """
+    if setting("PYTHONBREAKPOINT"):
+        return sys.__breakpointhook__(*args, **kwargs)
+    name = session.core.running_name() if session.core is not None else "a forked process"
+    raise RuntimeError(f"breakpoint() in {name} can't start pdb: {_NO_TERMINAL}\nhint: PYTHONBREAKPOINT names another debugger, 0 for none")
+
+
+def leave_forked_child(error: BaseException | None) -> NoReturn:
+    """End a process that a call has forked and that has come to the end of that call, as a program ends. The call itself goes on in the parent.
+
+    Args:
+        error: What the call raised in this process, None if it returned.
+    """
+    code = 0
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        code = error.code or 0
+    elif isinstance(error, SystemExit):
+        code = 1
+        print(error.code, file=sys.stderr)
+    elif error is not None:
+        code = 1
+        sys.excepthook(type(error), error, error.__traceback__)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code & 0xFF)
 
 
 def apply_env(env: str) -> None:
@@ -210,6 +258,8 @@ def encode_error(exception: BaseException, name: str, node: str, attempt: int) -
     Returns:
         The record.
     """
+    if type(exception).__name__ == "BdbQuit" and not exception.args:
+        exception.args = (f"pdb asked {name} for a command, and {_NO_TERMINAL}",)
     return encode_exception(exception, task_name=name, pid=os.getpid(), node=node, attempt=attempt)
 
 
@@ -245,6 +295,23 @@ def set_visible_gpus(ids: list[int]) -> None:
         os.environ.pop(variable, None)
 
 
+THREADS_VARIABLE = "OMP_NUM_THREADS"
+"""The one variable that Ray sets. OpenBLAS, MKL, NumExpr and torch fall back to it when their own is not set."""
+
+
+def set_thread_count(count: int) -> None:
+    """Tell numerical libraries how many threads a call may use, so that workers side by side don't each take every core.
+
+    A library that is loaded already has read the variable and keeps its threads. Compat: whole CPUs of the call, at least 1; never over what the
+    driver's environment or `runtime_env` says.
+
+    Args:
+        count: Whole CPUs that the call holds, at least 1.
+    """
+    if not _worker.threads_chosen_by_user:
+        os.environ[THREADS_VARIABLE] = str(count)
+
+
 def _run_threads(core: _native.Core, count: int) -> None:
     """A threaded actor: each thread runs calls; the first that is told to end ends them all."""
     import threading
@@ -260,6 +327,25 @@ def _run_threads(core: _native.Core, count: int) -> None:
     for index in range(count):
         threading.Thread(target=serve, name=f"ray-call-{index}", daemon=True).start()
     over.wait()
+
+
+def note_blocking_wait() -> None:
+    """A thread of this worker begins to block in get or wait outside of a plain call. Where that is an actor's event loop, say so, once. Compat: Ray warns, too."""
+    loop = _worker.loop
+    if loop is None or _worker.told_of_blocking:
+        return
+    import asyncio
+
+    if asyncio._get_running_loop() is not loop:
+        return
+    import logging
+
+    _worker.told_of_blocking = True
+    logging.getLogger("ray").warning(
+        "ray.get or ray.wait blocks the event loop of the async actor %s: no other call of it goes on meanwhile, and waiting for one of its own calls never ends"
+        "\nhint: use `await ref`, or asyncio.wait for several",
+        _worker.actor_name,
+    )
 
 
 def _run_async_actor(core: _native.Core, loop: asyncio.AbstractEventLoop) -> None:
@@ -285,13 +371,18 @@ def _run_async_actor(core: _native.Core, loop: asyncio.AbstractEventLoop) -> Non
                 await send_items(call, result)
             elif hasattr(result, "__await__"):
                 result = await result
-        except SystemExit as error:
+        except BaseException as error:  # the boundary of the user's call: its error is its result
+            if session.core is not core:
+                leave_forked_child(error)
+            if not isinstance(error, SystemExit):
+                call.fail(error)
+                return
             core.leave_actor(exit_reason(error))
             if not ended.done():
                 ended.set_result(None)
-        except BaseException as error:  # the boundary of the user's call: its error is its result
-            call.fail(error)
         else:
+            if session.core is not core:
+                leave_forked_child(None)
             if call.is_stream:
                 call.finish_stream()
             else:
@@ -308,6 +399,8 @@ def _run_async_actor(core: _native.Core, loop: asyncio.AbstractEventLoop) -> Non
             start(waiting.popleft())
 
     def take() -> None:
+        if session.core is not core:
+            leave_forked_child(None)  # a coroutine forked and went on to its next await: the loop's descriptors are shared with the parent
         calls, end = _native.take_calls(core)
         for call in calls:
             if len(tasks) < limit:
