@@ -135,8 +135,9 @@ class _Template:
             link_fd, out_fd, err_fd = fds
             null = os.open(os.devnull, os.O_RDONLY)
             for ours, standard in ((null, 0), (out_fd, 1), (err_fd, 2)):
-                os.dup2(ours, standard)
-                os.close(ours)
+                if ours != standard:
+                    os.dup2(ours, standard)
+                    os.close(ours)
             from ray._core.worker import main as worker_main
 
             code = worker_main.main(link_fd, slot, self._board_fd, self._config, env)
