@@ -82,6 +82,7 @@ rust-test:
 
 py-test: $(VENV)/.native $(VENV)/.dev
 	$(PY) -m pytest -q -m "not slow" tests --ignore=tests/tidy --ignore=tests/typing
+	RAY_LOCAL_MODE=1 $(PY) -m pytest -q -m "not slow" tests/conformance --ignore=tests/conformance/objects/test_store_capacity.py
 
 # Other interpreters cost a build each: under CI, or by hand with `make pythons`.
 smoke:

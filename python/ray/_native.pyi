@@ -277,8 +277,9 @@ class LocalObjects:
     Objects are named by the number of the call that makes them and their index in it: 0 for a `put`, 1 and up for results.
     """
 
-    def __init__(self, actor_unneeded: Callable[[int], Any]) -> None:
-        """`actor_unneeded` is called with an actor's number when the last reference to it is gone, in any thread at any moment: it may only take a note."""
+    def __init__(self, actor_unneeded: Callable[[int], Any], unwatched: Callable[[int], Any]) -> None:
+        """`actor_unneeded` is called with an actor's number when the last reference to it is gone, in any thread at any moment: it may only take a note.
+        `unwatched` is called with the number of a wait that `CompletionQueue.unwatch` gives up."""
     def install(self) -> None:
         """References that are unpickled find their objects here from now on."""
     def close(self) -> None:

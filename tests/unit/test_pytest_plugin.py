@@ -222,3 +222,10 @@ def test_two_kinds_of_session_in_one_test_are_refused(run) -> None:
     result = run("def test_both(ray_shared, ray_local): pass\n")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*asks for ray_shared and ray_local*"])
+
+
+def test_example_of_the_guide_runs(run) -> None:
+    """What docs/testing.md shows is what the plug-in does."""
+    guide = (ROOT / "docs" / "testing.md").read_text()
+    example = guide.split("```python\n")[1].split("```")[0]
+    run(example).assert_outcomes(passed=2)

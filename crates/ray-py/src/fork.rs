@@ -57,7 +57,7 @@ pub(crate) fn watch_forks() -> Result<(), String> {
 
 extern "C" fn before() {
     let current = CURRENT.read().unwrap_or_else(PoisonError::into_inner);
-    // Local mode has no engine: its objects are Python's business.
+    // Local mode has neither threads nor memory that a fork could tear apart.
     let Some(Home::Engine(library)) = current.clone() else { return };
     // SAFETY: the library lives as long as `HeldOver` keeps its Arc, whose field is dropped after that of the locks.
     let pinned: &'static Library = unsafe { &*Arc::as_ptr(&library) };

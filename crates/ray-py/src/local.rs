@@ -9,7 +9,6 @@
 use crate::core::{install_home, remove_home};
 use crate::object_ref::{Home, ObjectRef};
 use crate::{errors, execute, values};
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use ray_proto::ids::{ACTOR_INDEX, END_INDEX};
@@ -17,6 +16,7 @@ use ray_proto::value::{system_error, FLAG_RAISED};
 use ray_proto::{Blob, ObjectId, Payload, ProcId, Value};
 use ray_worker::View;
 use rustc_hash::FxHashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The driver of job 1: the one process of the session.
@@ -31,14 +31,21 @@ struct Entry {
 }
 
 pub(crate) struct Table {
+    over: AtomicBool,
     objects: Mutex<FxHashMap<ObjectId, Entry>>,
     /// Called with an actor's number when nobody refers to the actor any more.
     actor_unneeded: Py<PyAny>,
+    /// Called with the number of a wait that is given up.
+    unwatched: Py<PyAny>,
 }
 
 impl Table {
     fn lock(&self) -> MutexGuard<'_, FxHashMap<ObjectId, Entry>> {
         self.objects.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
     }
 
     pub(crate) fn add(&self, id: ObjectId) {
@@ -73,17 +80,25 @@ impl Table {
     }
 
     fn tell_unneeded(&self, id: ObjectId) {
-        Python::attach(|py| {
-            if let Err(error) = self.actor_unneeded.bind(py).call1((id.call(),)) {
-                error.write_unraisable(py, None);
-            }
-        });
+        tell(&self.actor_unneeded, id.call());
+    }
+
+    pub(crate) fn unwatch(&self, wait: u64) {
+        tell(&self.unwatched, wait);
     }
 
     fn reference(self: &Arc<Self>, id: ObjectId) -> ObjectRef {
         self.add(id);
         ObjectRef::counted_locally(self, id)
     }
+}
+
+fn tell(whom: &Py<PyAny>, number: u64) {
+    Python::attach(|py| {
+        if let Err(error) = whom.bind(py).call1((number,)) {
+            error.write_unraisable(py, None);
+        }
+    });
 }
 
 /// The objects of a session in local mode.
@@ -149,8 +164,8 @@ impl LocalObjects {
 #[pymethods]
 impl LocalObjects {
     #[new]
-    fn new(actor_unneeded: Py<PyAny>) -> Self {
-        LocalObjects { table: Arc::new(Table { objects: Mutex::default(), actor_unneeded }) }
+    fn new(actor_unneeded: Py<PyAny>, unwatched: Py<PyAny>) -> Self {
+        LocalObjects { table: Arc::new(Table { over: AtomicBool::new(false), objects: Mutex::default(), actor_unneeded, unwatched }) }
     }
 
     /// References that are unpickled find their objects here from now on.
@@ -160,6 +175,7 @@ impl LocalObjects {
 
     /// The session is over: no object is left.
     fn close(&self) {
+        self.table.over.store(true, Ordering::Relaxed);
         remove_home(&Home::Local(self.table.clone()));
         let objects = std::mem::take(&mut *self.table.lock());
         drop(objects);
@@ -229,8 +245,7 @@ impl LocalObjects {
     /// Arguments of a call, and the references at their top level, which stand for values.
     fn pickle_args(&self, args: &Bound<'_, PyTuple>, kwargs: &Bound<'_, PyDict>) -> PyResult<(LocalValue, Vec<ObjectRef>)> {
         let py = args.py();
-        let check = |object: &ObjectRef| object.is_of_table(&self.table).then_some(()).ok_or_else(|| object.of_no_session());
-        match values::extract_deps(check, args, Some(kwargs))? {
+        match values::extract_deps(|object| self.id_of(object).map(drop), args, Some(kwargs))? {
             None => Ok((self.pickled((args, kwargs).into_pyobject(py)?.as_any())?, vec![])),
             Some((pair, ids)) => {
                 let value = self.pickled(pair.into_pyobject(py)?.as_any())?;
@@ -310,9 +325,4 @@ impl LocalObjects {
     fn __len__(&self) -> usize {
         self.table.lock().len()
     }
-}
-
-/// The error for a reference that this session does not know.
-pub(crate) fn of_no_session(reference: &str) -> PyErr {
-    PyValueError::new_err(format!("{reference} belongs to no session or to one that has ended; its object is gone"))
 }

@@ -1,7 +1,7 @@
 //! `ObjectRef`: a counted reference.
 
 use crate::core::current;
-use crate::local::{of_no_session, Table};
+use crate::local::Table;
 use crate::values;
 use pyo3::basic::CompareOp;
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -26,6 +26,14 @@ impl Home {
             (Home::Engine(a), Home::Engine(b)) => Arc::ptr_eq(a, b),
             (Home::Local(a), Home::Local(b)) => Arc::ptr_eq(a, b),
             _ => false,
+        }
+    }
+
+    /// The session has ended.
+    fn is_over(&self) -> bool {
+        match self {
+            Home::Engine(library) => library.check().is_err(),
+            Home::Local(table) => table.is_over(),
         }
     }
 
@@ -87,13 +95,15 @@ impl ObjectRef {
     }
 
     pub(crate) fn of_no_session(&self) -> PyErr {
-        of_no_session(&self.__repr__())
+        PyValueError::new_err(format!("{} belongs to no session or to one that has ended; its object is gone", self.__repr__()))
     }
 
     /// End a wait for this object.
     pub(crate) fn unwatch(&self, wait: u64) {
-        if let Some(Home::Engine(library)) = &self.home {
-            library.unwatch(self.id, WaitId(wait));
+        match &self.home {
+            Some(Home::Engine(library)) => library.unwatch(self.id, WaitId(wait)),
+            Some(Home::Local(table)) => table.unwatch(wait),
+            None => {}
         }
     }
 
@@ -265,9 +275,7 @@ impl ObjectRef {
         let this = slf.get();
         if values::collect(this.id) {
             // Part of a value or of arguments: of this session then.
-            if matches!(&this.home, Some(Home::Engine(library)) if library.check().is_err()) {
-                return Err(this.of_no_session());
-            }
+            this.home.as_ref().filter(|home| home.is_over()).map_or(Ok(()), |_| Err(this.of_no_session()))?;
         } else {
             // Out of band: nobody can know who will read the bytes, so the object is kept for good.
             if let Some(home) = &this.home {

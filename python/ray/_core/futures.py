@@ -94,7 +94,8 @@ _bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[_Loop
 
 def has_bridge(loop: asyncio.AbstractEventLoop) -> bool:
     """Tell whether references are, or were, awaited in a loop: then one of its descriptors is ours."""
-    return loop in _bridges
+    known = _bridges.get(loop)
+    return known is not None and known() is not None
 
 
 def asyncio_future(ref: ObjectRef[Any]) -> asyncio.Future[Any]:

@@ -204,7 +204,6 @@ def start(arguments: dict[str, Any], private: dict[str, Any]) -> session.Session
         RuntimeError: The node did not start.
     """
     from ray import _native
-    from ray._core.log_printer import LogPrinter
 
     if not sys.executable:
         raise RuntimeError(
@@ -219,6 +218,8 @@ def start(arguments: dict[str, Any], private: dict[str, Any]) -> session.Session
     engine = _local_engine(config) if arguments["local_mode"] else _native.Core.start(config)
     printer = None
     if config["log_to_driver"] and not arguments["local_mode"]:
+        from ray._core.log_printer import LogPrinter
+
         printer = LogPrinter(engine.next_log)
         try:
             printer.start()

@@ -266,6 +266,9 @@ def after_fork_in_child() -> None:
     global core, current, epoch, _lock, _no_auto_init
     _lock = RLock()  # another thread may have held it
     if core is not None:
+        if is_local():
+            local: Any = core
+            local.mark_forked()
         _inherited.append((core, current))  # never dropped: its destructor would act on what is the parent's
         epoch += 1
         _no_auto_init = _FORKED

@@ -37,3 +37,19 @@ fn size_of(value: &Value) -> u64 {
         Value::Shm(range) => range.len,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::owner::Limits;
+    use ray_proto::{Payload, ProcId, Resources};
+
+    #[test]
+    fn holdings_are_what_is_referred_to() {
+        let mut owner = Owner::new(ProcId::new(1, 1), Resources::default(), Limits::default());
+        let id = owner.put(Payload { value: Value::inline(b"abc"), refs: vec![] });
+        assert_eq!(owner.holdings(), vec![(id, Holding::Object { bytes: 3 }, String::new())]);
+        owner.release_local(id);
+        assert_eq!(owner.holdings(), vec![]);
+    }
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import threading
 
 from ray._core.errors import system_error
 from ray._core.generators import ObjectRefGenerator
@@ -36,15 +37,21 @@ class LocalCore:
         self._driver_call = next(self._numbers)
         self._names: dict[tuple[str, str], LocalActor] = {}
         self.scheduler = Scheduler(self, resources.get("CPU", 0.0))
-        self.objects = LocalObjects(self.scheduler.keeper.note_unneeded)
+        self.objects = LocalObjects(self.scheduler.keeper.note_unneeded, self.scheduler.unwatch)
         self.objects.install()
 
-    def shutdown(self, exiting: bool) -> None:  # noqa: ARG002  as the native one
+    def shutdown(self, exiting: bool) -> None:  # noqa: ARG002  there is no process to be waited for
         """End the session. Idempotent."""
         if not self.scheduler.over:
             self.scheduler.end()
             self.objects.close()
             self._names.clear()
+
+    def mark_forked(self) -> None:
+        """In the child of a fork: the session is the parent's, and so are its threads, one of which may hold the lock."""
+        self.scheduler.over = True
+        self.scheduler.lock = threading.Condition()
+        self.objects.close()
 
     def is_alive(self) -> bool:
         """Until the end."""
@@ -97,8 +104,8 @@ class LocalCore:
         return [refs[at] for at in ready], [ref for at, ref in enumerate(refs) if at not in chosen]
 
     def watch(self, queue: CompletionQueue, ref: ObjectRef[Any], token: int) -> int | None:
-        """For `CompletionQueue.watch`. A wait can't be given up here: its completion finds nobody."""
-        return None if self.scheduler.watch(self.scheduler.key_of(ref), queue, token) else 0
+        """For `CompletionQueue.watch`."""
+        return self.scheduler.watch(self.scheduler.key_of(ref), queue, token)
 
     # calls
 

@@ -9,6 +9,7 @@ Invariants
 from __future__ import annotations
 
 import contextvars
+import itertools
 import logging
 import threading
 import time
@@ -92,7 +93,8 @@ class Scheduler:
         self.waits: list[Wait] = []
         self.waiting: dict[Key, list[Wait]] = {}
         self.blocked: dict[int | None, Wait] = {}
-        self.watchers: dict[Key, list[tuple[CompletionQueue, int]]] = {}
+        self.watchers: dict[Key, dict[int, tuple[CompletionQueue, int]]] = {}
+        self._watch_numbers = itertools.count(1)
         self.loose = 0
         """Waits that no call may hold up: those with a time limit, and futures. While there are some, calls are started at once."""
         self.busy = 0.0
@@ -309,7 +311,7 @@ class Scheduler:
         del self.pending[key]
         for wait in self.waiting.pop(key, ()):
             wait.done += 1
-        for queue, token in self.watchers.pop(key, ()):
+        for queue, token in self.watchers.pop(key, {}).values():
             self.loose -= 1
             queue.complete(token)
         for dependent in self.dependents.pop(key, ()):
@@ -414,15 +416,28 @@ class Scheduler:
         """Whether it need not be waited for any more."""
         return key not in self.pending
 
-    def watch(self, key: Key, queue: CompletionQueue, token: int) -> bool:
-        """Complete `token` when something is ready. Returns True if it already is."""
+    def watch(self, key: Key, queue: CompletionQueue, token: int) -> int | None:
+        """Complete `token` when something is ready.
+
+        Returns:
+            The number of the wait; None if it already is.
+        """
         with self.lock:
             if key not in self.pending:
-                return True
-            self.watchers.setdefault(key, []).append((queue, token))
+                return None
+            number = next(self._watch_numbers)
+            self.watchers.setdefault(key, {})[number] = (queue, token)
             self.loose += 1
             self._serve()
-            return False
+            return number
+
+    def unwatch(self, number: int) -> None:
+        """Give a wait up; one that is over is no matter."""
+        with self.lock:
+            for watchers in self.watchers.values():
+                if watchers.pop(number, None) is not None:
+                    self.loose -= 1
+                    return
 
     def wait(self, keys: list[Key], need: int, timeout_s: float | None) -> bool:
         """Block until `need` of them are ready, running them here if nothing else can be meant.
@@ -613,7 +628,7 @@ class Scheduler:
         with self.lock:
             self.over = True
             never_run = [call.name for key, call in self.pending.items() if key == call.number and not call.run and not call.is_constructor]
-            watchers = [entry for entries in self.watchers.values() for entry in entries]
+            watchers = [entry for entries in self.watchers.values() for entry in entries.values()]
             self.watchers.clear()
             actors, helpers = list(self.actors.values()), self.idle_helpers
             loops = [actor.loop for actor in actors if actor.loop is not None]

@@ -6,7 +6,6 @@ Calls that run at the same time in several threads see each other's variables: t
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 
 TYPE_CHECKING = False
@@ -33,7 +32,11 @@ def applied(env: str) -> Iterator[None]:
 
 def variables_of(env: str) -> dict[str, str]:
     """Give the variables of an environment."""
-    found: dict[str, str] = json.loads(env).get("env_vars", {}) if env else {}
+    if not env:
+        return {}
+    import json
+
+    found: dict[str, str] = json.loads(env).get("env_vars", {})
     return found
 
 
