@@ -222,6 +222,38 @@ def test_await_in_the_drivers_event_loop_goes_on_meanwhile():
     assert ticks > 2
 
 
+def test_await_that_is_cancelled_is_given_up():
+    """Its wait goes, and with it the reason to start calls at once; the value is still there for others."""
+    from ray._core import session
+
+    signal = Signal.remote()
+
+    async def main():
+        waiting = wait_for_signal.remote(signal)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(waiting.as_future(), 0.05)
+        assert session.core.scheduler.loose == 0
+        signal.send.remote()
+        return await waiting
+
+    assert asyncio.run(main()) == "signalled"
+
+
+def test_fork_has_no_part_in_the_session():
+    """A forked child is told so; the parent goes on."""
+    ref = double.remote(4)
+    assert ray.get(ref) == 8
+    pid = os.fork()
+    if pid == 0:
+        try:
+            ray.get(ref)
+        except ray.exceptions.RaySystemError as error:
+            os._exit(0 if "forked" in str(error) else 2)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert ray.get([ref, double.remote(5)]) == [8, 10]
+
+
 def test_threaded_actor_runs_calls_side_by_side(gate):
     """`max_concurrency` calls at once."""
 
