@@ -118,7 +118,7 @@ class Core:
     def observe(door: str) -> Core:
         """Connect through a session's door, to ask questions. Raises RuntimeError naming what failed."""
     @staticmethod
-    def attach(fd: int, slot: int, board_fd: int, namespace: str, env: str) -> Core:
+    def attach(fd: int, slot: int, board_fd: int, namespace: str, env: str, settings: dict[str, str]) -> Core:
         """Connect as a worker over an inherited socket. Called after fork, never before."""
     def shutdown(self, exiting: bool) -> None:
         """Idempotent. Ends the daemon and waits for it. Every blocked call in this process raises; when the interpreter is `exiting`, by this thread,

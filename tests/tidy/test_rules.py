@@ -16,6 +16,7 @@ BROAD_EXCEPTS: dict[str, str] = {
     "benchmarks/harness.py": "a failing section is reported and the others run",
     "python/ray/_core/errors.py": "code of the user's exception may fail at every step; each failure becomes a plainer record",
     "python/ray/_core/futures.py": "whatever a task raised belongs to its future",
+    "python/ray/_core/log_printer.py": "a stream of the user's may raise anything: shown by the thread's end, while workers must not wait for it",
     "python/ray/_core/pickle_path.py": "the question is only whether the user's reduce works",
     "python/ray/_core/worker/template.py": "the outermost frame of a forked process: prints, then ends",
     "python/ray/_core/worker/main.py": "the boundary of the user's call: its error is its result",

@@ -31,8 +31,8 @@ const LOOK_US: u64 = 1_000_000;
 const REAP_US: u64 = 1_000;
 /// A driver that does not read its last log lines within this does not get them.
 const LAST_WORDS_US: u64 = 1_000_000;
-/// Bytes of log lines waiting for the driver above which workers' pipes are not read: they block, nothing is lost.
-const LOG_BACKLOG: usize = 4 << 20;
+/// Bytes of log lines that the driver has not shown, above which workers' pipes are not read: they block, nothing is lost.
+const LOG_BACKLOG: u64 = 4 << 20;
 
 /// Of the board: processes that run no calls have none.
 const NO_SLOT: u32 = u32::MAX;
@@ -63,6 +63,8 @@ struct Daemon {
     oom_kills: Option<u64>,
     commands: VecDeque<NodeCommand>,
     paused: Vec<Token>,
+    /// Bytes of lines sent to the driver that it has not shown yet.
+    unshown: u64,
     next_look: u64,
     over: bool,
     door: Option<OwnedFd>,
@@ -106,6 +108,7 @@ pub fn run(link: OwnedFd) -> Result<(), String> {
         oom_kills: oom::kills(),
         commands: VecDeque::new(),
         paused: Vec::new(),
+        unshown: 0,
         next_look: 0,
         over: false,
         door: None,
@@ -310,6 +313,10 @@ impl Daemon {
         if let ToNode::Ask { token, subject } = message {
             let facts = self.node.report(&subject, &self.stopped());
             return self.send(from, &FromNode::Told { token, facts });
+        }
+        if let ToNode::LinesShown { bytes } = message {
+            self.unshown = self.unshown.saturating_sub(bytes);
+            return;
         }
         self.node.on_message(now, from, message);
         self.carry_out();
@@ -546,12 +553,11 @@ impl Daemon {
     // ---- output of workers
 
     fn read_pipe(&mut self, id: ProcId, token: Token) {
-        let backlog = self.conns.get(&self.driver).map_or(0, |driver| driver.writer.pending().0);
         let Some(conn) = self.conns.get_mut(&id) else { return };
         let is_stderr = token == Token::Err(id);
         let slot = if is_stderr { &mut conn.err } else { &mut conn.out };
         let Some(pipe) = slot else { return };
-        if backlog > LOG_BACKLOG {
+        if self.unshown > LOG_BACKLOG {
             self.poll.remove(pipe.fd.as_fd());
             return self.paused.push(token);
         }
@@ -566,13 +572,13 @@ impl Daemon {
 
     fn forward(&mut self, lines: Vec<WorkerLine>) {
         if !lines.is_empty() && self.boot.settings.get("log_to_driver").is_none_or(|v| v != "0") {
+            self.unshown += lines.iter().map(|line| WorkerLine::weight(&line.text)).sum::<u64>();
             self.send(self.driver, &FromNode::Lines { lines });
         }
     }
 
     fn resume_pipes(&mut self) {
-        let backlog = self.conns.get(&self.driver).map_or(0, |driver| driver.writer.pending().0);
-        if self.paused.is_empty() || backlog > LOG_BACKLOG / 2 {
+        if self.paused.is_empty() || self.unshown > LOG_BACKLOG / 2 {
             return;
         }
         for token in std::mem::take(&mut self.paused) {

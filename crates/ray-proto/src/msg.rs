@@ -97,6 +97,13 @@ wire_struct! {
     }
 }
 
+impl WorkerLine {
+    /// What a line counts while it waits to be shown: its text, and something for being a line.
+    pub fn weight(text: &str) -> u64 {
+        64 + text.len() as u64
+    }
+}
+
 wire_enum! {
     pub enum MemoryKill {
         0 = No {},
@@ -158,6 +165,8 @@ wire_enum! {
         26 = Shutdown {},
         27 = Boot { boot: Boot },
         28 = Ask { token: u64, subject: Subject },
+        /// The driver has shown lines of workers: so many bytes (`WorkerLine::weight`) less wait for it.
+        29 = LinesShown { bytes: u64 },
     }
 }
 

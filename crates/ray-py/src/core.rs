@@ -28,6 +28,8 @@ pub(crate) static CURRENT: RwLock<Option<Arc<Library>>> = RwLock::new(None);
 /// A daemon that has not answered by then is not going to.
 const HANDSHAKE_US: u64 = 20_000_000;
 const SHUTDOWN_US: u64 = 5_000_000;
+/// Up to so many are deleted one by one from a copy of the list.
+const FEW_READY: usize = 64;
 
 /// A signal that comes after the last look for signals and before the sleep interrupts nothing: its handler runs this much later at most.
 const NAP_US: u64 = 100_000;
@@ -139,15 +141,31 @@ pub(crate) fn block(
 fn ids_of(library: &Arc<Library>, refs: &Bound<'_, PyAny>) -> PyResult<Vec<ObjectId>> {
     let one = |item: Bound<'_, PyAny>| -> PyResult<ObjectId> {
         let object = item.cast::<ObjectRef>()?.get();
-        match object.is_of(library) {
-            true => Ok(object.id),
-            false => Err(PyValueError::new_err(format!("{} belongs to no session or to one that has ended; its object is gone", object.__repr__()))),
-        }
+        object.check_is_of(library).map(|()| object.id)
     };
     match refs.cast::<PyList>() {
         Ok(list) => list.iter().map(one).collect(),
         Err(_) => refs.try_iter()?.map(|item| one(item?)).collect(),
     }
+}
+
+/// The items that are not at `places`, which rise.
+fn others<'py>(items: &Bound<'py, PyList>, places: &[usize]) -> PyResult<Bound<'py, PyList>> {
+    // A list copies itself faster than we could, and each deletion moves what is behind it: right for the few that are mostly ready.
+    if places.len() <= FEW_READY {
+        let rest = items.get_slice(0, items.len());
+        places.iter().rev().try_for_each(|at| rest.del_item(*at))?;
+        return Ok(rest);
+    }
+    let rest = PyList::empty(items.py());
+    let mut from = 0;
+    for &at in places.iter().chain(&[items.len()]) {
+        for other in from..at {
+            rest.append(items.get_item(other)?)?;
+        }
+        from = at + 1;
+    }
+    Ok(rest)
 }
 
 fn get_config<'py, T>(config: &Bound<'py, PyDict>, key: &str) -> PyResult<T>
@@ -167,6 +185,17 @@ fn max_links() -> u32 {
 /// None: unlimited.
 fn soft_fd_limit() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+}
+
+/// What of the settings concerns the library. `pending_bytes` stays 0 if it is not set: it then follows from the node's memory.
+fn limits(settings: &BTreeMap<String, String>) -> Result<Limits, String> {
+    let whole = |name: &str| match settings.get(name) {
+        Some(text) => text.parse().map(Some).map_err(|_| format!("the setting {name} must be a whole number, got {text:?}")),
+        None => Ok(None),
+    };
+    let default = Limits::default();
+    let pending_patience = whole("pending_calls_patience_s")?.map_or(default.pending_patience, |s: u64| s.saturating_mul(1_000_000));
+    Ok(Limits { pending_bytes: whole("pending_calls_bytes")?.unwrap_or(0), pending_patience, ..default })
 }
 
 /// What the template needs, as JSON.
@@ -224,6 +253,7 @@ impl Core {
         settings.insert("log_to_driver".into(), if get_config(config, "log_to_driver")? { "1" } else { "0" }.into());
         let node_id: Vec<u8> = py.import("os")?.call_method1("urandom", (28,))?.extract()?;
         let job = Job { namespace: get_config(config, "namespace")?, env: get_config(config, "job_env")? };
+        let limits = limits(&settings).map_err(PyValueError::new_err)?;
         let boot = Boot {
             node_id: node_id.into(),
             total: Resources::from_f64(resources.iter().map(|(name, amount)| (name.as_str(), *amount))),
@@ -240,7 +270,7 @@ impl Core {
             let reserved = Reserved::take().map_err(Failure::into_text)?;
             let (mut daemon, link) = DaemonProcess::start(&python, &native_path)?;
             let result = handshake(link, ToNode::Boot { boot }).and_then(|(reader, welcome)| {
-                let config = Config { limits: Limits::default(), slot: None };
+                let config = Config { limits, slot: None };
                 Library::start(reserved, reader, welcome, config).map_err(Failure::into_text)
             });
             match result {
@@ -272,7 +302,7 @@ impl Core {
 
     /// Connect as a worker over an inherited socket. Called after fork, never before.
     #[staticmethod]
-    fn attach(py: Python<'_>, fd: i32, slot: u32, board_fd: i32, namespace: String, env: String) -> PyResult<Core> {
+    fn attach(py: Python<'_>, fd: i32, slot: u32, board_fd: i32, namespace: String, env: String, settings: BTreeMap<String, String>) -> PyResult<Core> {
         // SAFETY: the template passes the numbers of descriptors that it received for this worker and uses nowhere else.
         let (link, board_fd) = unsafe { (OwnedFd::from_raw_fd(fd), OwnedFd::from_raw_fd(board_fd)) };
         let attach = || -> Result<Core, String> {
@@ -281,7 +311,7 @@ impl Core {
             drop(board_fd);
             let reserved = Reserved::take().map_err(Failure::into_text)?;
             let (reader, welcome) = handshake(link, ToNode::Hello { protocol: PROTOCOL, pid: std::process::id(), max_links: max_links() })?;
-            let config = Config { limits: Limits::default(), slot: Some((slot, board)) };
+            let config = Config { limits: limits(&settings)?, slot: Some((slot, board)) };
             let library = Library::start(reserved, reader, welcome, config).map_err(Failure::into_text)?;
             Core::install(library, None, Job { namespace, env })
         };
@@ -333,7 +363,7 @@ impl Core {
 
     fn put(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<ObjectRef> {
         self.library.check().map_err(|failure| self.failure(py, failure))?;
-        let (payload, _alive) = values::encode(value, &self.library)?;
+        let (payload, _alive) = values::encode_own(value, &self.library)?;
         let id = self.library.put(payload);
         Ok(ObjectRef::counted(&self.library, id))
     }
@@ -383,12 +413,7 @@ impl Core {
             ready = self.library.ready_among(&ids, num_returns);
         }
         let done = PyList::new(py, ready.iter().map(|at| refs.get_item(*at)).collect::<PyResult<Vec<_>>>()?)?;
-        // A list copies itself faster than we could, and mostly few are ready.
-        let rest = refs.get_slice(0, refs.len());
-        for at in ready.into_iter().rev() {
-            rest.del_item(at)?;
-        }
-        Ok((done, rest))
+        Ok((done, others(refs, &ready)?))
     }
 
     #[pyo3(signature = (*, payload, class_name, args, kwargs, resources, placement_resources, env, max_restarts, max_concurrency, is_async, name, namespace, detached, get_if_exists))]

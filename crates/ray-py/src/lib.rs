@@ -19,6 +19,7 @@ mod pending_call;
 mod produce;
 mod report;
 mod result_stream;
+mod room;
 mod template;
 mod values;
 

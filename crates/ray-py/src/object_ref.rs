@@ -24,6 +24,18 @@ impl ObjectRef {
         ObjectRef { id, library: Some(library.clone()) }
     }
 
+    fn gone(&self) -> PyErr {
+        PyValueError::new_err(format!("{} belongs to no session or to one that has ended; its object is gone", self.__repr__()))
+    }
+
+    /// It can't be used with `library` unless it is of it: its object went with another session, and its id may name another one in this.
+    pub(crate) fn check_is_of(&self, library: &Arc<Library>) -> PyResult<()> {
+        match self.is_of(library) {
+            true => Ok(()),
+            false => Err(self.gone()),
+        }
+    }
+
     pub(crate) fn is_of(&self, library: &Arc<Library>) -> bool {
         self.library.as_ref().is_some_and(|own| Arc::ptr_eq(own, library))
     }
@@ -201,7 +213,10 @@ impl ObjectRef {
     fn __reduce__<'py>(slf: Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
         let py = slf.py();
         let this = slf.get();
-        if !values::collect(this.id) {
+        if values::collect(this.id) {
+            // Part of a value or of arguments: of this session then.
+            this.library.as_ref().filter(|library| library.check().is_err()).map_or(Ok(()), |_| Err(this.gone()))?;
+        } else {
             // Out of band: nobody can know who will read the bytes, so the object is kept for good.
             if let Some(library) = &this.library {
                 library.add_local(this.id);

@@ -3,7 +3,7 @@
 use crate::core::Core;
 use crate::object_ref::ObjectRef;
 use crate::result_stream::ResultStream;
-use crate::{errors, values};
+use crate::{errors, room, values};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -90,11 +90,11 @@ pub(crate) fn encode_args(library: &Arc<Library>, args: &Bound<'_, PyTuple>, kwa
         return Ok(CallArgs { body: empty_body(), body_id: ObjectId::NIL, deps: vec![], nested: vec![] });
     }
     let py = args.py();
-    let (pair, deps) = match values::extract_deps(args, kwargs)? {
+    let (pair, deps) = match values::extract_deps(library, args, kwargs)? {
         Some((pair, deps)) => (pair.into_pyobject(py)?, deps),
         None => ((args, kwargs).into_pyobject(py)?, vec![]),
     };
-    let (payload, _alive) = values::encode(pair.as_any(), library)?;
+    let (payload, _alive) = values::encode_own(pair.as_any(), library)?;
     let nested = payload.refs.clone();
     let body_id = match payload.value {
         Value::Inline(_) => ObjectId::NIL,
@@ -125,6 +125,9 @@ impl CallTemplate {
         self.check_arity(args, kwargs)?;
         let library = &self.library;
         library.check().map_err(|failure| errors::failure(py, failure))?;
+        if library.is_crowded() {
+            room::wait_for_room(py, library, &self.template.name)?;
+        }
         let call_args = encode_args(library, args, kwargs)?;
         let body_id = call_args.body_id;
         let submitted = library.submit(&self.template, call_args);

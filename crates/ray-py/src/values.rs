@@ -1,8 +1,8 @@
 //! Between Python values and the engine's bytes (layout in docs/design/001, "Values").
 
 use crate::buffer::{Pin, PinnedBuffer};
-use crate::errors;
 use crate::object_ref::ObjectRef;
+use crate::{errors, room};
 use pyo3::buffer::PyBuffer;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -10,7 +10,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use ray_proto::value::{system_error_fields, FLAG_BUFFERS, FLAG_PICKLE, FLAG_RAISED, INLINE_MAX};
 use ray_proto::{ObjectId, Payload, Value};
-use ray_worker::{Library, View};
+use ray_worker::{Failure, Library, View};
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -152,6 +152,10 @@ impl Pickled<'_> {
 
     /// Give the value its place: inline when small, else in shared memory, copied without the GIL.
     pub(crate) fn place(&self, py: Python<'_>, library: &Library) -> PyResult<Value> {
+        self.try_place(py, library).map_err(|failure| errors::failure(py, failure))
+    }
+
+    pub(crate) fn try_place(&self, py: Python<'_>, library: &Library) -> Result<Value, Failure> {
         let (head, places, len) = self.layout();
         let body = self.pickle.as_bytes();
         if len <= INLINE_MAX {
@@ -166,8 +170,7 @@ impl Pickled<'_> {
         }
         let mut parts: Vec<(u64, &[u8])> = vec![(0, &head), (head.len() as u64, body)];
         parts.extend(self.buffers.iter().zip(places).map(|(buffer, at)| (at as u64, raw_bytes(buffer))));
-        let range = py.detach(|| library.store(len as u64, &parts)).map_err(|failure| errors::failure(py, failure))?;
-        Ok(Value::shm(range))
+        py.detach(|| library.store(len as u64, &parts)).map(Value::shm)
     }
 }
 
@@ -181,6 +184,13 @@ fn raw_bytes(buffer: &PyBuffer<u8>) -> &[u8] {
 pub(crate) fn encode<'py>(value: &Bound<'py, PyAny>, library: &Library) -> PyResult<(Payload, Pickled<'py>)> {
     let pickled = pickle(value)?;
     let placed = pickled.place(value.py(), library)?;
+    Ok((Payload { value: placed, refs: pickled.refs.clone() }, pickled))
+}
+
+/// The same for what this process owns: while the store is full, and calls of its own may free something, it waits.
+pub(crate) fn encode_own<'py>(value: &Bound<'py, PyAny>, library: &Library) -> PyResult<(Payload, Pickled<'py>)> {
+    let pickled = pickle(value)?;
+    let placed = room::place(value.py(), library, &pickled)?;
     Ok((Payload { value: placed, refs: pickled.refs.clone() }, pickled))
 }
 
@@ -283,7 +293,11 @@ pub(crate) fn decode_args<'py>(py: Python<'py>, library: &Arc<Library>, args: &r
 }
 
 /// Replace top-level references by slots. None when there are none.
-pub(crate) fn extract_deps<'py>(args: &Bound<'py, PyTuple>, kwargs: Option<&Bound<'py, PyDict>>) -> PyResult<Option<(Arguments<'py>, Vec<ObjectId>)>> {
+pub(crate) fn extract_deps<'py>(
+    library: &Arc<Library>,
+    args: &Bound<'py, PyTuple>,
+    kwargs: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Option<(Arguments<'py>, Vec<ObjectId>)>> {
     let is_ref = |item: &Bound<'_, PyAny>| item.is_exact_instance_of::<ObjectRef>();
     let any = args.iter_borrowed().any(|item| is_ref(&item)) || kwargs.is_some_and(|k| k.iter().any(|(_, item)| is_ref(&item)));
     if !any {
@@ -293,6 +307,7 @@ pub(crate) fn extract_deps<'py>(args: &Bound<'py, PyTuple>, kwargs: Option<&Boun
     let mut deps = Vec::new();
     let mut slot = |item: Bound<'py, PyAny>| -> PyResult<Bound<'py, PyAny>> {
         let Ok(object) = item.cast_exact::<ObjectRef>() else { return Ok(item) };
+        object.get().check_is_of(library)?;
         deps.push(object.get().id);
         Ok(Bound::new(py, ArgSlot(deps.len() - 1))?.into_any())
     };

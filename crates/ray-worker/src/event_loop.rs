@@ -123,6 +123,8 @@ impl Engine {
                 if event.writable {
                     let mut core = self.library.lock();
                     core.flush(link);
+                    // A socket with room is ready for ever: once all is written, it must not be asked again.
+                    self.watch_writes(&core, link);
                     self.library.settle(core);
                 }
                 match event.readable {
@@ -385,6 +387,8 @@ impl Engine {
         if let Some(reader) = self.unopened.remove(&peer) {
             if self.poll.add(reader.fd(), peer.0).is_ok() {
                 self.direct.insert(peer, reader);
+                // What did not fit into the socket before now could not ask for room: the link was not in the poll set.
+                self.watch_writes(&self.library.lock(), peer);
             }
         }
     }

@@ -11,6 +11,7 @@ mod library;
 mod report;
 mod reserved;
 mod role;
+mod room;
 mod store;
 mod streams;
 mod waits;

@@ -11,7 +11,7 @@ use crossbeam_queue::SegQueue;
 use ray_logic::exec::Exec;
 use ray_logic::extents::Extents;
 use ray_logic::owner::{ActorOptions, CallArgs, Command, Limits, Owner, SubmitError, Template, WaitId};
-use ray_proto::msg::{FromNode, Peer, ToNode};
+use ray_proto::msg::{FromNode, Peer, ToNode, WorkerLine};
 use ray_proto::{ActorId, Blob, ClassId, ExtentId, ObjectId, Payload, ProcId, Resources, TemplateId, UNIT};
 use ray_shm::board::Board;
 use ray_shm::link::{Flushed, Reader, Writer};
@@ -30,6 +30,12 @@ const SHUTDOWN_US: u64 = 3_000_000;
 /// A batch is written at this size.
 const BATCH_BYTES: usize = 16 * 1024;
 const BATCH_FRAMES: usize = 64;
+/// The log printer gets about so much at a time.
+const PRINT_BYTES: u64 = 256 * 1024;
+
+/// Calls that have not ended may keep this part of the memory that the node offers (docs/design/005), or so many bytes where it offers none.
+const PENDING_SHARE: u64 = 4;
+const PENDING_BYTES: u64 = 1 << 30;
 
 /// Why a blocking call can't go on.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +54,7 @@ impl Failure {
 }
 
 pub struct Config {
+    /// `pending_bytes` 0: as the node's memory says.
     pub limits: Limits,
     /// The worker's slot on the board; None in a driver.
     pub slot: Option<(u32, Board)>,
@@ -87,6 +94,8 @@ pub struct Library {
     pub(crate) work_waker: OnceLock<Waker>,
     pub(crate) log_bell: Bell,
     pub(crate) over: AtomicBool,
+    /// What `is_crowded` of the owner said last.
+    pub(crate) crowded: AtomicBool,
     /// Opened when the engine thread has read everything.
     ended: Gate,
     pub(crate) forked: AtomicBool,
@@ -135,6 +144,8 @@ pub(crate) struct Core {
     pub open: FxHashMap<ExtentId, Extent>,
     pub over: Option<String>,
     pub logs: VecDeque<LogRecord>,
+    /// Bytes of workers' lines that the printer has got and not come back from.
+    pub printing: u64,
     pub replies_since: Option<u64>,
     /// The process ends soon: no more calls.
     pub leaving: bool,
@@ -166,8 +177,15 @@ impl Library {
     pub fn start(reserved: Reserved, node: Reader, welcome: FromNode, config: Config) -> Result<Arc<Library>, Failure> {
         let FromNode::Welcome { proc_id, node_id, total, .. } = welcome else { return Err(Failure::System("the daemon did not say welcome".into())) };
         let Reserved { poll, relief, soon, now, thread } = reserved;
+        let mut limits = config.limits;
+        if limits.pending_bytes == 0 {
+            limits.pending_bytes = match (total.get("memory") / UNIT) as u64 {
+                0 => PENDING_BYTES,
+                memory => memory / PENDING_SHARE,
+            };
+        }
         let core = Core {
-            owner: Owner::new(proc_id, total.clone(), config.limits),
+            owner: Owner::new(proc_id, total.clone(), limits),
             exec: Exec::default(),
             duties: VecDeque::new(),
             sleepers: 0,
@@ -184,6 +202,7 @@ impl Library {
             open: FxHashMap::default(),
             over: None,
             logs: VecDeque::new(),
+            printing: 0,
             replies_since: None,
             leaving: false,
             constructing: false,
@@ -201,6 +220,7 @@ impl Library {
             work_bell: Bell::default(),
             work_waker: OnceLock::new(),
             log_bell: Bell::default(),
+            crowded: AtomicBool::new(false),
             over: AtomicBool::new(false),
             ended: Gate::default(),
             forked: AtomicBool::new(false),
@@ -240,6 +260,7 @@ impl Library {
     pub(crate) fn settle(&self, mut core: MutexGuard<'_, Core>) {
         let later = core.carry_out();
         let stuck = !core.stuck.is_empty();
+        self.crowded.store(core.owner.is_crowded(), Ordering::Relaxed);
         let woken = std::mem::take(&mut core.woken);
         drop(core);
         if later {
@@ -472,17 +493,15 @@ impl Library {
         self.with(|core| core.owner.sizes())
     }
 
-    /// The next log lines; waits for some. None: the session is over.
+    /// The next log lines; waits for some. None: the session is over. Whoever comes back has shown the last ones, and the daemon sends more.
     pub fn next_logs(&self) -> Option<Vec<LogRecord>> {
         let seen = self.log_bell.now();
-        {
-            let mut core = self.lock();
-            if !core.logs.is_empty() {
-                return Some(core.logs.drain(..).collect());
-            }
-            if self.over.load(Ordering::Acquire) {
-                return None;
-            }
+        let records = self.with(Core::take_logs);
+        if !records.is_empty() {
+            return Some(records);
+        }
+        if self.over.load(Ordering::Acquire) {
+            return None;
         }
         self.log_bell.wait(seen);
         Some(Vec::new())
@@ -498,6 +517,22 @@ impl Core {
     pub(crate) fn queue_node(&mut self, message: ToNode) {
         self.node.queue(&message);
         self.mark_dirty(ProcId::NODE);
+    }
+
+    fn take_logs(&mut self) -> Vec<LogRecord> {
+        let shown = std::mem::take(&mut self.printing);
+        if shown > 0 {
+            self.queue_node(ToNode::LinesShown { bytes: shown });
+        }
+        let mut records = Vec::new();
+        while self.printing < PRINT_BYTES {
+            let Some(record) = self.logs.pop_front() else { break };
+            if !record.notice {
+                self.printing += WorkerLine::weight(&record.text);
+            }
+            records.push(record);
+        }
+        records
     }
 
     fn mark_dirty(&mut self, link: ProcId) {

@@ -10,9 +10,11 @@ use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-/// The first extent of a process; each further one doubles up to `LARGEST`.
+/// The first extent of a process; each further one doubles up to `LARGEST`, or to a small part of a large store: each costs its creator a descriptor.
 const SMALLEST: u64 = 4 << 20;
 const LARGEST: u64 = 64 << 20;
+const LARGEST_SHARE: u64 = 128;
+const DOUBLINGS: usize = 12;
 /// An extent that stays empty this long goes back to the node; so do the pages of a range that stays free.
 pub(crate) const KEEP_EMPTY_US: u64 = 10_000_000;
 
@@ -83,7 +85,8 @@ impl Library {
     /// Ask the node for one more extent. Falls back to the least that would do. Returns what was asked last.
     fn grow(&self, len: u64, asked_before: u64) -> Result<u64, Failure> {
         let least = rounded(len);
-        let next = self.with(|core| (SMALLEST << core.extents.len().min(8)).min(LARGEST));
+        let largest = LARGEST.max(rounded(self.store_bytes() / LARGEST_SHARE));
+        let next = self.with(|core| (SMALLEST << core.extents.len().min(DOUBLINGS)).min(largest));
         let sizes = if asked_before == 0 && least < next { vec![next, least.max(SMALLEST), least] } else { vec![least] };
         let mut full = String::new();
         for size in sizes {

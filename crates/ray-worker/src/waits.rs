@@ -2,7 +2,7 @@
 
 use crate::gate::Gate;
 use crate::library::{Answer, Core, Failure, Library};
-use ray_logic::owner::{WaitId, Waiting};
+use ray_logic::owner::{Owner, WaitId, Waiting};
 use ray_proto::msg::{FromNode, ToNode};
 use ray_proto::{ObjectId, ProcId, Value};
 use ray_shm::poll::Waker;
@@ -92,10 +92,19 @@ impl Library {
 
     /// Begin to wait until `need` of `ids` are ready; None: they are. `call`: a worker's running call, which blocks meanwhile.
     pub fn wait_start(&self, ids: &[ObjectId], need: usize, call: Option<(ProcId, u64)>) -> Result<Option<Ticket>, Failure> {
+        self.begin_wait(ids, call, |owner, who| owner.wait_start(ids, need, who))
+    }
+
+    pub(crate) fn begin_wait(
+        &self,
+        ids: &[ObjectId],
+        call: Option<(ProcId, u64)>,
+        begin: impl FnOnce(&mut Owner, Waiting) -> Option<WaitId>,
+    ) -> Result<Option<Ticket>, Failure> {
         self.check()?;
         let who = Waiting { since: ray_shm::now_us(), blocks: true, call };
         let ticket = self.with(|core| {
-            let wait = core.owner.wait_start(ids, need, who)?;
+            let wait = begin(&mut core.owner, who)?;
             let gate = Arc::new(Gate::default());
             core.waiters.insert(wait, Waiter::Gate(gate.clone()));
             if call.is_some() {

@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-SETTINGS: frozenset[str] = frozenset(["idle_worker_s", "infeasible_is_error", "stopped_is_dead", "warm_workers", *WORKER_SETTINGS])
+SETTINGS: frozenset[str] = frozenset(
+    ["idle_worker_s", "infeasible_is_error", "pending_calls_bytes", "pending_calls_patience_s", "stopped_is_dead", "warm_workers", *WORKER_SETTINGS]
+)
 """Names that `_system_config` may hold: seconds before surplus idle workers end; whether a request that can never be met raises instead of staying
-pending; whether a worker stopped for 5 s counts as dead; workers kept ready; those of config.py. The daemon reads them (crates/ray-node/src/event_loop.rs)."""
+pending; bytes that the calls of a process may keep before submitting waits, and seconds without progress after which that raises
+(docs/design/005); whether a worker stopped for 5 s counts as dead; workers kept ready; those of config.py. The daemon reads them
+(crates/ray-node/src/event_loop.rs), and those of calls each process for itself (crates/ray-py/src/core.rs)."""
 
 LOCAL_HOST = "127.0.0.1"
 _PRIVATE_ARGUMENTS = ("_memory", "_system_config", "_temp_dir")

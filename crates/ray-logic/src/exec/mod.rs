@@ -19,6 +19,13 @@ pub struct Queued {
     pub call: Box<Call>,
 }
 
+impl Queued {
+    /// Its owner takes it back while the worker blocks; an actor's call can run nowhere else.
+    fn is_returnable(&self) -> bool {
+        self.call.actor_seq.is_none()
+    }
+}
+
 /// A call that runs: what its owner still keeps for it.
 #[derive(Debug)]
 pub struct Running {
@@ -33,6 +40,8 @@ pub struct Running {
 #[derive(Debug, Default)]
 pub struct Exec {
     queue: VecDeque<Queued>,
+    /// Those in the queue that are no actor's: nearly always all or none.
+    returnable: usize,
     running: BTreeMap<(ProcId, u64), Running>,
     /// Threads of the process that wait inside a running call.
     blocked: u32,
@@ -42,9 +51,10 @@ impl Exec {
     /// Queue a call. One that arrives while the running call blocks is given straight back, unless it is an actor's.
     pub fn push(&mut self, from: ProcId, call: Box<Call>) -> Option<Queued> {
         let queued = Queued { from, call };
-        if self.blocked > 0 && queued.call.actor_seq.is_none() {
+        if self.blocked > 0 && queued.is_returnable() {
             return Some(queued);
         }
+        self.returnable += usize::from(queued.is_returnable());
         self.queue.push_back(queued);
         None
     }
@@ -60,6 +70,7 @@ impl Exec {
     /// Start the next call.
     pub fn pop(&mut self, now: Time) -> Option<Queued> {
         let queued = self.queue.pop_front()?;
+        self.returnable -= usize::from(queued.is_returnable());
         let call = &queued.call;
         let running = Running {
             covered: covered_refs(call),
@@ -85,7 +96,8 @@ impl Exec {
     /// A running call blocks. The first to do so hands back everything behind it that is not an actor's.
     pub fn block(&mut self) -> Option<Vec<Queued>> {
         self.blocked += 1;
-        (self.blocked == 1).then(|| self.drain_where(|q| q.call.actor_seq.is_none()))
+        // An actor with a long queue that waits in each of its calls must not look through the queue each time.
+        (self.blocked == 1).then(|| if self.returnable == 0 { Vec::new() } else { self.drain_where(Queued::is_returnable) })
     }
 
     /// True when no call blocks any more.
@@ -121,6 +133,7 @@ impl Exec {
 
     fn drain_where(&mut self, wanted: impl Fn(&Queued) -> bool) -> Vec<Queued> {
         let (taken, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.queue).into_iter().partition(wanted);
+        self.returnable = kept.iter().filter(|queued| queued.is_returnable()).count();
         self.queue = kept.into();
         taken
     }

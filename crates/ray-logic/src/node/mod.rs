@@ -201,8 +201,8 @@ impl Node {
             }
             ToNode::IdleExitReply { may_exit } => self.idle_exit_answered(now, from, may_exit),
             ToNode::Shutdown {} if from == self.driver => self.out.push(NodeCommand::Shutdown),
-            // The shell answers questions with `report`: it knows which processes are stopped.
-            ToNode::Shutdown {} | ToNode::Boot { .. } | ToNode::Ask { .. } => {}
+            // The shell answers questions with `report`: it knows which processes are stopped. It counts the lines, too.
+            ToNode::Shutdown {} | ToNode::Boot { .. } | ToNode::Ask { .. } | ToNode::LinesShown { .. } => {}
         }
     }
 

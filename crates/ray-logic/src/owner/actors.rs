@@ -170,6 +170,7 @@ impl Owner {
         let peer = self.peer(at);
         let seq = peer.actor_calls;
         peer.actor_calls += 1;
+        self.tasks.get_mut(&call).expect("queued").place = Place::ActorFlight(seq);
         let client = self.actor(actor);
         let urgent = client.in_flight.is_empty();
         client.in_flight.insert(seq, call);
@@ -179,12 +180,10 @@ impl Owner {
     }
 
     /// A reply of an actor. Returns whether the call was in flight.
-    pub(super) fn actor_replied(&mut self, call: u64) -> bool {
+    pub(super) fn actor_replied(&mut self, call: u64, seq: u64) -> bool {
         let CallKind::Method { actor, .. } = self.tasks[&call].template.kind else { return false };
         let Some(client) = self.actors.get_mut(&actor) else { return false };
-        let Some(seq) = client.in_flight.iter().find(|(_, other)| **other == call).map(|(seq, _)| *seq) else { return false };
-        client.in_flight.remove(&seq);
-        true
+        client.in_flight.remove(&seq).is_some()
     }
 
     pub(super) fn actor_changed(&mut self, actor: ActorId, state: ActorState) {
@@ -246,19 +245,14 @@ impl Owner {
     /// The incarnation is gone. Calls with retries left go back to the head of the queue in their order if there will be another one.
     fn fail_in_flight(&mut self, actor: ActorId, cause: &Value, restarts: bool) {
         let calls: Vec<u64> = std::mem::take(&mut self.actor(actor).in_flight).into_values().collect();
-        for &call in calls.iter().rev() {
-            if restarts && self.has_retries(call) {
-                let task = self.tasks.get_mut(&call).expect("in flight");
-                task.attempt += 1;
-                task.retries_left -= i32::from(task.retries_left > 0);
-                self.actor(actor).queue.push_front(call);
-            }
+        let (retried, failed): (Vec<u64>, Vec<u64>) = calls.into_iter().partition(|call| restarts && self.has_retries(*call));
+        for call in retried.into_iter().rev() {
+            let task = self.tasks.get_mut(&call).expect("in flight");
+            task.place = Place::Actor;
+            task.attempt += 1;
+            task.retries_left -= i32::from(task.retries_left > 0);
+            self.actor(actor).queue.push_front(call);
         }
-        for call in calls {
-            let requeued = self.actors.get(&actor).is_some_and(|client| client.queue.contains(&call));
-            if !requeued {
-                self.fail(call, cause.clone());
-            }
-        }
+        failed.into_iter().for_each(|call| self.fail(call, cause.clone()));
     }
 }

@@ -5,6 +5,7 @@ use super::Owner;
 use crate::exec::{covered_refs, Queued};
 use ray_proto::msg::{Call, Outcome, Peer, Reply, ToNode};
 use ray_proto::{ObjectId, Payload, ProcId};
+use rustc_hash::FxHashSet;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Owner {
@@ -50,11 +51,11 @@ impl Owner {
     /// Covers of other calls don't excuse them: two processes that call each other would each rely on the other.
     fn uncover(&mut self, refs: &[ObjectId]) -> BTreeMap<ProcId, Vec<ObjectId>> {
         let mut unregistered: BTreeMap<ProcId, Vec<ObjectId>> = BTreeMap::new();
+        let mut listed = FxHashSet::default();
         for &id in refs {
             let (me, registered) = (self.me, self.is_registered(id));
             let Some(object) = self.objects.get_mut(&id) else { continue };
-            let listed = unregistered.get(&id.owner).is_some_and(|ids| ids.contains(&id));
-            if id.owner != me && !registered && !listed && (object.local > 0 || object.holds > 0) {
+            if id.owner != me && !registered && (object.local > 0 || object.holds > 0) && listed.insert(id) {
                 object.more().granted += 1;
                 unregistered.entry(id.owner).or_default().push(id);
             }

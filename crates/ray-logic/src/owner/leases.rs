@@ -66,6 +66,11 @@ impl Lease {
     pub(super) fn in_flight(&self) -> impl Iterator<Item = u64> + '_ {
         self.in_flight.iter().copied()
     }
+
+    /// A call runs there, as far as we know.
+    pub(super) fn runs(&self) -> bool {
+        !self.in_flight.is_empty() && !self.blocked
+    }
 }
 
 impl Owner {
@@ -373,6 +378,7 @@ impl Owner {
         let expired = |l: &Lease| l.in_flight.is_empty() && now >= l.idle_since + self.limits.idle_lease;
         let idle: Vec<LeaseId> = self.leases.iter().filter(|(_, l)| expired(l)).map(|(id, _)| *id).collect();
         idle.into_iter().for_each(|id| self.return_lease(id, false));
+        self.shrink_tables();
         for class in 0..self.classes.len() {
             self.rebalance(now, ClassId(class as u32));
         }

@@ -9,10 +9,12 @@
 //! 4. `granted` of a borrowed entry is the number of grants the owner has counted for us and we have not released.
 //!
 //! Files: `objects` the table and its counts, `refs` the borrowing protocol, `waits` local waiters, `tasks` calls and their ends,
-//! `leases` pushing calls to workers, `postponed` calls that wait for memory, `actors` calls to actors, `callee` our side of calls made to us,
-//! `streams` and `yields` the two ends of calls that give their results one after another, `report` answers about what waits for what.
+//! `backlog` how much of them may wait, `leases` pushing calls to workers, `postponed` calls that wait for memory, `actors` calls to actors,
+//! `callee` our side of calls made to us, `streams` and `yields` the two ends of calls that give their results one after another,
+//! `report` answers about what waits for what.
 
 mod actors;
+mod backlog;
 mod callee;
 mod leases;
 mod objects;
@@ -25,6 +27,7 @@ mod waits;
 mod yields;
 
 pub use actors::ActorOptions;
+pub use backlog::{Patience, Standing, Want};
 pub use objects::{Object, State};
 pub use streams::{Next, StreamOptions};
 pub use tasks::{CallArgs, CallKind, SubmitError, Template};
@@ -71,11 +74,15 @@ pub struct Limits {
     pub idle_lease: Time,
     pub head_patience: Time,
     pub pipeline_depth: usize,
+    /// Calls that have not ended may keep so much memory before submitters wait.
+    pub pending_bytes: u64,
+    /// A submitter that waits gives up when nothing has moved for so long.
+    pub pending_patience: Time,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { idle_lease: 100_000, head_patience: 5_000, pipeline_depth: 64 }
+        Limits { idle_lease: 100_000, head_patience: 5_000, pipeline_depth: 64, pending_bytes: u64::MAX, pending_patience: 30_000_000 }
     }
 }
 
@@ -87,6 +94,7 @@ pub struct Owner {
     next_token: u64,
     objects: FxHashMap<ObjectId, Object>,
     tasks: FxHashMap<u64, tasks::Task>,
+    backlog: backlog::Backlog,
     templates: Vec<Arc<Template>>,
     class_ids: FxHashMap<(Resources, String), ClassId>,
     classes: Vec<leases::Class>,
@@ -126,6 +134,7 @@ impl Owner {
             next_token: 1,
             objects: FxHashMap::default(),
             tasks: FxHashMap::default(),
+            backlog: backlog::Backlog::default(),
             templates: Vec::new(),
             class_ids: FxHashMap::default(),
             classes: Vec::new(),

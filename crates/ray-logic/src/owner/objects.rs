@@ -313,6 +313,17 @@ impl Owner {
         self.out.extend(lost.map(Command::Free));
     }
 
+    /// A table that once held millions must not keep their room for ever.
+    pub(super) fn shrink_tables(&mut self) {
+        const LARGE: usize = 64 * 1024;
+        if self.objects.capacity() > LARGE.max(8 * self.objects.len()) {
+            self.objects.shrink_to(2 * self.objects.len());
+        }
+        if self.tasks.capacity() > LARGE.max(8 * self.tasks.len()) {
+            self.tasks.shrink_to(2 * self.tasks.len());
+        }
+    }
+
     /// Panics when a count is off; called by the simulator and by tests after each step.
     pub fn check_invariants(&self) {
         let mut holds: BTreeMap<ObjectId, u32> = BTreeMap::new();
@@ -332,6 +343,7 @@ impl Owner {
         }
         self.check_leases();
         self.check_streams();
+        self.check_backlog();
     }
 }
 

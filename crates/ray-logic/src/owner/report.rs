@@ -53,7 +53,7 @@ impl Owner {
                 let ahead = lease.in_flight().take_while(|other| *other != call).take(NAMED).collect();
                 Some(Fact::AtWorker { worker: lease.worker(), pid: lease.pid(), ahead })
             }
-            (Place::Actor, CallKind::Method { actor, .. }) => {
+            (Place::Actor | Place::ActorFlight(_), CallKind::Method { actor, .. }) => {
                 let (at, sent, ahead) = self.actors.get(&actor)?.whereabouts(call);
                 Some(Fact::AtActor { actor, at, sent, ahead })
             }

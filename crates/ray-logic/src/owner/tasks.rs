@@ -1,5 +1,6 @@
 //! Calls we made: from submission through their arguments to exactly one end.
 
+use super::backlog::{cost, inline_bytes};
 use super::objects::{hex, Object, State};
 use super::streams::StreamOptions;
 use super::{Command, Owner};
@@ -60,8 +61,10 @@ pub(super) enum Place {
     Waiting,
     Queued,
     Lease(LeaseId),
-    /// In its actor client's queue or in flight there.
+    /// In its actor client's queue.
     Actor,
+    /// Sent to its actor, at this position.
+    ActorFlight(u64),
 }
 
 #[derive(Debug)]
@@ -79,6 +82,8 @@ pub(super) struct Task {
     pub unresolved: u32,
     pub retries_left: i32,
     pub attempt: u32,
+    /// What it keeps, for the backlog.
+    pub bytes: u32,
     pub place: Place,
     /// When it was submitted.
     pub since: Time,
@@ -149,17 +154,22 @@ impl Owner {
     /// Take the holds of a call and note what it still waits for.
     pub(super) fn accept(&mut self, since: Time, call: u64, template: &Arc<Template>, args: CallArgs) {
         let has_refs = !(args.deps.is_empty() && args.nested.is_empty() && args.body_id.is_nil());
-        let mut unresolved = 0;
+        let (mut unresolved, mut deps_bytes) = (0, 0);
         for &id in &args.deps {
-            if !self.is_ready(id) {
+            // The first mention may make its entry, and one that was freed, or never was, is ready: with an error.
+            if self.object(id).is_ready() {
+                deps_bytes += self.value(id).map_or(0, inline_bytes);
+            } else {
                 unresolved += 1;
                 self.object(id).more().dependents.push(call);
                 self.fetch(id);
             }
         }
+        let bytes = cost(template.kind, &args.body, deps_bytes, args.deps.len() + args.nested.len());
+        self.count_accepted(bytes, has_refs);
         let refs = has_refs.then(|| Box::new(TaskRefs { body_id: args.body_id, deps: args.deps, nested: args.nested }));
         let (template, retries_left) = (template.clone(), template.max_retries);
-        let task = Task { template, body: args.body, refs, unresolved, retries_left, attempt: 0, place: Place::Waiting, since };
+        let task = Task { template, body: args.body, refs, unresolved, retries_left, attempt: 0, bytes, place: Place::Waiting, since };
         let held: Vec<ObjectId> = task.held_refs().collect();
         held.into_iter().for_each(|id| self.hold(id));
         self.tasks.insert(call, task);
@@ -237,7 +247,7 @@ impl Owner {
         reply.retained.iter().for_each(|id| self.grant(from, *id, 1));
         let known = match self.tasks.get(&call).map(|task| task.place) {
             Some(Place::Lease(_)) => self.lease_replied(now, from, call, reply.leaving),
-            Some(Place::Actor) => self.actor_replied(call),
+            Some(Place::ActorFlight(seq)) => self.actor_replied(call, seq),
             _ => false,
         };
         match reply.outcome {
@@ -277,6 +287,7 @@ impl Owner {
     /// The one end of a call: results to its returns, holds dropped.
     pub(super) fn finish(&mut self, call: u64, results: Vec<Payload>) {
         let Some(task) = self.tasks.remove(&call) else { return };
+        self.count_ended(&task);
         self.forget_postponed(call);
         if task.template.stream.is_some() {
             self.end_stream(call, results);

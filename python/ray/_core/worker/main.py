@@ -78,7 +78,7 @@ def main(link_fd: int, slot: int, board_fd: int, config: dict[str, Any], env: st
     apply_env(env)
     _worker.threads_chosen_by_user = THREADS_VARIABLE in os.environ
     try:
-        core = _native.Core.attach(link_fd, slot, board_fd, config["namespace"], env)
+        core = _native.Core.attach(link_fd, slot, board_fd, config["namespace"], env, config["settings"])
     except RuntimeError as error:  # the host refuses what a worker needs: one sentence, and no traceback of this package
         print(f"a worker could not start: {error}", file=sys.stderr)
         return 1
