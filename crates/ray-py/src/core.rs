@@ -28,6 +28,7 @@ pub(crate) static CURRENT: RwLock<Option<Arc<Library>>> = RwLock::new(None);
 /// A daemon that has not answered by then is not going to.
 const HANDSHAKE_US: u64 = 20_000_000;
 const SHUTDOWN_US: u64 = 5_000_000;
+const LAST_WORDS_US: u64 = 1_000_000;
 /// Up to so many are deleted one by one from a copy of the list.
 const FEW_READY: usize = 64;
 
@@ -276,7 +277,8 @@ impl Core {
             match result {
                 Ok(library) => Core::install(library, Some(daemon), job),
                 Err(why) => {
-                    daemon.reap(0);
+                    // It says why after it has let go of the link.
+                    daemon.reap(LAST_WORDS_US);
                     // What it said itself is the cause; that it ended is only the symptom.
                     let words = daemon.last_words();
                     Err(if words.is_empty() { why } else { words })

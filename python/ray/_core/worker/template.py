@@ -132,6 +132,7 @@ class _Template:
             for fd in self._wake:
                 os.close(fd)
             link_fd, out_fd, err_fd = fds
+            os.set_inheritable(link_fd, False)  # a descriptor that was received starts as inheritable
             null = os.open(os.devnull, os.O_RDONLY)
             for ours, standard in ((null, 0), (out_fd, 1), (err_fd, 2)):
                 os.dup2(ours, standard)
