@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ray.runtime_context import get_gpu_ids, get_runtime_context
 
 __all__ = [
+    "LOCAL_MODE",
     "SCRIPT_MODE",
     "WORKER_MODE",
     "ActorClassID",
@@ -80,8 +81,9 @@ __all__ = [
 
 if TYPE_CHECKING:
     __own_version__: str
-SCRIPT_MODE = 0
-WORKER_MODE = 1
+LOCAL_MODE = _core.LOCAL_MODE
+SCRIPT_MODE = _core.SCRIPT_MODE
+WORKER_MODE = _core.WORKER_MODE
 
 _HOMES = {
     "_core.calls.decorators": ("method",),

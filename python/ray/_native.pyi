@@ -4,6 +4,7 @@ from asyncio import Future as AsyncioFuture
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar
+from types import TracebackType
 from typing import Any, Generic, TypeVar, final
 
 from ray._core.ids import JobID, TaskID
@@ -182,6 +183,8 @@ class Core:
     # introspection
     def running_name(self) -> str:
         """Name of the call that this thread or coroutine runs, "" outside of calls."""
+    def holdings(self) -> list[tuple[str, bytes, str, int]]:
+        """What this process keeps of its own: ("object", id, "", bytes), ("actor", id of its handle's object, "", 0), ("call", task id, name, 0)."""
     def table_sizes(self) -> tuple[int, int, int, int]:
         """Entries of this process's tables: (objects, tasks, leases, waits). For leak checks."""
     def resources(self) -> tuple[dict[str, float], dict[str, float]]:
@@ -247,12 +250,66 @@ class CompletionQueue:
     def __init__(self) -> None: ...
     def fileno(self) -> int: ...
     def watch(self, core: Core, object: ObjectRef[Any], token: int) -> int | None:
-        """Queue `token` when the object is ready. The number of the wait; None: it already is, and nothing will be queued."""
+        """Queue `token` when the object is ready. The number of the wait; None: it already is, and nothing will be queued.
+
+        A core that is not native, that of local mode, is asked: `core.watch(queue, object, token)`."""
     def unwatch(self, object: ObjectRef[Any], wait: int) -> None:
         """Give a wait up. Its token may be in the queue already."""
+    def complete(self, token: int) -> None:
+        """Queue `token`. For a core that is not native."""
     def take(self) -> list[int]: ...
     def wake(self) -> None:
         """Make the descriptor readable although nothing is done."""
+
+@final
+class LocalValue:
+    """A pickled value of local mode; it counts the references inside it."""
+
+@final
+class LocalObjects:
+    """The objects of a session in local mode: values and reference counts of one process. What runs calls is `ray._core.local`.
+
+    Objects are named by the number of the call that makes them and their index in it: 0 for a `put`, 1 and up for results.
+    """
+
+    def __init__(self, actor_unneeded: Callable[[int], Any]) -> None:
+        """`actor_unneeded` is called with an actor's number when the last reference to it is gone, in any thread at any moment: it may only take a note."""
+    def install(self) -> None:
+        """References that are unpickled find their objects here from now on."""
+    def close(self) -> None:
+        """The session is over: no object is left."""
+    def reference(self, call: int, index: int) -> ObjectRef[Any]: ...
+    def actor(self, number: int) -> ObjectRef[Any]: ...
+    def end(self, call: int) -> ObjectRef[Any]:
+        """The object that is ready at the end of a call that gives its results one after another."""
+    def store_end(self, call: int, value: LocalValue) -> None: ...
+    def is_end_referred(self, call: int) -> bool: ...
+    def is_actor_referred(self, number: int) -> bool: ...
+    def call_of(self, object: ObjectRef[Any]) -> int:
+        """The number of the call that makes the object. ValueError for a reference of no session or of another one."""
+    def index_of(self, object: ObjectRef[Any]) -> int | None:
+        """Which of the results of its call the object is; None: what is ready at the call's end."""
+    def task_id(self, call: int) -> bytes: ...
+    def actor_id(self, number: int) -> bytes: ...
+    def job_id(self) -> bytes: ...
+    def pickle(self, value: Any) -> LocalValue: ...
+    def pickle_results(self, name: str, num_returns: int, value: Any) -> list[LocalValue]:
+        """The values of what a call returned. ValueError: not as many as `num_returns`."""
+    def pickle_args(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[LocalValue, list[ObjectRef[Any]]]:
+        """The arguments, and the references at their top level, which stand for values."""
+    def unpickle_args(self, args: LocalValue, arguments: Sequence[ObjectRef[Any]]) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
+        """(args, kwargs) as the callee sees them. Raises what an argument that failed raises."""
+    def raised(self, record: bytes) -> LocalValue:
+        """The value that stands for an exception; `record` comes from `ray._core.errors.encode_exception`."""
+    def failed(self, code: str, fields: dict[str, str], cause: LocalValue | None = None) -> LocalValue:
+        """The value that stands for a failure that is no call's exception; `fields` as in `ray._core.errors.system_error`."""
+    def store(self, call: int, index: int, value: LocalValue, frames: TracebackType | None = None) -> None:
+        """The object is ready. Nothing is kept if nobody refers to it. `frames`: where the error was raised."""
+    def value(self, object: ObjectRef[Any]) -> Any:
+        """A fresh copy of the value. Raises the error that it stands for."""
+    def sizes(self) -> list[tuple[bytes, int]]:
+        """(id, bytes) of every object that is there."""
+    def __len__(self) -> int: ...
 
 def run_calls(core: Core) -> str:
     """Run calls in this thread until the process is to end; the reason. "constructed" after an actor's constructor ran."""

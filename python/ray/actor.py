@@ -95,7 +95,6 @@ class ActorMethod:
 
     def _bind(self) -> CallTemplate:
         from ray._core.serialization import dumps_payload
-        from ray._native import CallTemplate
 
         spec, actor = self._spec, self._actor
         retries = actor.max_task_retries if spec.max_task_retries is None else spec.max_task_retries
@@ -109,7 +108,7 @@ class ActorMethod:
         if core is None or self._epoch != session.epoch:
             ended = f"the session that this actor {actor.class_name} belongs to has ended\nhint: create it again after ray.init()"
             raise RuntimeError(session.why_lost() or ended)
-        return CallTemplate.method(
+        return session.template_class().method(
             core,
             self._ref,
             payload=dumps_payload(payload),
@@ -558,7 +557,7 @@ def exit_actor() -> NoReturn:
     Raises:
         TypeError: Not called in an actor.
     """
-    if session.core is None or session.current is not None or not session.core.context()["actor_id"]:
+    if session.core is None or session.in_driver() or not session.core.context()["actor_id"]:
         raise TypeError("exit_actor() was called outside of an actor\nhint: to end one from outside use ray.kill(handle)")
     raise ActorExit(0)
 
@@ -572,7 +571,7 @@ def current_actor_handle() -> ActorHandle[Any]:
     Raises:
         RuntimeError: Not called in an actor.
     """
-    found = None if session.current is not None else session.auto_init().current_actor()
+    found = None if session.in_driver() else session.auto_init().current_actor()
     if found is None:
         raise RuntimeError("this is only known inside an actor")
     return _handle_from_payload(*found)

@@ -162,7 +162,6 @@ class RemoteFunction(Generic[F]):
     def _bind(self) -> CallTemplate:
         """Build the template for the current engine, starting one if there is none."""
         from ray._core.environment import canonical_env
-        from ray._native import CallTemplate
 
         core = session.auto_init()
         options = self._default_options
@@ -170,7 +169,7 @@ class RemoteFunction(Generic[F]):
         retry = tuple(retry) if isinstance(retry, (list, tuple)) else bool(retry)
         max_retries, num_returns = options.get("max_retries"), options.get("num_returns")
         signature = self._export.signature
-        template = CallTemplate.task(
+        template = session.template_class().task(
             core,
             payload=self._export.payload(retry),
             name=options.get("name") or self.__dict__["__name__"],

@@ -2,12 +2,12 @@
 
 use crate::daemon::DaemonProcess;
 use crate::fork::watch_forks;
-use crate::object_ref::ObjectRef;
+use crate::object_ref::{Home, ObjectRef};
 use crate::{context, errors, template, values};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
-use ray_logic::owner::{ActorOptions, Limits};
+use ray_logic::owner::{ActorOptions, Holding, Limits};
 use ray_proto::msg::{Boot, FromNode, ToNode};
 use ray_proto::wire::{decode, PROTOCOL};
 use ray_proto::{ObjectId, ProcId, Resources, UNIT};
@@ -22,13 +22,12 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, RwLock};
 
-/// The library of this process's session. References find it here when they are unpickled.
-pub(crate) static CURRENT: RwLock<Option<Arc<Library>>> = RwLock::new(None);
+/// Where this process's session keeps its objects. References find it here when they are unpickled.
+pub(crate) static CURRENT: RwLock<Option<Home>> = RwLock::new(None);
 
 /// A daemon that has not answered by then is not going to.
 const HANDSHAKE_US: u64 = 20_000_000;
 const SHUTDOWN_US: u64 = 5_000_000;
-const LAST_WORDS_US: u64 = 1_000_000;
 /// Up to so many are deleted one by one from a copy of the list.
 const FEW_READY: usize = 64;
 
@@ -44,9 +43,25 @@ fn nap(left: Option<u64>) -> Option<u64> {
     left
 }
 
-pub(crate) fn current(py: Python<'_>) -> PyResult<Arc<Library>> {
-    let library = CURRENT.read().map(|current| current.clone()).unwrap_or_default();
-    library.ok_or_else(|| errors::with_code(py, "system", "ray is not running in this process.\nhint: call ray.init() first"))
+pub(crate) fn current(py: Python<'_>) -> PyResult<Home> {
+    let home = CURRENT.read().map(|current| current.clone()).unwrap_or_default();
+    home.ok_or_else(|| errors::with_code(py, "system", "ray is not running in this process.\nhint: call ray.init() first"))
+}
+
+/// A session has begun.
+pub(crate) fn install_home(home: Home) {
+    if let Ok(mut current) = CURRENT.write() {
+        *current = Some(home);
+    }
+}
+
+/// A session has ended; another one may have begun meanwhile.
+pub(crate) fn remove_home(home: &Home) {
+    if let Ok(mut current) = CURRENT.write() {
+        if current.as_ref().is_some_and(|current| current.is(home)) {
+            *current = None;
+        }
+    }
 }
 
 #[pyclass(frozen, module = "ray._native")]
@@ -72,9 +87,7 @@ impl Core {
 
     fn install(library: Arc<Library>, daemon: Option<DaemonProcess>, job: Job) -> Result<Self, String> {
         watch_forks()?;
-        if let Ok(mut current) = CURRENT.write() {
-            *current = Some(library.clone());
-        }
+        install_home(Home::Engine(library.clone()));
         let daemon_pid = daemon.as_ref().map_or(0, DaemonProcess::pid);
         Ok(Core { library, daemon: Mutex::new(daemon), daemon_pid, job })
     }
@@ -277,8 +290,8 @@ impl Core {
             match result {
                 Ok(library) => Core::install(library, Some(daemon), job),
                 Err(why) => {
-                    // It says why after it has let go of the link.
-                    daemon.reap(LAST_WORDS_US);
+                    // It may be about to say why.
+                    daemon.reap(SHUTDOWN_US);
                     // What it said itself is the cause; that it ended is only the symptom.
                     let words = daemon.last_words();
                     Err(if words.is_empty() { why } else { words })
@@ -337,11 +350,7 @@ impl Core {
                 daemon.reap(SHUTDOWN_US);
             }
         });
-        if let Ok(mut current) = CURRENT.write() {
-            if current.as_ref().is_some_and(|library| Arc::ptr_eq(library, &self.library)) {
-                *current = None;
-            }
-        }
+        remove_home(&Home::Engine(self.library.clone()));
     }
 
     fn is_alive(&self) -> bool {
@@ -543,6 +552,16 @@ impl Core {
     /// The name of what this thread runs; "" outside of calls.
     fn running_name(&self, py: Python<'_>) -> String {
         context::current(py).map_or_else(String::new, |running| running.name.to_string())
+    }
+
+    /// (kind, id, name, bytes) of what this process keeps of its own.
+    fn holdings<'py>(&self, py: Python<'py>) -> Vec<(&'static str, Bound<'py, PyBytes>, String, u64)> {
+        let told = |(id, holding, name): (ObjectId, Holding, String)| match holding {
+            Holding::Object { bytes } => ("object", PyBytes::new(py, &id.bytes()), name, bytes),
+            Holding::Actor => ("actor", PyBytes::new(py, &id.bytes()), name, 0),
+            Holding::Call => ("call", PyBytes::new(py, &id.task_bytes()), name, 0),
+        };
+        self.library.holdings().into_iter().map(told).collect()
     }
 
     /// (objects, tasks, leases, waits) of this process's tables.

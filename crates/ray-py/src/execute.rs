@@ -306,22 +306,38 @@ fn py_generator(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
 type Results<'py> = (Vec<Payload>, Vec<values::Pickled<'py>>);
 
 fn encode_results<'py>(library: &Library, work: &CallWork, value: &Bound<'py, PyAny>) -> PyResult<Results<'py>> {
-    let count = work.call.num_returns as usize;
-    if count == 0 {
-        return Ok((vec![], vec![]));
-    }
+    let (name, count) = (&work.template.name, work.call.num_returns as usize);
     if count == 1 {
-        let (payload, alive) = match values::encode(value, library) {
-            // Compat: of a generator with num_returns=1 the first item is the result.
-            Err(_) if value.is_instance(py_generator(value.py())?)? => match value.try_iter()?.next() {
-                Some(item) => values::encode(&item?, library)?,
-                None => return Err(PyValueError::new_err(format!("{} has num_returns=1 and is a generator that yielded nothing", work.template.name))),
-            },
-            encoded => encoded?,
-        };
+        let (payload, alive) = one_result(name, value, |value| values::encode(value, library))?;
         return Ok((vec![payload], vec![alive]));
     }
-    let name = &work.template.name;
+    let items = results_of(name, count, value)?;
+    let mut results = Vec::with_capacity(items.len());
+    let mut alive = Vec::with_capacity(items.len());
+    for item in &items {
+        let (payload, keep) = values::encode(item, library)?;
+        results.push(payload);
+        alive.push(keep);
+    }
+    Ok((results, alive))
+}
+
+/// The one result of a call. Compat: of a generator the first item is the result.
+pub(crate) fn one_result<'py, T>(name: &str, value: &Bound<'py, PyAny>, encode: impl Fn(&Bound<'py, PyAny>) -> PyResult<T>) -> PyResult<T> {
+    match encode(value) {
+        Err(_) if value.is_instance(py_generator(value.py())?)? => match value.try_iter()?.next() {
+            Some(item) => encode(&item?),
+            None => Err(PyValueError::new_err(format!("{name} has num_returns=1 and is a generator that yielded nothing"))),
+        },
+        encoded => encoded,
+    }
+}
+
+/// The results, other than one, in what a call returned. ValueError: not as many as asked for.
+pub(crate) fn results_of<'py>(name: &str, count: usize, value: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    if count == 0 {
+        return Ok(vec![]);
+    }
     let items: Vec<Bound<'py, PyAny>> = match value.cast::<PyTuple>() {
         Ok(tuple) => tuple.iter().collect(),
         Err(_) => {
@@ -338,12 +354,5 @@ fn encode_results<'py>(library: &Library, work: &CallWork, value: &Bound<'py, Py
             items.len()
         )));
     }
-    let mut results = Vec::with_capacity(count);
-    let mut alive = Vec::with_capacity(count);
-    for item in &items {
-        let (payload, keep) = values::encode(item, library)?;
-        results.push(payload);
-        alive.push(keep);
-    }
-    Ok((results, alive))
+    Ok(items)
 }

@@ -3,6 +3,7 @@
 
 use crate::buffer::{live_pins, Pin};
 use crate::core::CURRENT;
+use crate::object_ref::Home;
 use ray_worker::{Held, Library};
 use rustix::pipe::{pipe_with, PipeFlags};
 use std::cell::RefCell;
@@ -14,7 +15,7 @@ struct HeldOver {
     held: Held<'static>,
     library: Arc<Library>,
     views: Option<Views>,
-    _current: RwLockReadGuard<'static, Option<Arc<Library>>>,
+    _current: RwLockReadGuard<'static, Option<Home>>,
 }
 
 /// The child copies the parent's views of shared memory. The parent keeps what they show until nobody holds the other end of a pipe that only the child,
@@ -56,7 +57,8 @@ pub(crate) fn watch_forks() -> Result<(), String> {
 
 extern "C" fn before() {
     let current = CURRENT.read().unwrap_or_else(PoisonError::into_inner);
-    let Some(library) = current.clone() else { return };
+    // Local mode has no engine: its objects are Python's business.
+    let Some(Home::Engine(library)) = current.clone() else { return };
     // SAFETY: the library lives as long as `HeldOver` keeps its Arc, whose field is dropped after that of the locks.
     let pinned: &'static Library = unsafe { &*Arc::as_ptr(&library) };
     let held = pinned.hold();

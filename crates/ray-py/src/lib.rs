@@ -14,6 +14,7 @@ mod errors;
 mod execute;
 mod fork;
 mod futures;
+mod local;
 mod object_ref;
 mod pending_call;
 mod produce;
@@ -37,6 +38,8 @@ mod _native {
     use crate::execute::{run_calls, take_calls};
     #[pymodule_export]
     use crate::futures::CompletionQueue;
+    #[pymodule_export]
+    use crate::local::{LocalObjects, LocalValue};
     #[pymodule_export]
     use crate::object_ref::{ref_from_bytes, ObjectRef};
     #[pymodule_export]

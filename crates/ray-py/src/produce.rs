@@ -1,6 +1,6 @@
 //! The producer's end of a call that gives its results one after another: items out of the user's generator, as fast as the caller takes them.
 
-use crate::object_ref::ObjectRef;
+use crate::object_ref::{Home, ObjectRef};
 use crate::values;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
@@ -67,7 +67,7 @@ impl Producer {
         let value = match self.gather {
             false => py.None().into_bound(py),
             true => {
-                let reference = |index| Bound::new(py, ObjectRef::inside_value(library, ObjectId::new(work.from, work.call.task, index)));
+                let reference = |index| Bound::new(py, ObjectRef::inside_value(Home::Engine(library.clone()), ObjectId::new(work.from, work.call.task, index)));
                 let references = PyList::new(py, (1..=self.made).map(reference).collect::<PyResult<Vec<_>>>()?)?;
                 py.import("ray._core.generators")?.getattr("DynamicObjectRefGenerator")?.call1((references,))?
             }

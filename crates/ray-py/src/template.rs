@@ -90,7 +90,7 @@ pub(crate) fn encode_args(library: &Arc<Library>, args: &Bound<'_, PyTuple>, kwa
         return Ok(CallArgs { body: empty_body(), body_id: ObjectId::NIL, deps: vec![], nested: vec![] });
     }
     let py = args.py();
-    let (pair, deps) = match values::extract_deps(library, args, kwargs)? {
+    let (pair, deps) = match values::extract_deps(|object| object.check_is_of(library), args, kwargs)? {
         Some((pair, deps)) => (pair.into_pyobject(py)?, deps),
         None => ((args, kwargs).into_pyobject(py)?, vec![]),
     };

@@ -489,6 +489,11 @@ impl Library {
     }
 
     /// (objects, tasks, leases, waits): for leak checks.
+    /// What this process keeps of its own: objects, actors and unfinished calls.
+    pub fn holdings(&self) -> Vec<(ObjectId, ray_logic::owner::Holding, String)> {
+        self.with(|core| core.owner.holdings())
+    }
+
     pub fn sizes(&self) -> (usize, usize, usize, usize) {
         self.with(|core| core.owner.sizes())
     }

@@ -49,7 +49,8 @@ impl CompletionQueue {
         self.waker.fd().as_raw_fd()
     }
 
-    fn complete(&self, token: u64) {
+    /// `token` is done.
+    pub fn complete(&self, token: u64) {
         let mut done = self.done.lock().expect("no panic while held");
         done.push(token);
         if done.len() == 1 {

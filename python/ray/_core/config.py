@@ -73,6 +73,7 @@ def worker_settings(given: Mapping[str, Any]) -> dict[str, str]:
 _TABLE: dict[str, tuple[Callable[[str], Any], Any]] = {
     # name: (parser, default)
     "RAY_ADDRESS": (str, ""),  # cluster to join when `ray.init` gets no address
+    "RAY_LOCAL_MODE": (_flag, False),  # run tasks and actors in the driver's process when `ray.init` does not say
     "RAY_NAMESPACE": (str, ""),  # namespace when `ray.init` gets none
     "RAY_TMPDIR": (str, ""),  # where session folders go
     "RAY_DEDUP_LOGS": (_flag, True),  # show a line that several workers print once

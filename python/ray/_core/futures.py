@@ -92,6 +92,11 @@ class _LoopBridge:
 _bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[_LoopBridge]] = weakref.WeakKeyDictionary()
 
 
+def has_bridge(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether references are, or were, awaited in a loop: then one of its descriptors is ours."""
+    return loop in _bridges
+
+
 def asyncio_future(ref: ObjectRef[Any]) -> asyncio.Future[Any]:
     """Give a future of the running event loop.
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from ray._native import Core
+
 SETTINGS: frozenset[str] = frozenset(
     ["idle_worker_s", "infeasible_is_error", "pending_calls_bytes", "pending_calls_patience_s", "stopped_is_dead", "warm_workers", *WORKER_SETTINGS]
 )
@@ -119,8 +121,8 @@ def check_arguments(arguments: dict[str, Any], private: dict[str, Any]) -> None:
     unknown = [name for name in private if name not in _PRIVATE_ARGUMENTS]
     if unknown:
         raise RuntimeError(f"ray.init() has no argument {', '.join(unknown)}")
-    if arguments["local_mode"]:
-        raise RuntimeError("local_mode is not supported\nhint: ray.init(num_cpus=1) starts in milliseconds and runs one task at a time")
+    if not isinstance(arguments["local_mode"], bool):
+        raise TypeError(f"local_mode must be True or False, got {type(arguments['local_mode']).__name__}: {arguments['local_mode']!r}")
     _check_address(arguments["address"] if arguments["address"] is not None else env("RAY_ADDRESS") or None)
     for name, unset in _NOT_YET.items():
         if arguments[name] not in unset:
@@ -213,9 +215,10 @@ def start(arguments: dict[str, Any], private: dict[str, Any]) -> session.Session
     if arguments["include_dashboard"]:
         logger.warning("there is no dashboard yet: include_dashboard=True has no effect")
     config = engine_config(arguments, private, _native.__file__)
-    engine = _native.Core.start(config)
+    arguments["local_mode"] = arguments["local_mode"] or env("RAY_LOCAL_MODE")
+    engine = _local_engine(config) if arguments["local_mode"] else _native.Core.start(config)
     printer = None
-    if config["log_to_driver"]:
+    if config["log_to_driver"] and not arguments["local_mode"]:
         printer = LogPrinter(engine.next_log)
         try:
             printer.start()
@@ -228,8 +231,17 @@ def start(arguments: dict[str, Any], private: dict[str, Any]) -> session.Session
     context = RayContext("", _address_info(engine.node_id.hex(), config["session_dir"]))
     _install_hooks()
     total = config["resources"]
-    logger.info("started a local node: %g CPUs, %g GPUs, session %s", total.get("CPU", 0), total.get("GPU", 0), config["session_dir"])
+    what = "local mode, everything in this process" if arguments["local_mode"] else f"session {config['session_dir']}"
+    logger.info("started a local node: %g CPUs, %g GPUs, %s", total.get("CPU", 0), total.get("GPU", 0), what)
     return session.Session(engine, context, printer, config["session_dir"], arguments)
+
+
+def _local_engine(config: dict[str, Any]) -> Core:
+    """Start local mode. Its engine has the interface of the native one, which tests/unit/test_local_interface.py checks."""
+    from ray._core.local.core import LocalCore
+
+    engine: Any = LocalCore(config["resources"], config["namespace"], config["job_env"])
+    return engine  # type: ignore[no-any-return]
 
 
 def engine_config(arguments: dict[str, Any], private: dict[str, Any], native_path: str) -> dict[str, Any]:

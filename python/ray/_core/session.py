@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ray._core.launch import RayContext
     from ray._core.log_printer import LogPrinter
-    from ray._native import Core
+    from ray._native import CallTemplate, Core
 
 core: Core | None = None
 """The engine of this process. Read it at every use: it changes with `init` and `shutdown`."""
@@ -114,7 +114,8 @@ def init(
         resources: Custom resources and their amounts.
         labels: Labels of the node.
         object_store_memory: Size of the object store in bytes; by default 30 % of the memory.
-        local_mode: Not supported, as in Ray 2.60.
+        local_mode: Run everything in this process, for debugging and tests: no daemon, no workers. The environment variable RAY_LOCAL_MODE=1 does the
+            same. Compat: Ray removed its own.
         ignore_reinit_error: Return the running session instead of raising.
         include_dashboard: There is no dashboard yet: True gives a warning.
         dashboard_host: Unused without a dashboard.
@@ -167,6 +168,28 @@ def init(
         return current.context
 
 
+def is_local() -> bool:
+    """Tell whether the session is in local mode: tasks and actors run in this process."""
+    return current is not None and bool(current.settings["local_mode"])
+
+
+def in_driver() -> bool:
+    """Tell whether the caller is the driver's program rather than a task or an actor. In local mode both are in one process."""
+    return current is not None and not (is_local() and current.core.context()["in_task"])
+
+
+def template_class() -> type[CallTemplate]:
+    """Give the class whose instances are call sites of this process's engine."""
+    if is_local():
+        from ray._core.local.calls import LocalTemplate
+
+        found: Any = LocalTemplate
+        return found  # type: ignore[no-any-return]
+    from ray._native import CallTemplate
+
+    return CallTemplate
+
+
 def auto_init() -> Core:
     """Give the engine, starting a local node if there is none.
 
@@ -211,6 +234,8 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
         _exiting_interpreter: Set by the exit hook of the interpreter.
     """
     global core, current, epoch
+    if not in_driver():
+        return
     with _lock:
         ending, current = current, None
         if ending is None:

@@ -16,6 +16,7 @@
 mod actors;
 mod backlog;
 mod callee;
+mod holdings;
 mod leases;
 mod objects;
 mod postponed;
@@ -28,6 +29,7 @@ mod yields;
 
 pub use actors::ActorOptions;
 pub use backlog::{Patience, Standing, Want};
+pub use holdings::Holding;
 pub use objects::{Object, State};
 pub use streams::{Next, StreamOptions};
 pub use tasks::{CallArgs, CallKind, SubmitError, Template};

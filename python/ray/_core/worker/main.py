@@ -14,10 +14,11 @@ import sys
 
 from ray import _native
 from ray._core import session
-from ray._core.calls.actor_spec import BUILTIN_METHODS
 from ray._core.config import env as setting
-from ray._core.errors import ActorExit, encode_exception
+from ray._core.errors import encode_exception
 from ray._core.serialization import loads_payload
+from ray._core.worker import payloads
+from ray._core.worker.payloads import callable_of, exit_reason, retry_rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class _Worker:
         self.actor_name = ""
         self.actor_fields: dict[str, Any] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.retry_rules: dict[bytes, bool | tuple[type[BaseException], ...]] = {}
+        self.retry_rules: dict[bytes, payloads.RetryRule] = {}
         self.visible_gpus: list[str] | None = None
         self.threads_chosen_by_user = False
         self.told_of_blocking = False
@@ -203,23 +204,8 @@ def resolve(payload: bytes) -> Callable[..., Any]:
         The function, or the method bound to this process's actor.
     """
     fields = loads_payload(payload)
-    _worker.retry_rules[payload] = fields.get("retry_exceptions") or False
-    if fields["kind"] == "function":
-        function: Callable[..., Any] = fields["function"]
-        return function
-    name = fields["name"]
-    builtin = BUILTIN_METHODS.get(name)
-    if builtin is not None and not hasattr(_worker.instance, name):
-        return _bind_builtin(builtin)
-    attribute = getattr(type(_worker.instance), name, None)
-    if isinstance(attribute, property):
-        return lambda: getattr(_worker.instance, name)
-    method: Callable[..., Any] = getattr(_worker.instance, name)
-    return method
-
-
-def _bind_builtin(builtin: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *args, **kwargs: builtin(_worker.instance, *args, **kwargs)
+    _worker.retry_rules[payload] = retry_rule(fields)
+    return callable_of(fields, _worker.instance)
 
 
 def construct(payload: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -287,24 +273,7 @@ def is_retryable(payload: bytes, exception: BaseException) -> bool:
     Returns:
         True if its `retry_exceptions` names it.
     """
-    rule = _worker.retry_rules.get(payload, False)
-    if isinstance(rule, tuple):
-        return isinstance(getattr(exception, "cause", exception), rule) or isinstance(exception, rule)
-    return bool(rule) and isinstance(exception, Exception)
-
-
-def exit_reason(exception: SystemExit) -> str:
-    """Say why an actor ends itself.
-
-    Args:
-        exception: What it raised.
-
-    Returns:
-        A sentence part.
-    """
-    if isinstance(exception, ActorExit):
-        return "it exited by itself: exit_actor() was called"
-    return f"it exited by itself: sys.exit({exception.code!r}) was called"
+    return payloads.is_retryable(_worker.retry_rules.get(payload, False), exception)
 
 
 def set_visible_gpus(ids: list[int]) -> None:
