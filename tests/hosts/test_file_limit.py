@@ -74,10 +74,10 @@ def big():
 
 @ray.remote
 class Echo:
-    def __call__(self, x):
-        return x
     def back(self, x):
         return x
+    def fail(self):
+        return 1 / 0
 
 def attempt(what):
     try:
@@ -85,10 +85,14 @@ def attempt(what):
     except ray.exceptions.RaySystemError as error:
         return str(error)
 
-assert ray.get(Echo.remote().back.remote(ray.put(1))) == 1  # everything that is imported at first use
+first, second = Echo.remote(), Echo.remote()  # kept: their ends would give descriptors back
+assert ray.get([first.back.remote(ray.put(1)), second.back.remote(2)]) == [1, 2]  # everything that is imported at first use
 result = big.remote()
 ray.wait([result])
-attempt(lambda: 1 / ray.get(Echo.remote().back.remote(1)))
+try:
+    ray.get(first.fail.remote())
+except ZeroDivisionError:
+    pass
 held = fill()
 late = Echo.remote()
 echoed = attempt(lambda: ray.get([late.back.remote(i) for i in range(100)], timeout=10))

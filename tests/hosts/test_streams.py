@@ -44,6 +44,24 @@ open("result", "w").write(repr(names))
     assert (tmp_path / "result").read_text() == repr(["/dev/null"] * 3)
 
 
+@pytest.mark.parametrize("redirections", ["", "<&- >&- 2>&-"])
+def test_streams_of_workers_are_their_own(tmp_path, redirections):
+    """A worker's stdin is empty and its output goes to the runtime, whatever the driver's streams are; none names a socket of the engine."""
+    code = (
+        WORK
+        + """
+@ray.remote
+def streams():
+    return [os.readlink(f"/proc/self/fd/{fd}").split(":")[0] for fd in range(3)], sys.stdin.read(), os.get_inheritable(0)
+
+open("result", "w").write(repr(ray.get(streams.remote())))
+"""
+    )
+    done = run(tmp_path, code, under=with_closed(redirections))
+    assert done.rc == 0, done
+    assert (tmp_path / "result").read_text() == repr((["/dev/null", "pipe", "pipe"], "", True))
+
+
 def test_streams_without_a_terminal_or_a_session_work(tmp_path):
     """As cron, systemd and nohup start programs: SIGHUP ignored, no terminal, stdin at its end."""
     done = run(tmp_path, under=["nohup"])

@@ -131,13 +131,14 @@ class _Template:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             for fd in self._wake:
                 os.close(fd)
-            self._link.close()
             link_fd, out_fd, err_fd = fds
+            os.set_inheritable(link_fd, False)  # a descriptor that was received starts as inheritable
             null = os.open(os.devnull, os.O_RDONLY)
             for ours, standard in ((null, 0), (out_fd, 1), (err_fd, 2)):
-                if ours != standard:
-                    os.dup2(ours, standard)
-                    os.close(ours)
+                os.dup2(ours, standard)
+                os.close(ours)
+            # The template's link was descriptor 0, which is stdin now. (Closed before, its number would have gone to `null`, and been closed with it.)
+            self._link.detach()
             from ray._core.worker import main as worker_main
 
             code = worker_main.main(link_fd, slot, self._board_fd, self._config, env)
