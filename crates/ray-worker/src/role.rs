@@ -99,14 +99,15 @@ impl Role {
         }
         library.with_wakers(Wakers::disarm_relief);
         READS.set(true);
+        let is_late = || deadline.is_some_and(|at| ray_shm::now_us() >= at);
         let woken = loop {
             if done() {
                 break Woken::Open;
             }
-            if deadline.is_some_and(|at| ray_shm::now_us() >= at) {
+            if is_late() {
                 break Woken::TimedOut;
             }
-            if held.is_none() || !step(library, &mut held, deadline, true) {
+            if held.is_none() || !step(library, &mut held, deadline, true) && !is_late() {
                 break Woken::Interrupted;
             }
         };

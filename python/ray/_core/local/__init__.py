@@ -1,7 +1,7 @@
 """Local mode: the whole runtime in the driver's process, for debugging and for tests. No daemon, no fork, no shared memory.
 
 It stands where the native engine stands: `LocalCore` has the interface of `ray._native.Core`, `LocalTemplate` that of `CallTemplate`, so options, signatures,
-serialization and errors are the same code. docs/design/004-local-mode.md says how calls run and why.
+serialization and errors are the same code. docs/design/009-local-mode.md says how calls run and why.
 
 Invariants
 1. A call runs in the thread that waits for it without a time limit, on top of the waiting frame, if it can be started then; all others run in helper threads.
