@@ -2,6 +2,7 @@
 # make test   builds, then runs all quick tests
 # make check  format, lint, types, tidy, then `make test`
 # make slow   what needs real Ray, torch, more than 1 GB or more than two minutes
+# make faults every fault of the fault table ten times in a row (part of `make slow`)
 # make bench  this engine and Ray 2.60 in turn: medians and ratios (BENCH="--only calls --rounds 5" to choose)
 # make format rewrites what `make check` would complain about
 # make pythons  builds for every other CPython found and runs the smoke test there (part of `make test` under CI)
@@ -23,7 +24,7 @@ RUST := Cargo.toml Cargo.lock pyproject.toml $(shell find crates -name '*.rs' -o
 export PYO3_PYTHON := $(CURDIR)/$(PY)
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help demo test check slow bench clean format venv build rust-test py-test smoke pythons lint types tidy
+.PHONY: help demo test check slow faults bench clean format venv build rust-test py-test smoke pythons lint types tidy
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -81,6 +82,7 @@ rust-test:
 
 py-test: $(VENV)/.native $(VENV)/.dev
 	$(PY) -m pytest -q -m "not slow" tests --ignore=tests/tidy --ignore=tests/typing
+	RAY_LOCAL_MODE=1 $(PY) -m pytest -q -m "not slow" tests/conformance --ignore=tests/conformance/objects/test_store_capacity.py
 
 # Other interpreters cost a build each: under CI, or by hand with `make pythons`.
 smoke:
@@ -113,10 +115,14 @@ format: $(VENV)/.dev
 	$(VENV)/bin/ruff check --fix .
 	cargo fmt --all
 
-slow: $(VENV)/.native $(VENV)/.dev
+slow: $(VENV)/.native $(VENV)/.dev faults
 	$(PY) -m pytest -q -m slow tests || [ $$? -eq 5 ]
 	ray=$$($(PY) benchmarks/compare.py --make-ray) && $$ray -m pytest -q tests/conformance
 	cargo test --quiet --release --workspace --exclude ray-py -- --ignored
+
+# Each fault ten times in a row: one that is handled nine times of ten is not handled.
+faults: $(VENV)/.native $(VENV)/.dev
+	for round in 1 2 3 4 5 6 7 8 9 10; do $(PY) -m pytest -q tests/chaos || exit 1; done
 
 bench: $(VENV)/.native $(VENV)/.dev
 	@$(PY) benchmarks/compare.py $(BENCH)

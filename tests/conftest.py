@@ -21,7 +21,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), *filter(None, [os.enviro
 
 from support import Gate, Snapshot, Tally, init, is_own  # noqa: E402
 
-BLACK_BOX = ("conformance", "chaos", "integration")
+BLACK_BOX = ("conformance", "chaos", "integration", "local_mode", "contract", "hazards", "hosts", "scale")
 TERMINAL = pytest.StashKey[int]()
 FAILED = pytest.StashKey[bool]()
 
@@ -42,15 +42,34 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in slow]
     black_box = [item for item in items if _is_black_box(item)]
+    if black_box and is_own() and os.environ.get("RAY_LOCAL_MODE") == "1":
+        _skip_in_local_mode(black_box)
     if not black_box or is_own():
         return
     differences = _differences()
     for item in black_box:
-        name = item.nodeid.split("tests/", 1)[-1].split("[")[0]
-        if name.startswith("chaos/"):
+        name = _name(item)
+        if name.startswith(("chaos/", "contract/", "hazards/", "hosts/", "local_mode/", "scale/")):
             item.add_marker(pytest.mark.skip(reason="promises of this project's engine, not of Ray's"))
         elif (found := differences.get(name)) is not None:
             item.add_marker(pytest.mark.xfail(reason=found["reason"], run=not found.get("hangs", False), strict=not found.get("sometimes", False)))
+
+
+def _name(item: pytest.Item) -> str:
+    return item.nodeid.split("tests/", 1)[-1].split("[")[0]
+
+
+def _skip_in_local_mode(items: list[pytest.Item]) -> None:
+    """RAY_LOCAL_MODE=1 runs the conformance tests in local mode, but for those that one process can't keep."""
+    import tomllib
+
+    entries = tomllib.loads((TESTS / "conformance" / "local_mode.toml").read_text())["does_not_apply"]
+    reasons = {name: entry["reason"] for entry in entries for name in entry["tests"]}
+    for item in items:
+        name = _name(item)
+        reason = "starts processes of its own" if not name.startswith("conformance/") else reasons.get(name) or reasons.get(name.split("::")[0])
+        if reason is not None:
+            item.add_marker(pytest.mark.skip(reason=f"local mode: {reason}"))
 
 
 def _differences() -> dict[str, dict[str, object]]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ray import actor, exceptions, remote_function, runtime_context
     from ray._core.calls.decorators import method
+    from ray._core.generators import DynamicObjectRefGenerator, ObjectRefGenerator
     from ray._core.ids import (
         ActorClassID,
         ActorID,
@@ -39,16 +40,19 @@ if TYPE_CHECKING:
     from ray.runtime_context import get_gpu_ids, get_runtime_context
 
 __all__ = [
+    "LOCAL_MODE",
     "SCRIPT_MODE",
     "WORKER_MODE",
     "ActorClassID",
     "ActorID",
     "ClusterID",
+    "DynamicObjectRefGenerator",
     "FunctionID",
     "JobID",
     "NodeID",
     "ObjectID",
     "ObjectRef",
+    "ObjectRefGenerator",
     "PlacementGroupID",
     "TaskID",
     "UniqueID",
@@ -77,8 +81,9 @@ __all__ = [
 
 if TYPE_CHECKING:
     __own_version__: str
-SCRIPT_MODE = 0
-WORKER_MODE = 1
+LOCAL_MODE = _core.LOCAL_MODE
+SCRIPT_MODE = _core.SCRIPT_MODE
+WORKER_MODE = _core.WORKER_MODE
 
 _HOMES = {
     "_core.calls.decorators": ("method",),
@@ -94,6 +99,7 @@ _HOMES = {
         "UniqueID",
         "WorkerID",
     ),
+    "_core.generators": ("DynamicObjectRefGenerator", "ObjectRefGenerator"),
     "_core.introspection": ("available_resources", "cluster_resources", "nodes"),
     "_core.objects": ("get", "put", "wait"),
     "_core.session": ("init", "is_initialized", "shutdown"),
@@ -104,7 +110,7 @@ _HOMES = {
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 _RENAMED = {"ObjectID": ("_native", "ObjectRef"), "__own_version__": ("_native", "__version__")}
-_SUBMODULES = frozenset(["actor", "cloudpickle", "exceptions", "remote_function", "runtime_context", "types", "util"])
+_SUBMODULES = frozenset(["_raylet", "actor", "cloudpickle", "exceptions", "remote_function", "runtime_context", "types", "util"])
 
 
 def _check_interpreter() -> None:

@@ -4,6 +4,7 @@ from asyncio import Future as AsyncioFuture
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar
+from types import TracebackType
 from typing import Any, Generic, TypeVar, final
 
 from ray._core.ids import JobID, TaskID
@@ -59,7 +60,8 @@ class ObjectRef(Generic[T_co]):
 class CallTemplate:
     """Everything constant about a call site: built once per (function, options) or (actor, method, options), then called many times.
 
-    Calling it pickles the arguments, submits, and returns one ObjectRef (num_returns == 1), a list (num_returns > 1) or None (num_returns == 0).
+    Calling it pickles the arguments, submits, and returns one ObjectRef (num_returns == 1), a list (num_returns > 1) or None (num_returns == 0);
+    an ObjectRefGenerator for "streaming", one ObjectRef for "dynamic". `backpressure`: items made and not read at most, without limit below 1.
     Fast check: without keyword arguments and with min_args <= len(args) <= max_args (max_args None = unbounded) nothing else is checked;
     otherwise `binder(*args, **kwargs)` is called first and its TypeError propagates.
     """
@@ -70,7 +72,8 @@ class CallTemplate:
         *,
         payload: bytes,
         name: str,
-        num_returns: int,
+        num_returns: int | str,
+        backpressure: int,
         max_retries: int,
         retry_exceptions: bool,
         max_calls: int,
@@ -89,15 +92,19 @@ class CallTemplate:
         *,
         payload: bytes,
         name: str,
-        num_returns: int,
+        num_returns: int | str,
+        backpressure: int,
         max_task_retries: int,
         retry_exceptions: bool,
         max_pending_calls: int,
+        group: int,
+        unordered: bool,
         min_args: int,
         max_args: int | None,
         binder: Callable[..., Any] | None,
     ) -> CallTemplate:
-        """`max_pending_calls` -1 = unbounded, else PendingCallsLimitExceeded. The template holds a reference to the actor's handle object."""
+        """`max_pending_calls` -1 = unbounded, else PendingCallsLimitExceeded. `group`: 0 is the default one. `unordered`: later calls may overtake one that
+        waits for arguments. The template holds a reference to the actor's handle object."""
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
     def submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
 
@@ -110,17 +117,16 @@ class Core:
         """Start a daemon and connect to it as its driver. Raises RuntimeError naming what failed.
 
         Keys: python (str), native_path (str), resources (dict[str, float]), labels, object_store_memory (int, bytes), session_dir (str),
-        door (str), sys_path (list[str]), cwd (str), env (dict[str, str]), job_env (str), namespace (str), log_to_driver (bool), settings (dict[str, str])."""
+        door (str), sys_path (list[str]), job_env (str), namespace (str), log_to_driver (bool), settings (dict[str, str])."""
     @staticmethod
     def observe(door: str) -> Core:
         """Connect through a session's door, to ask questions. Raises RuntimeError naming what failed."""
     @staticmethod
-    def attach(fd: int, slot: int, board_fd: int, namespace: str, env: str) -> Core:
+    def attach(fd: int, slot: int, board_fd: int, namespace: str, env: str, settings: dict[str, str]) -> Core:
         """Connect as a worker over an inherited socket. Called after fork, never before."""
-    def shutdown(self) -> None:
-        """Idempotent. Ends the daemon and waits for it. Every blocked call in this process raises."""
-    def mark_forked(self) -> None:
-        """In the child of a fork: this session is the parent's, its sockets are never touched again."""
+    def shutdown(self, exiting: bool) -> None:
+        """Idempotent. Ends the daemon and waits for it. Every blocked call in this process raises; when the interpreter is `exiting`, by this thread,
+        those of other threads, all of them daemon threads, never return."""
     def is_alive(self) -> bool: ...
     @property
     def node_id(self) -> bytes: ...
@@ -172,14 +178,18 @@ class Core:
         """Wait until no other process needs an object of this one, taking no more calls."""
 
     # calls that Python runs itself
-    def work_fd(self) -> int:
-        """Readable when calls came; then `take_calls`."""
+    def work_fd(self, group: int) -> int:
+        """Readable when calls of a concurrency group came; then `take_calls`."""
+    def set_groups(self, count: int) -> None:
+        """This actor has so many concurrency groups, the default one included. Once, before its first call."""
     def set_async_variable(self, variable: ContextVar[Any]) -> None:
         """Where coroutines keep their PendingCall, for `context`."""
 
     # introspection
     def running_name(self) -> str:
         """Name of the call that this thread or coroutine runs, "" outside of calls."""
+    def holdings(self) -> list[tuple[str, bytes, str, int]]:
+        """What this process keeps of its own: ("object", id, "", bytes), ("actor", id of its handle's object, "", 0), ("call", task id, name, 0)."""
     def table_sizes(self) -> tuple[int, int, int, int]:
         """Entries of this process's tables: (objects, tasks, leases, waits). For leak checks."""
     def resources(self) -> tuple[dict[str, float], dict[str, float]]:
@@ -189,6 +199,21 @@ class Core:
         worker_id (bytes 28), node_id (bytes 28), job_id (bytes 4), namespace, was_restarted (bool), env (str). In the driver the task fields are the driver's."""
     def next_log(self) -> list[tuple[str, int, bool, str, bytes]] | None:
         """Blocks (without the GIL) for lines of workers: (name, pid, is_stderr, kind, text); kind "out" for a worker's line, "notice" for a message of the runtime. None = shut down."""
+
+@final
+class ResultStream:
+    """The reader's end of a call that gives its results one after another. Dropping it stops the call, unless its `completed` is referred to."""
+
+    def next(self, timeout_s: float | None) -> ObjectRef[Any] | None:
+        """The next item; waits for it. StopIteration: there is none. None: the time is over."""
+    def take(self) -> ObjectRef[Any] | None:
+        """The next item if it is here. StopIteration: there is none. None: it has not come."""
+    def peek(self) -> ObjectRef[Any]:
+        """A reference that is ready when `take` would not give None. Its value is of no use."""
+    def completed(self) -> ObjectRef[Any]:
+        """Ready when the call has ended."""
+    def state(self) -> tuple[bool, bool]:
+        """Whether the next item is here, and whether all are read."""
 
 @final
 class PinnedBuffer:
@@ -212,6 +237,16 @@ class PendingCall:
         """(function, args, kwargs). Raises what an argument that failed raises."""
     def finish(self, value: object) -> None: ...
     def fail(self, error: BaseException) -> None: ...
+    @property
+    def is_stream(self) -> bool:
+        """It gives its results one after another: `push` each, then `finish_stream`."""
+    def push(self, item: object) -> bool | None:
+        """One more item. True: go on. False: stop, nobody reads. None: wait for credit."""
+    def permit(self) -> bool | None:
+        """Ask again, as after `push`."""
+    def watch_credit(self, queue: CompletionQueue, token: int) -> bool:
+        """Queue `token` when it is worth to ask again. True: it already is, and nothing will be queued."""
+    def finish_stream(self) -> None: ...
 
 @final
 class CompletionQueue:
@@ -219,26 +254,86 @@ class CompletionQueue:
 
     def __init__(self) -> None: ...
     def fileno(self) -> int: ...
-    def watch(self, core: Core, object: ObjectRef[Any], token: int) -> bool:
-        """Queue `token` when the object is ready. True: it already is, and nothing will be queued."""
+    def watch(self, core: Core, object: ObjectRef[Any], token: int) -> int | None:
+        """Queue `token` when the object is ready. The number of the wait; None: it already is, and nothing will be queued.
+
+        A core that is not native, that of local mode, is asked: `core.watch(queue, object, token)`."""
+    def unwatch(self, object: ObjectRef[Any], wait: int) -> None:
+        """Give a wait up. Its token may be in the queue already."""
+    def complete(self, token: int) -> None:
+        """Queue `token`. For a core that is not native."""
     def take(self) -> list[int]: ...
     def wake(self) -> None:
         """Make the descriptor readable although nothing is done."""
 
-def run_calls(core: Core) -> str:
-    """Run calls in this thread until the process is to end; the reason. "constructed" after an actor's constructor ran."""
+@final
+class LocalValue:
+    """A pickled value of local mode; it counts the references inside it."""
 
-def take_calls(core: Core) -> tuple[list[PendingCall], str | None]:
-    """Every queued call, and the reason if the process is to end."""
+@final
+class LocalObjects:
+    """The objects of a session in local mode: values and reference counts of one process. What runs calls is `ray._core.local`.
+
+    Objects are named by the number of the call that makes them and their index in it: 0 for a `put`, 1 and up for results.
+    """
+
+    def __init__(self, actor_unneeded: Callable[[int], Any], unwatched: Callable[[int], Any]) -> None:
+        """`actor_unneeded` is called with an actor's number when the last reference to it is gone, in any thread at any moment: it may only take a note.
+        `unwatched` is called with the number of a wait that `CompletionQueue.unwatch` gives up."""
+    def install(self) -> None:
+        """References that are unpickled find their objects here from now on."""
+    def close(self) -> None:
+        """The session is over: no object is left."""
+    def reference(self, call: int, index: int) -> ObjectRef[Any]: ...
+    def actor(self, number: int) -> ObjectRef[Any]: ...
+    def end(self, call: int) -> ObjectRef[Any]:
+        """The object that is ready at the end of a call that gives its results one after another."""
+    def store_end(self, call: int, value: LocalValue) -> None: ...
+    def is_end_referred(self, call: int) -> bool: ...
+    def is_actor_referred(self, number: int) -> bool: ...
+    def call_of(self, object: ObjectRef[Any]) -> int:
+        """The number of the call that makes the object. ValueError for a reference of no session or of another one."""
+    def index_of(self, object: ObjectRef[Any]) -> int | None:
+        """Which of the results of its call the object is; None: what is ready at the call's end."""
+    def task_id(self, call: int) -> bytes: ...
+    def actor_id(self, number: int) -> bytes: ...
+    def job_id(self) -> bytes: ...
+    def pickle(self, value: Any) -> LocalValue: ...
+    def pickle_results(self, name: str, num_returns: int, value: Any) -> list[LocalValue]:
+        """The values of what a call returned. ValueError: not as many as `num_returns`."""
+    def pickle_args(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[LocalValue, list[ObjectRef[Any]]]:
+        """The arguments, and the references at their top level, which stand for values."""
+    def unpickle_args(self, args: LocalValue, arguments: Sequence[ObjectRef[Any]]) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
+        """(args, kwargs) as the callee sees them. Raises what an argument that failed raises."""
+    def raised(self, record: bytes) -> LocalValue:
+        """The value that stands for an exception; `record` comes from `ray._core.errors.encode_exception`."""
+    def failed(self, code: str, fields: dict[str, str], cause: LocalValue | None = None) -> LocalValue:
+        """The value that stands for a failure that is no call's exception; `fields` as in `ray._core.errors.system_error`."""
+    def store(self, call: int, index: int, value: LocalValue, frames: TracebackType | None = None) -> None:
+        """The object is ready. Nothing is kept if nobody refers to it. `frames`: where the error was raised."""
+    def value(self, object: ObjectRef[Any]) -> Any:
+        """A fresh copy of the value. Raises the error that it stands for."""
+    def sizes(self) -> list[tuple[bytes, int]]:
+        """(id, bytes) of every object that is there."""
+    def __len__(self) -> int: ...
+
+def run_calls(core: Core, group: int = 0) -> str:
+    """Run calls of one concurrency group in this thread until the process is to end; the reason. "constructed" after an actor's constructor ran."""
+
+def take_calls(core: Core, group: int, room: int) -> tuple[list[PendingCall], str | None]:
+    """Queued calls of one concurrency group, at most `room`, and the reason if the process is to end."""
 
 def ref_from_bytes(bytes: bytes) -> ObjectRef[Any]:
     """Rebuild a pickled reference."""
 
+def stay_if_interpreter_exits() -> None:
+    """Never return if another thread ends the interpreter: this is a daemon thread then, which goes with the process."""
+
 def set_process_name(name: str) -> None:
     """What ps and top show."""
 
-def daemon_main() -> None:
-    """Run a node's daemon on file descriptor 0 until its driver goes away. Used by `Core.start` only."""
+def daemon_main() -> str | None:
+    """Run a node's daemon on file descriptor 0 until its driver goes away. Used by `Core.start` only. Returns why it could not."""
 
 def is_plain(value: object) -> bool:
     """True for None, bool, int, float, str, bytes and small tuples, lists and dicts of them: values that plain pickle carries with the same meaning everywhere."""

@@ -22,9 +22,11 @@ from ray._core.calls.options import (
     UnknownOptionError,
     actor_resources,
     check_actor_options,
+    check_is_generator,
     check_method_options,
     check_named,
     check_namespace,
+    may_overtake,
     options_key,
 )
 from ray._core.calls.signatures import CallSignature, signature_of
@@ -77,7 +79,7 @@ class ActorMethod:
             **kwargs: Keyword arguments of the method.
 
         Returns:
-            A reference to the result; a list of them for `num_returns` above 1, None for 0.
+            A reference to the result; a list of them for `num_returns` above 1, None for 0. An `ObjectRefGenerator` of a generator method.
 
         Raises:
             TypeError: The arguments don't fit the method, or can't be pickled.
@@ -94,30 +96,30 @@ class ActorMethod:
 
     def _bind(self) -> CallTemplate:
         from ray._core.serialization import dumps_payload
-        from ray._native import CallTemplate
 
         spec, actor = self._spec, self._actor
-        if isinstance(spec.num_returns, str):
-            raise NotImplementedError(f"{actor.class_name}.{spec.name} is a generator: streaming results are not available yet")
         retries = actor.max_task_retries if spec.max_task_retries is None else spec.max_task_retries
         payload = {
             "kind": "method",
             "name": spec.name,
-            "concurrency_group": spec.concurrency_group,
             "retry_exceptions": spec.retry_exceptions,
         }
         core = session.core
         if core is None or self._epoch != session.epoch:
-            raise RuntimeError(f"the session that this actor {actor.class_name} belongs to has ended\nhint: create it again after ray.init()")
-        return CallTemplate.method(
+            ended = f"the session that this actor {actor.class_name} belongs to has ended\nhint: create it again after ray.init()"
+            raise RuntimeError(session.why_lost() or ended)
+        return session.template_class().method(
             core,
             self._ref,
             payload=dumps_payload(payload),
             name=self._name or f"{actor.class_name}.{spec.name}",
             num_returns=spec.num_returns,
+            backpressure=spec.backpressure or actor.backpressure,
             max_task_retries=retries,
             retry_exceptions=bool(spec.retry_exceptions),
             max_pending_calls=actor.max_pending_calls,
+            group=actor.group_number(spec.concurrency_group),
+            unordered=actor.unordered,
             min_args=spec.signature.min_args,
             max_args=spec.signature.max_args,
             binder=spec.signature.bind,
@@ -152,8 +154,9 @@ class ActorMethod:
             check_method_options(options, in_options=True)
         except UnknownOptionError as e:  # Compat: an unknown name is a TypeError here, as in a Python call
             raise TypeError(str(e)) from None
+        check_is_generator(options.get("num_returns"), self._spec.is_generator, f"{self._actor.class_name}.{self._spec.name}")
         group = options.get("concurrency_group")
-        if group is not None and group not in self._actor.groups:
+        if group and group not in self._actor.groups:
             raise ValueError(f"{self._actor.class_name} has no concurrency group {group!r}, only: {', '.join(self._actor.groups) or 'none'}")
         return ActorMethod(self._epoch, self._ref, self._actor, self._spec.replace(options), options.get("name") or self._name)
 
@@ -284,7 +287,7 @@ class _ClassExport:
 
         if self._epoch != session.epoch:
             self._epoch, self._payloads = session.epoch, {}
-        key = (max_concurrency, spec.max_task_retries, spec.max_pending_calls)
+        key = (max_concurrency, spec.max_task_retries, spec.max_pending_calls, spec.backpressure, spec.unordered)
         data = self._payloads.get(key)
         if data is None:
             fields = {
@@ -417,8 +420,13 @@ class ActorClass(Generic[T]):
         if found is not None:
             return _handle_from_payload(*found)
         base_spec, is_async = export.described
-        spec = base_spec.with_calls(options.get("max_task_retries") or 0, self._max_pending_calls())
         concurrency = options.get("max_concurrency") or (DEFAULT_ASYNC_CONCURRENCY if is_async else 1)
+        spec = base_spec.with_calls(
+            options.get("max_task_retries") or 0,
+            self._max_pending_calls(),
+            options.get("_actor_generator_backpressure_num_objects") or -1,
+            may_overtake(options.get("allow_out_of_order_execution"), is_async, concurrency),
+        )
         held, placement = actor_resources(options)
         ref = core.create_actor(
             payload=export.payload(spec, concurrency),
@@ -554,7 +562,7 @@ def exit_actor() -> NoReturn:
     Raises:
         TypeError: Not called in an actor.
     """
-    if session.core is None or session.current is not None or not session.core.context()["actor_id"]:
+    if session.core is None or session.in_driver() or not session.core.context()["actor_id"]:
         raise TypeError("exit_actor() was called outside of an actor\nhint: to end one from outside use ray.kill(handle)")
     raise ActorExit(0)
 
@@ -568,7 +576,7 @@ def current_actor_handle() -> ActorHandle[Any]:
     Raises:
         RuntimeError: Not called in an actor.
     """
-    found = None if session.current is not None else session.auto_init().current_actor()
+    found = None if session.in_driver() else session.auto_init().current_actor()
     if found is None:
         raise RuntimeError("this is only known inside an actor")
     return _handle_from_payload(*found)

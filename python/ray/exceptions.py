@@ -650,7 +650,7 @@ class ActorPlacementGroupRemoved(_TextError):
 
 
 class PendingCallsLimitExceeded(RayError):
-    """The actor has as many unfinished calls as `max_pending_calls` allows."""
+    """The actor has as many unfinished calls as `max_pending_calls` allows, or the calls of this process keep too much memory and waiting would not help."""
 
 
 class TaskUnschedulableError(RayError):

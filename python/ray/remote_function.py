@@ -6,7 +6,7 @@ for all calls (pickled function, options, signature) is in the template, built a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
@@ -16,15 +16,17 @@ from ray._core.calls.options import (
     DEFAULT_MAX_RETRIES,
     VARIANTS_MAX,
     assemble_resources,
+    check_is_generator,
     check_task_options,
     options_key,
 )
-from ray._core.calls.signatures import CallSignature, is_coroutine, is_generator, signature_of
+from ray._core.calls.signatures import CallSignature, is_async_generator, is_coroutine, is_generator, signature_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ray._core.calls.decorators import RemoteOptions, TaskCallOptions
+    from ray._core.generators import ObjectRefGenerator
     from ray._native import CallTemplate, Core, ObjectRef
     from ray.actor import ActorClass
 
@@ -147,7 +149,7 @@ class RemoteFunction(Generic[F]):
             **kwargs: Keyword arguments of the function.
 
         Returns:
-            A reference to the result; a list of them for `num_returns` above 1, None for 0.
+            A reference to the result; a list of them for `num_returns` above 1, None for 0. An `ObjectRefGenerator` of a generator function.
 
         Raises:
             TypeError: The arguments don't fit the function, or can't be pickled.
@@ -160,7 +162,6 @@ class RemoteFunction(Generic[F]):
     def _bind(self) -> CallTemplate:
         """Build the template for the current engine, starting one if there is none."""
         from ray._core.environment import canonical_env
-        from ray._native import CallTemplate
 
         core = session.auto_init()
         options = self._default_options
@@ -168,11 +169,12 @@ class RemoteFunction(Generic[F]):
         retry = tuple(retry) if isinstance(retry, (list, tuple)) else bool(retry)
         max_retries, num_returns = options.get("max_retries"), options.get("num_returns")
         signature = self._export.signature
-        template = CallTemplate.task(
+        template = session.template_class().task(
             core,
             payload=self._export.payload(retry),
             name=options.get("name") or self.__dict__["__name__"],
-            num_returns=1 if num_returns is None else num_returns,
+            num_returns=("streaming" if is_generator(self._function) else 1) if num_returns is None else num_returns,
+            backpressure=options.get("_generator_backpressure_num_objects") or -1,
             max_retries=DEFAULT_MAX_RETRIES if max_retries is None else max_retries,
             retry_exceptions=bool(retry),
             max_calls=options.get("max_calls") or 0,
@@ -225,6 +227,7 @@ class RemoteFunction(Generic[F]):
         found = self._variants.get(key) if key is not None else None
         if found is None:
             check_task_options(task_options, in_options=True)
+            check_is_generator(task_options.get("num_returns"), is_generator(self._function), self._function_name)
             given = {k: v for k, v in task_options.items() if k != "runtime_env" or v}
             found = RemoteFunction(self._function, {**self._default_options, **given}, self._export)
             if key is not None:
@@ -278,6 +281,8 @@ class _Decorator(Protocol):
     @overload
     def __call__(self, target: type[T], /) -> ActorClass[T]: ...  # pyright: ignore[reportOverlappingOverload]  # a class is callable too
     @overload
+    def __call__(self, target: Callable[P, Iterator[T]], /) -> RemoteFunction[Callable[P, ObjectRefGenerator[T]]]: ...
+    @overload
     def __call__(self, target: Callable[P, R], /) -> RemoteFunction[Callable[P, ObjectRef[R]]]: ...
 
 
@@ -291,6 +296,8 @@ class _DecoratorMany(Protocol):
 
 @overload
 def remote(target: type[T], /) -> ActorClass[T]: ...  # pyright: ignore[reportOverlappingOverload]
+@overload
+def remote(target: Callable[P, Iterator[T]], /) -> RemoteFunction[Callable[P, ObjectRefGenerator[T]]]: ...
 @overload
 def remote(target: Callable[P, R], /) -> RemoteFunction[Callable[P, ObjectRef[R]]]: ...
 @overload
@@ -338,9 +345,8 @@ def _make(target: Any, options: dict[str, Any]) -> Any:
     if not isinstance(target, FunctionType) and type(target).__name__ not in ("cyfunction", "cython_function_or_method"):
         kind = "a builtin function" if isinstance(target, BuiltinFunctionType) else f"an object of type {type(target).__name__}"
         raise TypeError(f"@ray.remote goes on a function or a class, got {kind}: {target!r}\nhint: wrap it in a def")
-    if is_coroutine(target):
+    if is_coroutine(target) or is_async_generator(target):
         raise ValueError(f"the task {target.__qualname__} is an 'async def'\nhint: call asyncio.run() in a plain function, or use an actor")
     check_task_options(options)
-    if is_generator(target) and options.get("num_returns") is None:
-        raise NotImplementedError(f"{target.__qualname__} is a generator: streaming results are not available yet\nhint: set num_returns, or return a list")
+    check_is_generator(options.get("num_returns"), is_generator(target), target.__qualname__)
     return RemoteFunction(target, options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray._core import session
+from ray._core import LOCAL_MODE, SCRIPT_MODE, WORKER_MODE, session
 from ray._core.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
 
 TYPE_CHECKING = False
@@ -17,11 +17,22 @@ _ACCELERATORS = ("FURIOSA", "GPU", "HPU", "MBLT", "NPU", "RBLN", "TPU", "TTNPU",
 """Families of accelerators by resource name. Only GPUs are handed out so far."""
 
 
+class _Worker:
+    """What `RuntimeContext.worker` tells of the process. Compat: Ray's is the core worker; programs read its `mode`."""
+
+    @property
+    def mode(self) -> int:
+        """`ray.SCRIPT_MODE` in a driver, `ray.WORKER_MODE` in a worker, `ray.LOCAL_MODE` in local mode."""
+        if session.is_local():
+            return LOCAL_MODE
+        return SCRIPT_MODE if session.current is not None else WORKER_MODE
+
+
 class RuntimeContext:
     """Answers questions about the driver, task or actor that asks. Made by `get_runtime_context`."""
 
     def __init__(self, worker: Any = None) -> None:
-        self.worker = worker
+        self.worker = _Worker() if worker is None else worker
 
     @staticmethod
     def _read() -> dict[str, Any]:
@@ -34,7 +45,7 @@ class RuntimeContext:
         Raises:
             RuntimeError: In the driver.
         """
-        if session.current is not None:
+        if session.in_driver():
             raise RuntimeError("this is only known inside a task or actor, and this is the driver")
         return cls._read()
 
@@ -45,7 +56,7 @@ class RuntimeContext:
             "job_id", "node_id", "namespace", and inside a call "task_id" and "actor_id", as id objects.
         """
         found = {"job_id": self.job_id, "node_id": self.node_id, "namespace": self.namespace}
-        if session.current is None:
+        if not session.in_driver():
             found["task_id"] = self.task_id
             if self.actor_id is not None:
                 found["actor_id"] = self.actor_id
@@ -66,12 +77,12 @@ class RuntimeContext:
 
     def get_task_id(self) -> str | None:
         """Id of the running task in hex; None in the driver."""
-        task_id = None if session.current is not None else self._read()["task_id"]
+        task_id = None if session.in_driver() else self._read()["task_id"]
         return task_id.hex() if task_id else None
 
     def get_task_name(self) -> str | None:
         """Name of the running task; None in the driver."""
-        return None if session.current is not None else self._read()["task_name"]
+        return None if session.in_driver() else self._read()["task_name"]
 
     def get_actor_id(self) -> str | None:
         """Id of the actor in hex; None outside actors."""
@@ -149,7 +160,7 @@ class RuntimeContext:
     @property
     def task_id(self) -> TaskID | None:
         """Id of the running task; None in the driver."""
-        task_id = None if session.current is not None else self._read()["task_id"]
+        task_id = None if session.in_driver() else self._read()["task_id"]
         return TaskID(task_id) if task_id else None
 
     @property

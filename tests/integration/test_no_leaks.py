@@ -3,6 +3,7 @@
 import gc
 import threading
 
+import numpy as np  # before any snapshot: it starts threads of its own
 import pytest
 
 import ray
@@ -48,7 +49,6 @@ def test_leaks_after_twenty_sessions_are_none(no_leak: Snapshot):
 
 def test_leaks_of_a_session_ended_with_everything_in_flight_are_none(no_leak: Snapshot):
     """Running tasks, queued calls, unread results and living views at shutdown leave nothing behind."""
-    np = pytest.importorskip("numpy")
     init(num_cpus=2)
 
     @ray.remote
@@ -77,6 +77,19 @@ def test_leaks_of_refs_and_handles_kept_over_shutdown_are_none(no_leak: Snapshot
     del kept
     gc.collect()
     assert ray.get(double.remote(3)) == 6
+
+
+def test_refs_of_an_ended_session_are_refused_as_arguments(no_runtime: None):
+    """Alone, in a container, in a put: an error at once. Its id may name another object in the new session."""
+    init(num_cpus=1)
+    old = ray.put(1)
+    ray.shutdown()
+    init(num_cpus=1)
+    new = ray.put(2)
+    for use in (lambda: double.remote(old), lambda: double.remote([old]), lambda: ray.put({"ref": old}), lambda: ray.get(old)):
+        with pytest.raises((ValueError, TypeError), match="ended"):
+            use()
+    assert ray.get(double.remote(new)) == 4
 
 
 def test_leaks_while_refs_are_still_held_are_none(no_runtime: None):

@@ -35,9 +35,9 @@ class Finished:
 
 
 class Script:
-    """A running driver program. Leaving the `with` block ends whatever is left of it."""
+    """A running driver program, started by the command `under` if that is given. Leaving the `with` block ends whatever is left of it."""
 
-    def __init__(self, argv: Sequence[str], cwd: Path, env: dict[str, str] | None = None, **popen: Any) -> None:
+    def __init__(self, argv: Sequence[str], cwd: Path, env: dict[str, str] | None = None, under: Sequence[str] = (), **popen: Any) -> None:
         self.mark = uuid.uuid4().hex
         self._folder = tempfile.TemporaryDirectory(prefix="script-output-")
         self._out, self._err = (Path(self._folder.name) / name for name in ("stdout", "stderr"))
@@ -45,7 +45,7 @@ class Script:
         environment = {**os.environ, **(env or {}), MARK: self.mark}
         with self._out.open("wb") as out, self._err.open("wb") as err:
             streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err, **popen}
-            self.popen = subprocess.Popen([sys.executable, *argv], cwd=cwd, env=environment, start_new_session=True, **streams)
+            self.popen = subprocess.Popen([*under, sys.executable, *argv], cwd=cwd, env=environment, start_new_session=True, **streams)
         self.pid = self.popen.pid
 
     def __enter__(self) -> "Script":

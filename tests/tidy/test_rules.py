@@ -16,9 +16,13 @@ BROAD_EXCEPTS: dict[str, str] = {
     "benchmarks/harness.py": "a failing section is reported and the others run",
     "python/ray/_core/errors.py": "code of the user's exception may fail at every step; each failure becomes a plainer record",
     "python/ray/_core/futures.py": "whatever a task raised belongs to its future",
+    "python/ray/_core/log_printer.py": "a stream of the user's may raise anything: shown by the thread's end, while workers must not wait for it",
+    "python/ray/_core/local/actors.py": "the boundary of the user's coroutine: its error is its result",
+    "python/ray/_core/local/execution.py": "the boundary of the user's call: its error is its result",
     "python/ray/_core/pickle_path.py": "the question is only whether the user's reduce works",
     "python/ray/_core/worker/template.py": "the outermost frame of a forked process: prints, then ends",
-    "python/ray/_core/worker/main.py": "the boundary of the user's call: its error is its result",
+    "python/ray/_core/worker/executors.py": "the boundary of the user's call: its error is its result",
+    "python/ray/_core/worker/main.py": "the user's __repr__ of an actor is not worth its life",
     "python/ray/exceptions.py": "a class of the user that refuses to be derived from: converted to the plain error",
 }
 # The config table and what must see the environment itself.
@@ -26,6 +30,7 @@ READS_ENVIRONMENT: dict[str, str] = {
     "python/ray/_core/config.py": "the table of settings",
     "python/ray/_core/host.py": "which devices this process may see",
     "python/ray/_core/launch.py": "workers inherit the driver's environment",
+    "python/ray/_core/local/variables.py": "a call takes on its runtime environment and puts the process's own back",
     "python/ray/_core/worker/main.py": "a worker takes on its runtime environment and its devices",
 }
 

@@ -21,6 +21,9 @@ FACADES: dict[str, int] = {}
 WIDE_FOLDERS = {"python/ray": 40, "python/ray/util": 40}
 # Signatures fixed by compatibility, or by the one contract between Rust and Python.
 FIXED_SIGNATURES = {
+    "python/ray/_core/local/calls.py:LocalTemplate.method",
+    "python/ray/_core/local/calls.py:LocalTemplate.task",
+    "python/ray/_core/local/core.py:LocalCore.create_actor",
     "crates/ray-py/src/core.rs:create_actor",
     "crates/ray-py/src/template.rs:method",
     "crates/ray-py/src/template.rs:task",

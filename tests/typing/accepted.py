@@ -1,12 +1,12 @@
 """What both checkers must accept, and what they must infer. Checked by test_typing.py, never run."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any, ParamSpec
 
 from typing_extensions import assert_type
 
 import ray
-from ray import ObjectRef
+from ray import ObjectRef, ObjectRefGenerator
 from ray.actor import ActorClass, ActorHandle, ActorProxy
 from ray.remote_function import RemoteFunction
 
@@ -47,6 +47,41 @@ class Counter:
     @ray.method
     async def later(self) -> bytes:
         return b""
+
+    @ray.method
+    def steps(self, most: int) -> Iterator[int]:
+        yield from range(most)
+
+    @ray.method(num_returns="streaming")
+    async def later_steps(self) -> AsyncIterator[str]:
+        yield ""
+
+
+@ray.remote
+def numbers(most: int) -> Generator[int, None, None]:
+    yield from range(most)
+
+
+@ray.remote(num_cpus=0)
+def words() -> Iterator[str]:
+    yield ""
+
+
+def generators(counter: ActorProxy[Counter]) -> None:
+    assert_type(numbers.remote(3), ObjectRefGenerator[int])
+    assert_type(words.remote(), ObjectRefGenerator[str])
+    for ref in numbers.remote(3):
+        assert_type(ref, ObjectRef[int])
+    assert_type(next(words.remote()), ObjectRef[str])
+    assert_type(ray.wait([words.remote()])[0], list[ObjectRefGenerator[str]])
+    assert_type(words.remote().completed(), ObjectRef[None])
+    assert_type(counter.steps.remote(2), ObjectRefGenerator[int] | Any)
+    assert_type(counter.later_steps.remote(), ObjectRefGenerator[str] | Any)
+
+
+async def asynchronous_generators() -> None:
+    async for ref in numbers.remote(3):
+        assert_type(await ref, int)
 
 
 # mypy does not apply class decorators; the call does what `@ray.remote` on the class does, for both checkers.

@@ -14,6 +14,7 @@ from ray._core.calls.options import (
     check_method_options,
     check_named,
     check_task_options,
+    may_overtake,
     options_key,
 )
 from ray._core.calls.signatures import signature_of
@@ -62,7 +63,8 @@ def test_unknown_option_names_the_closest():
         ({"num_returns": -1}, ValueError),
         ({"num_returns": "x"}, ValueError),
         ({"num_returns": 1.5}, TypeError),
-        ({"num_returns": "streaming"}, NotImplementedError),
+        ({"_generator_backpressure_num_objects": 0}, ValueError),
+        ({"_generator_backpressure_num_objects": "1"}, TypeError),
         ({"max_retries": -2}, ValueError),
         ({"max_retries": 1.5}, TypeError),
         ({"retry_exceptions": 1}, TypeError),
@@ -215,18 +217,32 @@ def test_decorated_function_keeps_its_metadata():
     assert (f.__name__, f.__doc__, f.__module__, f.__wrapped__(1)) == ("f", "Doc.", __name__, None)
 
 
-def test_coroutine_and_generator_functions_are_refused():
+def test_asynchronous_functions_are_refused():
     """With a plain sentence."""
 
     async def coroutine(): ...
 
+    async def generator():
+        yield 1
+
+    for function in (coroutine, generator):
+        with pytest.raises(ValueError, match="async"):
+            remote(function)
+
+
+def test_streams_are_for_generator_functions():
+    """What does not use `yield` can't give its results one after another."""
+
+    def plain(): ...
+
     def generator():
         yield 1
 
-    with pytest.raises(ValueError, match="async"):
-        remote(coroutine)
-    with pytest.raises(NotImplementedError, match="generator"):
-        remote(generator)
+    for returns in ("streaming", "dynamic"):
+        with pytest.raises(ValueError, match="generator"):
+            remote(num_returns=returns)(plain)
+        assert remote(num_returns=returns)(generator)
+    assert remote(generator)
     assert remote(num_returns=2)(generator)
 
 
@@ -279,7 +295,8 @@ def test_class_description_holds_methods_as_an_instance_finds_them():
     assert not is_async
     plain = spec.methods["plain"]
     assert (plain.num_returns, plain.concurrency_group, plain.signature.min_args, plain.signature.max_args) == (2, "io", 1, 2)
-    assert spec.methods["generator"].num_returns == "streaming"
+    generator = spec.methods["generator"]
+    assert (generator.num_returns, generator.is_generator, plain.is_generator) == ("streaming", True, False)
 
 
 def test_class_description_survives_the_wire():
@@ -341,3 +358,19 @@ def test_runtime_env_merges_into_the_parents():
     assert canonical_env({"env_vars": {"B": "3"}}, parent) == '{"env_vars":{"A":"1","B":"3"}}'
     assert canonical_env(None, parent) == canonical_env({"env_vars": {}}, parent) == parent
     check_runtime_env(None)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "is_async", "concurrency", "overtakes"),
+    [(None, False, 1, False), (False, False, 1, False), (True, False, 1, True), (None, True, 1, True), (None, False, 2, True), (True, True, 9, True)],
+)
+def test_calls_may_overtake_where_they_run_side_by_side(allowed, is_async, concurrency, overtakes):
+    """Without allow_out_of_order_execution, calls may overtake exactly where several run at once."""
+    assert may_overtake(allowed, is_async, concurrency) is overtakes
+
+
+@pytest.mark.parametrize(("is_async", "concurrency", "kind"), [(True, 1, "async actor"), (False, 2, "max_concurrency=2")])
+def test_order_of_calls_side_by_side_is_refused(is_async, concurrency, kind):
+    """The message says why the order can't be kept."""
+    with pytest.raises(ValueError, match=f"(?s){kind}.*hint:"):
+        may_overtake(False, is_async, concurrency)

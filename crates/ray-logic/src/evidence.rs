@@ -1,6 +1,6 @@
 //! Words for what is known about a process's end. Facts only, never a list of guesses.
 
-use ray_proto::msg::Evidence;
+use ray_proto::msg::{Evidence, MemoryKill};
 
 const SIGNALS: [(i32, &str); 12] = [
     (1, "SIGHUP"),
@@ -16,6 +16,9 @@ const SIGNALS: [(i32, &str); 12] = [
     (15, "SIGTERM"),
     (24, "SIGXCPU"),
 ];
+
+const MEMORY_HINT: &str =
+    "\nhint: let fewer run at once (num_cpus=, memory=), or work in smaller pieces; RAY_memory_usage_threshold and RAY_memory_monitor_refresh_ms adjust the monitor";
 
 fn signal_name(signal: i32) -> String {
     SIGNALS.iter().find(|(n, _)| *n == signal).map_or_else(|| format!("signal {signal}"), |(n, name)| format!("signal {n} ({name})"))
@@ -36,6 +39,9 @@ pub fn describe(evidence: &Evidence) -> String {
         text.push_str(&format!("; its memory peaked at {} MiB", evidence.peak_rss_kib / 1024));
     }
     text.push('.');
+    if evidence.memory_kill != (MemoryKill::No {}) {
+        text.push_str(MEMORY_HINT);
+    }
     if !evidence.stderr_tail.is_empty() {
         text.push_str("\nlast lines on its stderr:\n");
         evidence.stderr_tail.lines().for_each(|line| text.push_str(&format!("    {line}\n")));
@@ -55,6 +61,7 @@ mod tests {
             exit_code: 0,
             ended_by_us: String::new(),
             oom_kill: false,
+            memory_kill: MemoryKill::No {},
             peak_rss_kib: 2048,
             stderr_tail: "a\nb".into(),
             last_started: None,

@@ -24,6 +24,8 @@ pub(crate) struct Conn {
     pub out: Option<Pipe>,
     pub err: Option<Pipe>,
     pub tail: VecDeque<String>,
+    /// It has said hello and runs.
+    pub welcomed: bool,
     /// Why we killed it.
     pub ended_by_us: String,
     /// The link is closed: it is gone or about to be.
@@ -47,6 +49,7 @@ impl Conn {
             out: None,
             err: None,
             tail: VecDeque::new(),
+            welcomed: false,
             ended_by_us: String::new(),
             closed_at: None,
             orphan: false,
@@ -131,6 +134,8 @@ impl Pipe {
 pub(crate) enum Token {
     Template,
     Door,
+    /// Children of ours ended.
+    Children,
     Link(ProcId),
     Out(ProcId),
     Err(ProcId),
@@ -139,12 +144,14 @@ pub(crate) enum Token {
 const OUT_BIT: u64 = 1 << 63;
 const ERR_BIT: u64 = 1 << 62;
 const DOOR: u64 = u64::MAX - 1;
+const CHILDREN: u64 = u64::MAX - 2;
 
 impl Token {
     pub(crate) fn pack(self) -> u64 {
         match self {
             Token::Template => u64::MAX,
             Token::Door => DOOR,
+            Token::Children => CHILDREN,
             Token::Link(id) => id.0,
             Token::Out(id) => id.0 | OUT_BIT,
             Token::Err(id) => id.0 | ERR_BIT,
@@ -155,6 +162,7 @@ impl Token {
         match word {
             u64::MAX => Token::Template,
             DOOR => Token::Door,
+            CHILDREN => Token::Children,
             word if word & OUT_BIT != 0 => Token::Out(ProcId(word & !OUT_BIT)),
             word if word & ERR_BIT != 0 => Token::Err(ProcId(word & !ERR_BIT)),
             word => Token::Link(ProcId(word)),
@@ -182,7 +190,9 @@ mod tests {
 
     #[test]
     fn tokens_survive_packing() {
-        for token in [Token::Template, Token::Door, Token::Link(ProcId::new(3, 9)), Token::Out(ProcId::new(3, 9)), Token::Err(ProcId::new(3, 9))] {
+        for token in
+            [Token::Template, Token::Door, Token::Children, Token::Link(ProcId::new(3, 9)), Token::Out(ProcId::new(3, 9)), Token::Err(ProcId::new(3, 9))]
+        {
             assert_eq!(Token::unpack(token.pack()), token);
         }
     }

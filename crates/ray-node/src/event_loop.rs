@@ -2,18 +2,24 @@
 
 use crate::conn::{Conn, Pipe, Token};
 use crate::extent_files::{spill_config, ExtentFiles};
+use crate::host::{self, fd_limit};
+use crate::memory::{memory_rules, MemoryReader};
 use crate::oom;
+use crate::strays::Strays;
 use crate::template::{Report, Template};
 use ray_logic::node::{Node, NodeCommand, NodeConfig};
-use ray_proto::msg::{Boot, Evidence, FromNode, ToNode, WorkerLine};
+use ray_proto::msg::{Boot, Evidence, FromNode, MemoryKill, ToNode, WorkerLine};
 use ray_proto::wire::{decode, PROTOCOL};
 use ray_proto::{ExtentId, ProcId, UNIT};
 use ray_shm::board::{Board, SLOTS};
 use ray_shm::door;
+use ray_shm::host::{explain, explain_memfd};
 use ray_shm::link::{pair, Filled, Flushed};
 use ray_shm::poll::{Poll, Ready};
+use ray_shm::processes::{self, Process};
+use ray_shm::signals;
 use rustix::pipe::{pipe_with, PipeFlags};
-use rustix::process::{kill_process, kill_process_group, waitpid, Pid, Signal, WaitOptions};
+use rustix::process::{waitpid, Pid, WaitOptions};
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -26,13 +32,14 @@ const LOOK_US: u64 = 1_000_000;
 const REAP_US: u64 = 1_000;
 /// A driver that does not read its last log lines within this does not get them.
 const LAST_WORDS_US: u64 = 1_000_000;
-/// Bytes of log lines waiting for the driver above which workers' pipes are not read: they block, nothing is lost.
-const LOG_BACKLOG: usize = 4 << 20;
+/// Bytes of log lines that the driver has not shown, above which workers' pipes are not read: they block, nothing is lost.
+const LOG_BACKLOG: u64 = 4 << 20;
 
 /// Of the board: processes that run no calls have none.
 const NO_SLOT: u32 = u32::MAX;
-/// Processes that came through the door, at once.
-const GUESTS: usize = 64;
+mod ends;
+mod farewell;
+mod visitors;
 
 struct Daemon {
     poll: Poll,
@@ -42,6 +49,12 @@ struct Daemon {
     conns: BTreeMap<ProcId, Conn>,
     by_pid: BTreeMap<u32, ProcId>,
     template: Option<Template>,
+    /// Readable when a child of ours ended.
+    child_ends: OwnedFd,
+    strays: Strays,
+    memory: MemoryReader,
+    /// The node was told of memory since its last tick.
+    looked: bool,
     board_fd: OwnedFd,
     board: Board,
     free_slots: Vec<u32>,
@@ -51,6 +64,8 @@ struct Daemon {
     oom_kills: Option<u64>,
     commands: VecDeque<NodeCommand>,
     paused: Vec<Token>,
+    /// Bytes of lines sent to the driver that it has not shown yet.
+    unshown: u64,
     next_look: u64,
     over: bool,
     door: Option<OwnedFd>,
@@ -68,18 +83,24 @@ pub fn run(link: OwnedFd) -> Result<(), String> {
     let text = |error: rustix::io::Errno| error.to_string();
     // Orphans of the template become our children, so that their ends stay known.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(text)?;
-    raise_fd_limit();
+    host::raise_fd_limit();
+    signals::block_child_ends(true);
     let mut driver = Conn::new(link, NO_SLOT);
     let boot = first_message(&mut driver)?;
-    let (board_fd, board) = Board::create().map_err(text)?;
+    let (board_fd, board) = Board::create().map_err(|error| explain_memfd("no shared memory for the status board", error))?;
+    host::check(&board_fd)?;
     let config = node_config(&boot);
     let mut daemon = Daemon {
-        poll: Poll::new().map_err(text)?,
+        poll: Poll::new().map_err(|error| explain("the daemon has no epoll set", error))?,
         node: Node::new(config),
         driver: ProcId::NODE,
         conns: BTreeMap::new(),
         by_pid: BTreeMap::new(),
         template: None,
+        child_ends: signals::child_ends_fd().map_err(text)?,
+        strays: Strays::new(boot.settings.get("kill_child_processes_on_worker_exit").is_none_or(|v| v != "0")),
+        memory: MemoryReader::new(&boot.settings),
+        looked: false,
         board_fd,
         board,
         free_slots: (0..SLOTS).rev().collect(),
@@ -88,26 +109,16 @@ pub fn run(link: OwnedFd) -> Result<(), String> {
         oom_kills: oom::kills(),
         commands: VecDeque::new(),
         paused: Vec::new(),
+        unshown: 0,
         next_look: 0,
         over: false,
         door: None,
         boot,
     };
     let result = daemon.serve(driver);
+    daemon.say_farewell();
     daemon.end_everything();
     result
-}
-
-fn raise_fd_limit() {
-    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    limit.current = limit.maximum;
-    // Refused only where the limits are odd; then the old one stays.
-    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
-}
-
-fn fd_limit() -> String {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    limit.map_or_else(|| "none".to_owned(), |n| n.to_string())
 }
 
 fn first_message(driver: &mut Conn) -> Result<Boot, String> {
@@ -140,6 +151,7 @@ fn node_config(boot: &Boot) -> NodeConfig {
         idle_worker: setting("idle_worker_s").and_then(|v| v.parse::<f64>().ok()).map_or(1_000_000, |s| (s * 1e6) as u64),
         infeasible_is_error: setting("infeasible_is_error") == Some("1"),
         spill: spill_config(boot),
+        memory: memory_rules(&boot.settings),
     }
 }
 
@@ -148,10 +160,12 @@ impl Daemon {
         let text = |error: rustix::io::Errno| format!("epoll: {error}");
         self.driver = self.node.driver_connected(1, door::peer_pid(driver.reader.fd()), self.boot.max_links);
         self.poll.add(driver.reader.fd(), Token::Link(self.driver).pack()).map_err(text)?;
+        self.poll.add(self.child_ends.as_fd(), Token::Children.pack()).map_err(text)?;
         self.conns.insert(self.driver, driver);
-        self.welcome(self.driver);
         self.open_door();
+        // Before the welcome: a host that refuses even this process gets no session.
         self.start_template()?;
+        self.welcome(self.driver);
         self.read_link(self.driver);
         let mut ready = Vec::with_capacity(64);
         let mut timeout = self.after_events();
@@ -169,6 +183,7 @@ impl Daemon {
         match Token::unpack(event.token) {
             Token::Template => self.read_template(),
             Token::Door => self.admit(),
+            Token::Children => self.children_ended(),
             Token::Link(id) => {
                 if event.readable {
                     self.read_link(id);
@@ -181,11 +196,17 @@ impl Daemon {
     /// Timers, commands, output. Returns how long nothing is due.
     fn after_events(&mut self) -> Option<u64> {
         let now = ray_shm::now_us();
-        let due = self.node.tick(now);
+        let mut due = self.node.tick(now);
         self.carry_out();
+        if std::mem::take(&mut self.looked) {
+            // What was seen may have changed what is due.
+            due = self.node.tick(now);
+            self.carry_out();
+        }
         self.flush();
         let look = self.look_around(now);
-        [due, look].into_iter().flatten().min().map(|at| at.saturating_sub(now).max(1))
+        let sweep = self.sweep_if_due(now);
+        [due, look, sweep].into_iter().flatten().min().map(|at| at.saturating_sub(now).max(1))
     }
 
     fn carry_out(&mut self) {
@@ -209,6 +230,15 @@ impl Daemon {
             NodeCommand::NewSegment { to, token, extent, sizes } => self.new_segment(to, token, extent, &sizes),
             NodeCommand::Punch { range } => self.files.punch(range),
             NodeCommand::CloseExtent { extent } => self.files.close(extent),
+            NodeCommand::LookAtMemory { processes } => {
+                self.looked = true;
+                self.look_at_memory(processes);
+            }
+            NodeCommand::Measure { proc_id } => {
+                self.looked = true;
+                let bytes = self.conns.get(&proc_id).and_then(|conn| processes::private_bytes(conn.pid));
+                self.node.footprint_measured(ray_shm::now_us(), proc_id, bytes);
+            }
             NodeCommand::Shutdown => self.over = true,
         }
     }
@@ -228,6 +258,9 @@ impl Daemon {
     fn welcome(&mut self, to: ProcId) {
         let message = FromNode::Welcome { protocol: PROTOCOL, proc_id: to, node_id: self.boot.node_id.clone(), total: self.boot.total.clone() };
         self.send(to, &message);
+        if let Some(conn) = self.conns.get_mut(&to) {
+            conn.welcomed = true;
+        }
     }
 
     fn flush(&mut self) {
@@ -283,6 +316,10 @@ impl Daemon {
             let facts = self.node.report(&subject, &self.stopped());
             return self.send(from, &FromNode::Told { token, facts });
         }
+        if let ToNode::LinesShown { bytes } = message {
+            self.unshown = self.unshown.saturating_sub(bytes);
+            return;
+        }
         self.node.on_message(now, from, message);
         self.carry_out();
     }
@@ -299,27 +336,6 @@ impl Daemon {
         if conn.slot == NO_SLOT {
             self.conns.remove(&id);
             self.node.observer_left(now, id);
-        }
-    }
-
-    /// Questions from outside come through here. A node without a door serves its driver all the same.
-    fn open_door(&mut self) {
-        let Ok(opened) = door::open(&self.boot.door) else { return };
-        if self.poll.add(opened.as_fd(), Token::Door.pack()).is_ok() {
-            self.door = Some(opened);
-        }
-    }
-
-    fn admit(&mut self) {
-        while let Some(guest) = self.door.as_ref().and_then(door::admit) {
-            if self.conns.values().filter(|conn| conn.slot == NO_SLOT).count() > GUESTS {
-                continue;
-            }
-            let id = self.node.observer_connected(door::peer_pid(&guest));
-            let conn = Conn::new(guest, NO_SLOT);
-            if self.poll.add(conn.reader.fd(), Token::Link(id).pack()).is_ok() {
-                self.conns.insert(id, conn);
-            }
         }
     }
 
@@ -366,13 +382,28 @@ impl Daemon {
     // ---- workers
 
     fn start_template(&mut self) -> Result<(), String> {
-        let template = Template::start(&self.boot.python, &self.boot.template_config, self.board_fd.as_fd())?;
-        self.poll.add(template.fd(), Token::Template.pack()).map_err(|e| e.to_string())?;
+        // It inherits our mask, and it needs the signal itself.
+        signals::block_child_ends(false);
+        let started = Template::start(&self.boot.python, &self.boot.template_config, self.board_fd.as_fd());
+        signals::block_child_ends(true);
+        let template = started?;
+        self.poll.add(template.fd(), Token::Template.pack()).map_err(|error| explain("the template process can't be watched", error))?;
         self.template = Some(template);
         Ok(())
     }
 
+    /// After a template that did not get ready there is none until a worker is wanted again.
+    fn ensure_template(&mut self) -> Result<(), String> {
+        match self.template {
+            Some(_) => Ok(()),
+            None => self.start_template(),
+        }
+    }
+
     fn fork(&mut self, proc_id: ProcId, env: String) {
+        if let Err(why) = self.ensure_template() {
+            return self.node.fork_failed(ray_shm::now_us(), proc_id, &why);
+        }
         let made = pair().and_then(|(ours, theirs)| {
             let (out, out_write) = pipe_with(PipeFlags::CLOEXEC)?;
             let (err, err_write) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -439,7 +470,7 @@ impl Daemon {
 
     fn on_report(&mut self, report: Report) {
         match report {
-            Report::Ready => {}
+            Report::Ready => self.template.iter_mut().for_each(|template| template.ready = true),
             Report::Forked { proc_id, pid } => {
                 let id = ProcId(proc_id);
                 // The child holds its own copies now: closing ours makes its end visible.
@@ -456,15 +487,20 @@ impl Daemon {
 
     /// Start another one; workers live on, and we are the parent of the orphans now.
     fn template_died(&mut self) {
-        if let Some(mut template) = self.template.take() {
-            self.poll.remove(template.fd());
-            template.end();
+        let Some(mut template) = self.template.take() else { return };
+        self.poll.remove(template.fd());
+        let how = template.ended();
+        if !template.ready {
+            // Its successor would fare no better: the node decides when to try again.
+            let why = host::template_failed(&how, template.stderr_start);
+            let wanted: Vec<ProcId> = self.forking.keys().copied().collect();
+            return wanted.into_iter().for_each(|id| self.fork_failed(id, &why));
         }
         self.conns.values_mut().for_each(|conn| conn.orphan = conn.pid != 0);
         self.reap_orphans();
         if let Err(why) = self.start_template() {
-            let text = format!("no new workers can be started: {why}");
-            return self.send(self.driver, &FromNode::Notice { text });
+            let wanted: Vec<ProcId> = self.forking.keys().copied().collect();
+            return wanted.into_iter().for_each(|id| self.fork_failed(id, &why));
         }
         let waiting: Vec<(ProcId, u32)> = self.forking.keys().filter_map(|id| Some((*id, self.conns.get(id)?.slot))).collect();
         waiting.into_iter().for_each(|(id, slot)| self.ask_template(id, slot));
@@ -486,7 +522,8 @@ impl Daemon {
         let Some(id) = self.by_pid.remove(&pid) else { return };
         // What it had sent counts; what its children hold goes with them.
         self.read_link(id);
-        kill_group(pid);
+        self.strays.worker_ended(pid, id);
+        self.sweep();
         self.drain_pipes(id);
         let Some(conn) = self.conns.remove(&id) else { return };
         self.paused.retain(|token| !matches!(token, Token::Out(p) | Token::Err(p) if *p == id));
@@ -495,6 +532,7 @@ impl Daemon {
             pid,
             signal: (-status).max(0),
             exit_code: status.max(0),
+            memory_kill: MemoryKill::No {},
             oom_kill: status == -9 && conn.ended_by_us.is_empty() && kills > self.oom_kills,
             stderr_tail: conn.stderr_tail(),
             ended_by_us: conn.ended_by_us,
@@ -515,19 +553,19 @@ impl Daemon {
         if id == self.driver {
             self.over = true;
         } else if conn.pid != 0 {
-            kill_group(conn.pid);
+            let pid = conn.pid;
+            self.kill_worker(pid);
         }
     }
 
     // ---- output of workers
 
     fn read_pipe(&mut self, id: ProcId, token: Token) {
-        let backlog = self.conns.get(&self.driver).map_or(0, |driver| driver.writer.pending().0);
         let Some(conn) = self.conns.get_mut(&id) else { return };
         let is_stderr = token == Token::Err(id);
         let slot = if is_stderr { &mut conn.err } else { &mut conn.out };
         let Some(pipe) = slot else { return };
-        if backlog > LOG_BACKLOG {
+        if self.unshown > LOG_BACKLOG {
             self.poll.remove(pipe.fd.as_fd());
             return self.paused.push(token);
         }
@@ -542,13 +580,13 @@ impl Daemon {
 
     fn forward(&mut self, lines: Vec<WorkerLine>) {
         if !lines.is_empty() && self.boot.settings.get("log_to_driver").is_none_or(|v| v != "0") {
+            self.unshown += lines.iter().map(|line| WorkerLine::weight(&line.text)).sum::<u64>();
             self.send(self.driver, &FromNode::Lines { lines });
         }
     }
 
     fn resume_pipes(&mut self) {
-        let backlog = self.conns.get(&self.driver).map_or(0, |driver| driver.writer.pending().0);
-        if self.paused.is_empty() || backlog > LOG_BACKLOG / 2 {
+        if self.paused.is_empty() || self.unshown > LOG_BACKLOG / 2 {
             return;
         }
         for token in std::mem::take(&mut self.paused) {
@@ -615,7 +653,7 @@ impl Daemon {
 
     fn look_at(&mut self, now: u64, id: ProcId, pid: u32) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
-        if oom::state_of(pid) != Some('T') {
+        if Process::find(pid).is_none_or(|process| process.state != 'T') {
             conn.stopped_since = None;
             return;
         }
@@ -633,7 +671,8 @@ impl Daemon {
 
     /// Processes in state T now.
     fn stopped(&self) -> Vec<ProcId> {
-        self.conns.iter().filter(|(_, conn)| conn.pid != 0 && oom::state_of(conn.pid) == Some('T')).map(|(id, _)| *id).collect()
+        let stopped = |pid| Process::find(pid).is_some_and(|process| process.state == 'T');
+        self.conns.iter().filter(|(_, conn)| conn.pid != 0 && stopped(conn.pid)).map(|(id, _)| *id).collect()
     }
 
     /// What the workers wrote before they were ended still reaches the driver.
@@ -651,48 +690,4 @@ impl Daemon {
             let _ = rustix::event::poll(&mut [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::OUT)], Some(&timeout));
         }
     }
-
-    /// Nothing may outlive us: workers, their children, the template.
-    fn end_everything(&mut self) {
-        let driver = self.driver;
-        let pids: Vec<u32> = self.conns.iter().filter(|(id, _)| **id != driver).map(|(_, conn)| conn.pid).filter(|pid| *pid != 0).collect();
-        if let Some(template) = &mut self.template {
-            template.end();
-        }
-        pids.iter().for_each(|pid| kill_group(*pid));
-        reap_children();
-        self.say_last_words();
-    }
-}
-
-/// Wait until no child is left, for a second at most. Children forked a moment ago are unknown to us, yet ours by inheritance.
-fn reap_children() {
-    let deadline = ray_shm::now_us() + 1_000_000;
-    while ray_shm::now_us() < deadline {
-        match waitpid(None, WaitOptions::NOHANG) {
-            Ok(Some((pid, _))) => kill_group(pid.as_raw_nonzero().get() as u32),
-            Ok(None) => {
-                kill_unknown_children();
-                let pause = rustix::time::Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
-                // Nothing to wait for but time.
-                let _ = rustix::event::poll(&mut [], Some(&pause));
-            }
-            Err(_) => return,
-        }
-    }
-}
-
-/// SIGKILL to a worker, and to everything it started that stayed in its session.
-fn kill_group(pid: u32) {
-    let Some(pid) = Pid::from_raw(pid as i32) else { return };
-    // Each may be gone already; gone is what is wanted.
-    let _ = kill_process_group(pid, Signal::KILL);
-    let _ = kill_process(pid, Signal::KILL);
-}
-
-/// Workers that the template forked and did not get to report.
-fn kill_unknown_children() {
-    let own = rustix::process::getpid().as_raw_nonzero().get();
-    let Ok(text) = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")) else { return };
-    text.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()).for_each(kill_group);
 }

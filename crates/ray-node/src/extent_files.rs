@@ -6,6 +6,7 @@ use ray_logic::extents::rounded;
 use ray_logic::node::SpillConfig;
 use ray_proto::msg::Boot;
 use ray_proto::{ExtentId, ShmRange};
+use ray_shm::host::{explain, explain_memfd};
 use ray_shm::memory;
 use rustix::io::{fcntl_dupfd_cloexec, Errno};
 use std::collections::BTreeMap;
@@ -38,7 +39,7 @@ impl ExtentFiles {
 
     /// A new memfd: a descriptor for its creator.
     pub(crate) fn make_in_memory(&mut self, extent: ExtentId, size: u64) -> Result<OwnedFd, String> {
-        let refused = |error: Errno| format!("the system refused {size} bytes of shared memory: {error}");
+        let refused = |error: Errno| explain_memfd(&format!("the system refused {size} bytes of shared memory"), error);
         let fd = memory::create("ray-extent", size).map_err(refused)?;
         self.keep(extent, fd).map_err(refused)
     }
@@ -46,7 +47,7 @@ impl ExtentFiles {
     /// A new file of the first of `sizes` that there is room for.
     pub(crate) fn make_on_disk(&mut self, extent: ExtentId, sizes: &[u64]) -> Result<(u64, OwnedFd), String> {
         let (size, fd) = self.segments.make(sizes)?;
-        let copy = self.keep(extent, fd).map_err(|error| error.to_string())?;
+        let copy = self.keep(extent, fd).map_err(|error| explain("the file could not be kept open", error))?;
         Ok((size, copy))
     }
 
@@ -106,7 +107,7 @@ impl Segments {
 
     fn make_in(&self, folder: &Path, sizes: &[u64]) -> Result<(u64, OwnedFd), String> {
         let place = folder.display();
-        let failed = |error: Errno| format!("no file could be made in {place}: {error}");
+        let failed = |error: Errno| explain(&format!("no file could be made in {place}"), error);
         let (total, free) = memory::disk_room(folder).map_err(failed)?;
         let keep = ((1.0 - self.most_used) * total as f64) as u64;
         let mut last = None;

@@ -5,9 +5,3 @@ pub(crate) fn kills() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/vmstat").ok()?;
     text.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
 }
-
-/// State letter of a process in /proc: 'T' is stopped.
-pub(crate) fn state_of(pid: u32) -> Option<char> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    text.rsplit_once(')')?.1.trim_start().chars().next()
-}

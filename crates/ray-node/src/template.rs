@@ -3,11 +3,17 @@
 //! Packets over a SEQPACKET pair. To it: `boot` with the board's descriptor, `fork PROC SLOT ENV` with a link and two pipes.
 //! From it: `ready`, `forked PROC PID`, `failed PROC WHY`, `exited PID STATUS MAXRSS_KIB`.
 
+use crate::host;
+use crate::strays::Strays;
+use ray_shm::host::{explain, explain_io};
+use ray_shm::processes::TAG_VARIABLE;
 use rustix::io::Errno;
 use rustix::net::{recv, sendmsg, socketpair, AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType};
+use std::ffi::OsStr;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::process::{Child, Command, Stdio};
 
 /// Read the boot packet, set the path, hand over. Nothing of ray is imported before the driver's path is in place.
@@ -21,9 +27,16 @@ from ray._core.worker.template import run
 run(link, fds[0], config)
 ";
 
+/// Between a process's closing its link and its end.
+const CLOSING_NS: i64 = 200_000_000;
+
 pub(crate) struct Template {
     link: OwnedFd,
     child: Child,
+    /// It has imported what workers need, and forks.
+    pub ready: bool,
+    /// Where its own words begin on the stderr that it shares with the daemon.
+    pub stderr_start: u64,
 }
 
 #[derive(Debug, PartialEq)]
@@ -35,22 +48,33 @@ pub(crate) enum Report {
 }
 
 impl Template {
-    pub(crate) fn start(python: &str, config: &str, board: BorrowedFd<'_>) -> Result<Self, String> {
-        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(|e| e.to_string())?;
+    pub(crate) fn start(python: &[u8], config: &str, board: BorrowedFd<'_>) -> Result<Self, String> {
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|error| explain("no socket for the template process", error))?;
+        let python = OsStr::from_bytes(python);
+        let stderr_start = host::stderr_len();
         let child = Command::new(python)
             .args(["-c", BOOTSTRAP])
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())
+            .env(TAG_VARIABLE, Strays::blank_tag())
             .spawn()
-            .map_err(|error| format!("could not start {python}: {error}"))?;
-        let template = Template { link: ours, child };
-        template.send(config.as_bytes(), &[board]).map_err(|error| format!("the template process did not take its configuration: {error}"))?;
+            .map_err(|error| explain_io(&format!("the template process could not be started with {}", python.to_string_lossy()), &error))?;
+        let mut template = Template { link: ours, child, ready: false, stderr_start };
+        if let Err(error) = template.send(config.as_bytes(), &[board]) {
+            template.end();
+            return Err(explain("the template process did not take its configuration", error));
+        }
         Ok(template)
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.link.as_fd()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn fork(&self, proc_id: u64, slot: u32, env: &str, fds: &[BorrowedFd<'_>; 3]) -> Result<(), Errno> {
@@ -80,11 +104,22 @@ impl Template {
         }
     }
 
-    /// End it, if it has not ended, and reap it.
-    pub(crate) fn end(&mut self) {
-        // Both fail only when it is gone already, which is what is wanted.
+    /// It has closed its link: how it ends. It gets a moment to end by itself.
+    pub(crate) fn ended(&mut self) -> String {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        if let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
+            let moment = rustix::time::Timespec { tv_sec: 0, tv_nsec: CLOSING_NS };
+            // Ended, late or interrupted: what follows holds for all three.
+            let _ = rustix::event::poll(&mut [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)], Some(&moment));
+        }
+        self.end()
+    }
+
+    /// End it, if it has not ended, and reap it. Says how it ended.
+    pub(crate) fn end(&mut self) -> String {
+        // It fails only when it is gone already, which is what is wanted.
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string())
     }
 }
 

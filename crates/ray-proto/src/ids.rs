@@ -3,7 +3,8 @@
 //! Invariants
 //! 1. A `ProcId` names one incarnation of one process; it is never reused within a session. Top 16 bits: job number (0 = the node itself).
 //! 2. An `ObjectId` carries its owner, so no directory is needed to find who knows about it.
-//! 3. `seq` = call counter << 24 | index. Index 0 is a `put`, 1.. are the returns of the call, `ACTOR_INDEX` is an actor's handle object.
+//! 3. `seq` = call counter << 24 | index. Index 0 is a `put`, 1.. are the returns of the call, `ACTOR_INDEX` is an actor's handle object,
+//!    `END_INDEX` what becomes ready at the end of a call that gives its results one after another.
 
 use crate::wire::{Reader, Wire, WireError};
 
@@ -62,8 +63,10 @@ impl ProcId {
 pub const INDEX_BITS: u32 = 24;
 /// The index of an actor's handle object.
 pub const ACTOR_INDEX: u64 = (1 << INDEX_BITS) - 1;
+/// The index of the object that becomes ready when a call with a stream of results ends.
+pub const END_INDEX: u64 = ACTOR_INDEX - 1;
 /// The most results one call can have.
-pub const MAX_RETURNS: u64 = ACTOR_INDEX - 1;
+pub const MAX_RETURNS: u64 = END_INDEX - 1;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectId {
@@ -95,6 +98,10 @@ impl ObjectId {
 
     pub fn is_actor(self) -> bool {
         self.index() == ACTOR_INDEX
+    }
+
+    pub fn is_end(self) -> bool {
+        self.index() == END_INDEX
     }
 
     /// Ray's 24-byte form of the call that made this object.

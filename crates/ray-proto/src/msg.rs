@@ -18,6 +18,8 @@ wire_struct! {
         pub ended_by_us: String,
         /// The kernel's count of OOM kills rose while it died.
         pub oom_kill: bool,
+        /// Whether the node ended it for want of memory.
+        pub memory_kill: MemoryKill,
         /// 0 if unknown.
         pub peak_rss_kib: u64,
         pub stderr_tail: String,
@@ -59,12 +61,27 @@ wire_struct! {
         pub actor_seq: Option<(ActorId, u64)>,
         pub gpu_ids: Vec<u32>,
         pub args: Args,
+        /// The results leave one after another as `StreamItems`.
+        pub stream: Option<StreamOpen>,
+    }
+
+    /// Where a call with a stream of results starts.
+    pub struct StreamOpen {
+        /// So many items the caller has from earlier attempts: they are made again and not sent.
+        pub have: u64,
+        /// Items up to this number may be sent before a `StreamCredit`.
+        pub until: u64,
+        /// Nobody reads them any more: stop at the first one.
+        pub closed: bool,
+        /// The call's result is a list of references to all items.
+        pub gather: bool,
     }
 
     pub struct Reply {
         pub task: u64,
         pub outcome: Outcome,
-        /// One per return; a single one that holds an error stands for all of them.
+        /// One per return; a single one that holds an error stands for all of them. Of a call with a stream: the error that ended it, if one did, and
+        /// the value of its end object.
         pub results: Vec<Payload>,
         /// Argument references still in use, owned by the caller.
         pub retained: Vec<ObjectId>,
@@ -77,6 +94,23 @@ wire_struct! {
         pub pid: u32,
         pub is_stderr: bool,
         pub text: String,
+    }
+}
+
+impl WorkerLine {
+    /// What a line counts while it waits to be shown: its text, and something for being a line.
+    pub fn weight(text: &str) -> u64 {
+        64 + text.len() as u64
+    }
+}
+
+wire_enum! {
+    pub enum MemoryKill {
+        0 = No {},
+        /// Others took part in the shortage: the calls may be retried so often (-1: no limit) before it counts as an attempt.
+        1 = Crowded { free_retries: i32 },
+        /// It alone used too much, and would again.
+        2 = Alone {},
     }
 }
 
@@ -132,6 +166,8 @@ wire_enum! {
         26 = Shutdown {},
         27 = Boot { boot: Boot },
         28 = Ask { token: u64, subject: Subject },
+        /// The driver has shown lines of workers: so many bytes (`WorkerLine::weight`) less wait for it.
+        29 = LinesShown { bytes: u64 },
         /// A segment on disk to spill to. Answered at once.
         40 = SegmentWant { token: u64, sizes: Vec<u64> },
         /// What became of `Spill`: bytes moved to disk or given back since it came; 0: nothing here can be moved. `own`: some of them in own extents.
@@ -147,7 +183,8 @@ wire_struct! {
         pub node_id: Blob,
         pub total: Resources,
         pub store_bytes: u64,
-        pub python: String,
+        /// The interpreter's path: bytes, since a path need not be UTF-8.
+        pub python: Blob,
         /// Passed on to the template as one JSON text.
         pub template_config: String,
         pub settings: std::collections::BTreeMap<String, String>,
@@ -195,6 +232,8 @@ wire_enum! {
         /// A process that has died (see `ProcDied` before) had made these for the receiver. What belongs to no object there is to be freed.
         23 = OrphanRanges { ranges: Vec<ShmRange> },
         24 = Told { token: u64, facts: Vec<Fact> },
+        /// The session is over. A worker at rest runs its exit handlers and ends; one that runs a call ends at once.
+        25 = Dismiss {},
         /// Others wait for memory: move about so many bytes to disk, give back what is empty, then say `Spilled`.
         40 = Spill { bytes: u64 },
         /// Answer to `ExtentWant`: the asker's own extents have room now, or had.
@@ -206,7 +245,8 @@ wire_enum! {
 
 wire_enum! {
     pub enum Peer {
-        0 = Template { template: TemplateId, name: String, payload: Blob, max_calls: u32, held: Resources },
+        /// `group`: of a method, its concurrency group; 0 is the default one, the others count in the order of the class.
+        0 = Template { template: TemplateId, name: String, payload: Blob, max_calls: u32, held: Resources, group: u32 },
         1 = Call { call: Box<Call> },
         2 = Reply { reply: Box<Reply> },
         3 = Recall { tasks: Vec<u64> },
@@ -220,10 +260,18 @@ wire_enum! {
         8 = Borrow { ids: Vec<ObjectId>, token: u64 },
         9 = BorrowAck { token: u64 },
         10 = Release { ids: Vec<(ObjectId, u32)> },
-        /// The results' third-party references are registered: the worker's hold may go.
-        11 = HoldDone { task: u64 },
-        12 = Ask { token: u64, subject: Subject },
-        13 = Told { token: u64, facts: Vec<Fact> },
+        /// The third-party references in the results (`first` = 0) or in the items from `first` on are registered: the worker's hold may go.
+        11 = HoldDone { task: u64, first: u64 },
+        /// Items of a running call, numbered from 1.
+        12 = StreamItems { task: u64, first: u64, items: Vec<Payload> },
+        /// To the producer: items up to this number may be sent. Never less than before.
+        13 = StreamCredit { task: u64, until: u64 },
+        /// To the producer: nobody reads any more.
+        14 = StreamClose { task: u64 },
+        15 = Ask { token: u64, subject: Subject },
+        16 = Told { token: u64, facts: Vec<Fact> },
+        /// The sender has its end of a direct link. Who has his own end and hears this may write to it.
+        17 = Arrived {},
     }
 }
 
@@ -240,7 +288,18 @@ mod tests {
             deps: vec![(dep, Payload { value: Value::inline(b"\0v"), refs: vec![] })],
             nested: vec![dep],
         };
-        Peer::Call { call: Box::new(Call { task: 5, template: TemplateId(1), attempt: 0, num_returns: 1, actor_seq: Some((dep, 9)), gpu_ids: vec![], args }) }
+        Peer::Call {
+            call: Box::new(Call {
+                task: 5,
+                template: TemplateId(1),
+                attempt: 0,
+                num_returns: 1,
+                actor_seq: Some((dep, 9)),
+                gpu_ids: vec![],
+                args,
+                stream: Some(StreamOpen { have: 1, until: 9, closed: false, gather: true }),
+            }),
+        }
     }
 
     #[test]

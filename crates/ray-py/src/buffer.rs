@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use ray_proto::{ObjectId, ShmRange};
 use ray_worker::{Library, View};
 use std::os::raw::c_int;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// A counted view of an object: it is neither freed nor moved meanwhile.
 pub(crate) struct Pin {
@@ -16,12 +16,30 @@ pub(crate) struct Pin {
     pub(crate) range: ShmRange,
 }
 
+/// Every pin of the process, dead ones among them: a fork copies the views.
+static PINS: Mutex<Vec<Weak<Pin>>> = Mutex::new(Vec::new());
+/// Dead pins are swept when so many have come since the last time, or as many as were alive then.
+const SWEEP_EVERY: usize = 64;
+
 impl Pin {
     /// `seen`: where the value was a moment ago.
     pub(crate) fn new(library: &Arc<Library>, id: ObjectId, seen: ShmRange) -> Arc<Pin> {
         let range = library.add_view(id, seen);
-        Arc::new(Pin { library: library.clone(), id, range })
+        let pin = Arc::new(Pin { library: library.clone(), id, range });
+        let mut pins = PINS.lock().unwrap_or_else(PoisonError::into_inner);
+        if pins.len() == pins.capacity() {
+            pins.retain(|pin| pin.strong_count() > 0);
+            let room = pins.len().max(SWEEP_EVERY);
+            pins.reserve(room);
+        }
+        pins.push(Arc::downgrade(&pin));
+        pin
     }
+}
+
+/// The pins that have views now. For the handlers around a fork: whoever forks holds the GIL, and so did whoever made a pin.
+pub(crate) fn live_pins() -> Vec<Arc<Pin>> {
+    PINS.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect()
 }
 
 impl Drop for Pin {

@@ -1,32 +1,67 @@
 //! `Core`: the engine of this process.
 
 use crate::daemon::DaemonProcess;
-use crate::object_ref::ObjectRef;
+use crate::fork::watch_forks;
+use crate::object_ref::{Home, ObjectRef};
 use crate::{context, errors, template, values};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
-use ray_logic::owner::{ActorOptions, Limits};
+use ray_logic::owner::{ActorOptions, Holding, Limits};
 use ray_proto::msg::{Boot, FromNode, ToNode};
 use ray_proto::wire::{decode, PROTOCOL};
-use ray_proto::{ObjectId, Resources, UNIT};
+use ray_proto::{ObjectId, ProcId, Resources, UNIT};
 use ray_shm::board::Board;
+use ray_shm::host;
 use ray_shm::link::{Filled, Reader, Writer};
-use ray_worker::{Config, Failure, Library, Woken};
+use ray_shm::processes;
+use ray_worker::{Config, Failure, Library, Reserved, Ticket, Woken};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsString;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, RwLock};
 
-/// The library of this process's session. References find it here when they are unpickled.
-static CURRENT: RwLock<Option<Arc<Library>>> = RwLock::new(None);
+/// Where this process's session keeps its objects. References find it here when they are unpickled.
+pub(crate) static CURRENT: RwLock<Option<Home>> = RwLock::new(None);
 
 /// A daemon that has not answered by then is not going to.
 const HANDSHAKE_US: u64 = 20_000_000;
 const SHUTDOWN_US: u64 = 5_000_000;
+/// Up to so many are deleted one by one from a copy of the list.
+const FEW_READY: usize = 64;
 
-pub(crate) fn current(py: Python<'_>) -> PyResult<Arc<Library>> {
-    let library = CURRENT.read().map(|current| current.clone()).unwrap_or_default();
-    library.ok_or_else(|| errors::with_code(py, "system", "ray is not running in this process.\nhint: call ray.init() first"))
+/// A signal that comes after the last look for signals and before the sleep interrupts nothing: its handler runs this much later at most.
+const NAP_US: u64 = 100_000;
+
+/// How long to sleep at once. Only the main thread runs handlers.
+fn nap(left: Option<u64>) -> Option<u64> {
+    let is_main = rustix::thread::gettid() == rustix::process::getpid();
+    if is_main {
+        return Some(left.unwrap_or(NAP_US).min(NAP_US));
+    }
+    left
+}
+
+pub(crate) fn current(py: Python<'_>) -> PyResult<Home> {
+    let home = CURRENT.read().map(|current| current.clone()).unwrap_or_default();
+    home.ok_or_else(|| errors::with_code(py, "system", "ray is not running in this process.\nhint: call ray.init() first"))
+}
+
+/// A session has begun.
+pub(crate) fn install_home(home: Home) {
+    if let Ok(mut current) = CURRENT.write() {
+        *current = Some(home);
+    }
+}
+
+/// A session has ended; another one may have begun meanwhile.
+pub(crate) fn remove_home(home: &Home) {
+    if let Ok(mut current) = CURRENT.write() {
+        if current.as_ref().is_some_and(|current| current.is(home)) {
+            *current = None;
+        }
+    }
 }
 
 #[pyclass(frozen, module = "ray._native")]
@@ -50,12 +85,11 @@ impl Core {
         &self.library
     }
 
-    fn install(library: Arc<Library>, daemon: Option<DaemonProcess>, job: Job) -> Self {
-        if let Ok(mut current) = CURRENT.write() {
-            *current = Some(library.clone());
-        }
+    fn install(library: Arc<Library>, daemon: Option<DaemonProcess>, job: Job) -> Result<Self, String> {
+        watch_forks()?;
+        install_home(Home::Engine(library.clone()));
         let daemon_pid = daemon.as_ref().map_or(0, DaemonProcess::pid);
-        Core { library, daemon: Mutex::new(daemon), daemon_pid, job }
+        Ok(Core { library, daemon: Mutex::new(daemon), daemon_pid, job })
     }
 
     /// The exception for a failure; the daemon's last words are added when it died.
@@ -69,7 +103,7 @@ impl Core {
     /// Wait for an answer of the node; signals are handled meanwhile.
     fn ask(&self, py: Python<'_>, question: impl FnOnce(u64) -> ToNode) -> PyResult<FromNode> {
         let (token, gate) = self.library.ask(question).map_err(|failure| self.failure(py, failure))?;
-        while py.detach(|| gate.wait(None)) != Woken::Open {
+        while py.detach(|| self.library.wait_at(&gate, nap(None))) != Woken::Open {
             py.check_signals()?;
         }
         self.library.answer(token).map(|(message, _)| message).map_err(|failure| self.failure(py, failure))
@@ -77,40 +111,75 @@ impl Core {
 
     /// Block until `need` of `ids` are ready. False: the time is over.
     fn block(&self, py: Python<'_>, ids: &[ObjectId], need: usize, timeout_s: Option<f64>) -> PyResult<bool> {
-        let call = context::call_of_thread().filter(|_| self.library.slot().is_some());
-        let ticket = self.library.wait_start(ids, need, call).map_err(|failure| self.failure(py, failure))?;
-        let Some(ticket) = ticket else { return Ok(true) };
-        let deadline = timeout_s.map(|s| ray_shm::now_us().saturating_add((s.max(0.0) * 1e6).min(1e15) as u64));
-        let outcome = loop {
-            let left = deadline.map(|at| at.saturating_sub(ray_shm::now_us()));
-            match py.detach(|| ticket.gate.wait(left)) {
-                Woken::Open => break Ok(true),
-                Woken::TimedOut => break Ok(false),
-                Woken::Interrupted => {
-                    if let Err(raised) = py.check_signals() {
-                        break Err(raised);
-                    }
+        let start = |call| self.library.wait_start(ids, need, call).map_err(|failure| self.failure(py, failure));
+        block(py, &self.library, ids, deadline(timeout_s), start)
+    }
+}
+
+/// The moment on the monotonic clock, in microseconds, when a wait of so many seconds is over.
+pub(crate) fn deadline(timeout_s: Option<f64>) -> Option<u64> {
+    timeout_s.map(|s| ray_shm::now_us().saturating_add((s.max(0.0) * 1e6).min(1e15) as u64))
+}
+
+/// Block in a wait for `ids` that `start` begins; it is told which call of a worker waits, if one does. False: the time is over.
+pub(crate) fn block(
+    py: Python<'_>,
+    library: &Library,
+    ids: &[ObjectId],
+    deadline: Option<u64>,
+    start: impl FnOnce(Option<(ProcId, u64)>) -> PyResult<Option<Ticket>>,
+) -> PyResult<bool> {
+    let is_worker = library.slot().is_some();
+    let call = context::call_of_thread().filter(|_| is_worker);
+    let Some(ticket) = start(call)? else { return Ok(true) };
+    if is_worker && call.is_none() {
+        py.import("ray._core.worker.main")?.call_method0("note_blocking_wait")?;
+    }
+    let outcome = loop {
+        let left = deadline.map(|at| at.saturating_sub(ray_shm::now_us()));
+        match py.detach(|| library.wait_at(&ticket.gate, nap(left))) {
+            Woken::Open => break Ok(true),
+            Woken::TimedOut if left.is_some_and(|left| left <= NAP_US) => break Ok(false),
+            Woken::TimedOut | Woken::Interrupted => {
+                if let Err(raised) = py.check_signals() {
+                    break Err(raised);
                 }
             }
-        };
-        self.library.wait_end(&ticket, ids);
-        outcome
-    }
+        }
+    };
+    library.wait_end(&ticket, ids);
+    outcome
 }
 
 /// The ids of references of this session.
 fn ids_of(library: &Arc<Library>, refs: &Bound<'_, PyAny>) -> PyResult<Vec<ObjectId>> {
     let one = |item: Bound<'_, PyAny>| -> PyResult<ObjectId> {
         let object = item.cast::<ObjectRef>()?.get();
-        match object.is_of(library) {
-            true => Ok(object.id),
-            false => Err(PyValueError::new_err(format!("{} belongs to no session or to one that has ended; its object is gone", object.__repr__()))),
-        }
+        object.check_is_of(library).map(|()| object.id)
     };
     match refs.cast::<PyList>() {
         Ok(list) => list.iter().map(one).collect(),
         Err(_) => refs.try_iter()?.map(|item| one(item?)).collect(),
     }
+}
+
+/// The items that are not at `places`, which rise.
+fn others<'py>(items: &Bound<'py, PyList>, places: &[usize]) -> PyResult<Bound<'py, PyList>> {
+    // A list copies itself faster than we could, and each deletion moves what is behind it: right for the few that are mostly ready.
+    if places.len() <= FEW_READY {
+        let rest = items.get_slice(0, items.len());
+        places.iter().rev().try_for_each(|at| rest.del_item(*at))?;
+        return Ok(rest);
+    }
+    let rest = PyList::empty(items.py());
+    let mut from = 0;
+    for &at in places.iter().chain(&[items.len()]) {
+        for other in from..at {
+            rest.append(items.get_item(other)?)?;
+        }
+        from = at + 1;
+    }
+    Ok(rest)
 }
 
 fn get_config<'py, T>(config: &Bound<'py, PyDict>, key: &str) -> PyResult<T>
@@ -130,6 +199,17 @@ fn max_links() -> u32 {
 /// None: unlimited.
 fn soft_fd_limit() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+}
+
+/// What of the settings concerns the library. `pending_bytes` stays 0 if it is not set: it then follows from the node's memory.
+fn limits(settings: &BTreeMap<String, String>) -> Result<Limits, String> {
+    let whole = |name: &str| match settings.get(name) {
+        Some(text) => text.parse().map(Some).map_err(|_| format!("the setting {name} must be a whole number, got {text:?}")),
+        None => Ok(None),
+    };
+    let default = Limits::default();
+    let pending_patience = whole("pending_calls_patience_s")?.map_or(default.pending_patience, |s: u64| s.saturating_mul(1_000_000));
+    Ok(Limits { pending_bytes: whole("pending_calls_bytes")?.unwrap_or(0), pending_patience, ..default })
 }
 
 /// What the template needs, as JSON.
@@ -180,18 +260,19 @@ fn handshake(link: OwnedFd, first: ToNode) -> Result<(Reader, FromNode), String>
 impl Core {
     #[staticmethod]
     fn start(py: Python<'_>, config: &Bound<'_, PyDict>) -> PyResult<Core> {
-        let python: String = get_config(config, "python")?;
-        let native_path: String = get_config(config, "native_path")?;
+        let python: OsString = get_config(config, "python")?;
+        let native_path: OsString = get_config(config, "native_path")?;
         let resources: HashMap<String, f64> = get_config(config, "resources")?;
         let mut settings: BTreeMap<String, String> = get_config(config, "settings")?;
         settings.insert("log_to_driver".into(), if get_config(config, "log_to_driver")? { "1" } else { "0" }.into());
         let node_id: Vec<u8> = py.import("os")?.call_method1("urandom", (28,))?.extract()?;
         let job = Job { namespace: get_config(config, "namespace")?, env: get_config(config, "job_env")? };
+        let limits = limits(&settings).map_err(PyValueError::new_err)?;
         let boot = Boot {
             node_id: node_id.into(),
             total: Resources::from_f64(resources.iter().map(|(name, amount)| (name.as_str(), *amount))),
             store_bytes: get_config(config, "object_store_memory")?,
-            python: python.clone(),
+            python: python.as_bytes().into(),
             template_config: template_config(config)?,
             settings,
             job_env: job.env.clone(),
@@ -199,16 +280,21 @@ impl Core {
             door: get_config(config, "door")?,
         };
         let started = py.detach(|| -> Result<Core, String> {
+            host::occupy_standard_descriptors().map_err(|error| host::explain("no descriptors for the engine", error))?;
+            let reserved = Reserved::take().map_err(Failure::into_text)?;
             let (mut daemon, link) = DaemonProcess::start(&python, &native_path)?;
             let result = handshake(link, ToNode::Boot { boot }).and_then(|(reader, welcome)| {
-                let config = Config { limits: Limits::default(), slot: None };
-                Library::start(reader, welcome, config).map_err(|failure| format!("{failure:?}"))
+                let config = Config { limits, slot: None };
+                Library::start(reserved, reader, welcome, config).map_err(Failure::into_text)
             });
             match result {
-                Ok(library) => Ok(Core::install(library, Some(daemon), job)),
+                Ok(library) => Core::install(library, Some(daemon), job),
                 Err(why) => {
-                    daemon.reap(0);
-                    Err(format!("{why}\n{}", daemon.last_words()))
+                    // It may be about to say why.
+                    daemon.reap(SHUTDOWN_US);
+                    // What it said itself is the cause; that it ended is only the symptom.
+                    let words = daemon.last_words();
+                    Err(if words.is_empty() { why } else { words })
                 }
             }
         });
@@ -219,10 +305,11 @@ impl Core {
     #[staticmethod]
     fn observe(py: Python<'_>, door: &str) -> PyResult<Core> {
         let observe = || -> Result<Core, String> {
+            let reserved = Reserved::take().map_err(Failure::into_text)?;
             let link = ray_shm::door::enter(door).map_err(|error| error.to_string())?;
             let (reader, welcome) = handshake(link, ToNode::Hello { protocol: PROTOCOL, pid: std::process::id(), max_links: 0 })?;
             let config = Config { limits: Limits::default(), slot: None };
-            let library = Library::start(reader, welcome, config).map_err(|failure| format!("{failure:?}"))?;
+            let library = Library::start(reserved, reader, welcome, config).map_err(Failure::into_text)?;
             Ok(Core { library, daemon: Mutex::new(None), daemon_pid: 0, job: Job::default() })
         };
         py.detach(observe).map_err(|why| PyRuntimeError::new_err(format!("could not connect to {door}: {why}")))
@@ -230,39 +317,40 @@ impl Core {
 
     /// Connect as a worker over an inherited socket. Called after fork, never before.
     #[staticmethod]
-    fn attach(py: Python<'_>, fd: i32, slot: u32, board_fd: i32, namespace: String, env: String) -> PyResult<Core> {
+    fn attach(py: Python<'_>, fd: i32, slot: u32, board_fd: i32, namespace: String, env: String, settings: BTreeMap<String, String>) -> PyResult<Core> {
         // SAFETY: the template passes the numbers of descriptors that it received for this worker and uses nowhere else.
         let (link, board_fd) = unsafe { (OwnedFd::from_raw_fd(fd), OwnedFd::from_raw_fd(board_fd)) };
         let attach = || -> Result<Core, String> {
             let board = Board::open(&board_fd).map_err(|error| error.to_string())?;
             // Shared by all workers of the template: the descriptor itself is not needed any more.
             drop(board_fd);
+            let reserved = Reserved::take().map_err(Failure::into_text)?;
             let (reader, welcome) = handshake(link, ToNode::Hello { protocol: PROTOCOL, pid: std::process::id(), max_links: max_links() })?;
-            let config = Config { limits: Limits::default(), slot: Some((slot, board)) };
-            let library = Library::start(reader, welcome, config).map_err(|failure| format!("{failure:?}"))?;
-            Ok(Core::install(library, None, Job { namespace, env }))
+            let config = Config { limits: limits(&settings)?, slot: Some((slot, board)) };
+            let library = Library::start(reserved, reader, welcome, config).map_err(Failure::into_text)?;
+            Core::install(library, None, Job { namespace, env })
         };
-        py.detach(attach).map_err(PyRuntimeError::new_err)
+        let core = py.detach(attach).map_err(PyRuntimeError::new_err)?;
+        if let Some(tag) = processes::take_tag(core.library.me.0) {
+            // What is started with a copy of os.environ carries it too.
+            py.import("os")?.getattr("environ")?.set_item(processes::TAG_VARIABLE, tag)?;
+        }
+        Ok(core)
     }
 
-    fn shutdown(&self, py: Python<'_>) {
+    fn shutdown(&self, py: Python<'_>, exiting: bool) {
+        if exiting {
+            errors::note_exit();
+        }
         py.detach(|| {
-            self.library.shutdown();
             let daemon = self.daemon.lock().ok().and_then(|mut daemon| daemon.take());
+            daemon.iter().for_each(DaemonProcess::wake);
+            self.library.shutdown();
             if let Some(mut daemon) = daemon {
                 daemon.reap(SHUTDOWN_US);
             }
         });
-        if let Ok(mut current) = CURRENT.write() {
-            if current.as_ref().is_some_and(|library| Arc::ptr_eq(library, &self.library)) {
-                *current = None;
-            }
-        }
-    }
-
-    /// In the child of a user's fork: this session is the parent's.
-    fn mark_forked(&self) {
-        self.library.mark_forked();
+        remove_home(&Home::Engine(self.library.clone()));
     }
 
     fn is_alive(&self) -> bool {
@@ -286,7 +374,7 @@ impl Core {
 
     fn put(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<ObjectRef> {
         self.library.check().map_err(|failure| self.failure(py, failure))?;
-        let (payload, _alive) = values::encode(value, &self.library)?;
+        let (payload, _alive) = values::encode_own(value, &self.library)?;
         let id = self.library.put(payload);
         Ok(ObjectRef::counted(&self.library, id))
     }
@@ -299,7 +387,11 @@ impl Core {
             }
             if !self.block(py, &ids, ids.len(), timeout_s)? {
                 let ready = self.library.ready_among(&ids, ids.len()).len();
-                let text = format!("get timed out after {} s: {ready} of {} objects are ready", timeout_s.unwrap_or(0.0), ids.len());
+                let text = format!(
+                    "get timed out after {} s: {ready} of {} objects are ready\nhint: ray.util.state.explain(ref) says what it waits for",
+                    timeout_s.unwrap_or(0.0),
+                    ids.len()
+                );
                 return Err(errors::with_code(py, "get_timeout", &text));
             }
             self.library.check().map_err(|failure| self.failure(py, failure))?;
@@ -332,12 +424,7 @@ impl Core {
             ready = self.library.ready_among(&ids, num_returns);
         }
         let done = PyList::new(py, ready.iter().map(|at| refs.get_item(*at)).collect::<PyResult<Vec<_>>>()?)?;
-        // A list copies itself faster than we could, and mostly few are ready.
-        let rest = refs.get_slice(0, refs.len());
-        for at in ready.into_iter().rev() {
-            rest.del_item(at)?;
-        }
-        Ok((done, rest))
+        Ok((done, others(refs, &ready)?))
     }
 
     #[pyo3(signature = (*, payload, class_name, args, kwargs, resources, placement_resources, env, max_restarts, max_concurrency, is_async, name, namespace, detached, get_if_exists))]
@@ -458,13 +545,28 @@ impl Core {
     }
 
     /// A descriptor that is readable when calls came.
-    fn work_fd(&self) -> i32 {
-        self.library.work_fd()
+    fn work_fd(&self, group: usize) -> i32 {
+        self.library.work_fd(group)
+    }
+
+    /// This actor has so many concurrency groups, the default one included.
+    fn set_groups(&self, count: usize) {
+        self.library.set_groups(count);
     }
 
     /// The name of what this thread runs; "" outside of calls.
     fn running_name(&self, py: Python<'_>) -> String {
         context::current(py).map_or_else(String::new, |running| running.name.to_string())
+    }
+
+    /// (kind, id, name, bytes) of what this process keeps of its own.
+    fn holdings<'py>(&self, py: Python<'py>) -> Vec<(&'static str, Bound<'py, PyBytes>, String, u64)> {
+        let told = |(id, holding, name): (ObjectId, Holding, String)| match holding {
+            Holding::Object { bytes } => ("object", PyBytes::new(py, &id.bytes()), name, bytes),
+            Holding::Actor => ("actor", PyBytes::new(py, &id.bytes()), name, 0),
+            Holding::Call => ("call", PyBytes::new(py, &id.task_bytes()), name, 0),
+        };
+        self.library.holdings().into_iter().map(told).collect()
     }
 
     /// (objects, tasks, leases, waits) of this process's tables.

@@ -2,7 +2,8 @@
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use ray_shm::link;
+use ray_shm::{host, link};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,7 +17,7 @@ from importlib._bootstrap_external import ExtensionFileLoader
 loader = ExtensionFileLoader('ray._native', sys.argv[1])
 module = module_from_spec(spec_from_loader('ray._native', loader))
 loader.exec_module(module)
-module.daemon_main()
+sys.exit(module.daemon_main())
 ";
 
 /// The daemon as its driver's child.
@@ -27,17 +28,18 @@ pub(crate) struct DaemonProcess {
 }
 
 impl DaemonProcess {
-    pub(crate) fn start(python: &str, native_path: &str) -> Result<(Self, OwnedFd), String> {
-        let (ours, theirs) = link::pair().map_err(|error| format!("no socket for the daemon: {error}"))?;
-        let stderr = ray_shm::memory::create("ray-daemon-stderr", 0).map_err(|error| format!("no memory file for the daemon: {error}"))?;
-        let copy = rustix::io::fcntl_dupfd_cloexec(&stderr, 0).map_err(|error| error.to_string())?;
+    pub(crate) fn start(python: &OsStr, native_path: &OsStr) -> Result<(Self, OwnedFd), String> {
+        let (ours, theirs) = link::pair().map_err(|error| host::explain("no socket for the daemon", error))?;
+        let stderr = ray_shm::memory::create("ray-daemon-stderr", 0).map_err(|error| host::explain_memfd("no memory file for the daemon", error))?;
+        let copy = rustix::io::fcntl_dupfd_cloexec(&stderr, 0).map_err(|error| host::explain("no descriptors for the daemon", error))?;
         let child = Command::new(python)
-            .args(["-I", "-S", "-c", BOOTSTRAP, native_path])
+            .args(["-I", "-S", "-c", BOOTSTRAP])
+            .arg(native_path)
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::from(copy))
             .spawn()
-            .map_err(|error| format!("could not start the daemon with {python}: {error}"))?;
+            .map_err(|error| host::explain_io(&format!("the daemon could not be started with {}", python.to_string_lossy()), &error))?;
         Ok((DaemonProcess { child, stderr: File::from(stderr) }, ours))
     }
 
@@ -50,6 +52,13 @@ impl DaemonProcess {
         // Unreadable last words are no words.
         let _ = self.stderr.seek(SeekFrom::Start(0)).and_then(|_| self.stderr.read_to_end(&mut text));
         String::from_utf8_lossy(&text).trim().chars().take(4000).collect()
+    }
+
+    /// Somebody may have stopped it (SIGSTOP): it is to run, in order to end what it started.
+    pub(crate) fn wake(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        // Its number is its own until it is waited for; dead is fine.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::CONT);
     }
 
     /// Wait for its end; after `patience_us` it is killed.
@@ -68,9 +77,9 @@ impl DaemonProcess {
     }
 }
 
-/// Run a node's daemon on descriptor 0 until its driver goes away.
+/// Run a node's daemon on descriptor 0 until its driver goes away. Returns why it had to stop before that: the last words on its stderr.
 #[pyfunction]
-pub(crate) fn daemon_main(py: Python<'_>) -> PyResult<()> {
+pub(crate) fn daemon_main(py: Python<'_>) -> PyResult<Option<String>> {
     let copied = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3);
     let link = copied.map_err(|error| PyRuntimeError::new_err(format!("descriptor 0 is not the driver's link: {error}")))?;
     let null = File::open("/dev/null").map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
@@ -78,7 +87,7 @@ pub(crate) fn daemon_main(py: Python<'_>) -> PyResult<()> {
     // A session of its own: the terminal's Ctrl-C is for the driver. It fails only for a group leader, which has one already.
     let _ = rustix::process::setsid();
     set_process_name("ray-daemon")?;
-    py.detach(|| ray_node::run(link)).map_err(PyRuntimeError::new_err)
+    Ok(py.detach(|| ray_node::run(link)).err())
 }
 
 /// What ps and top show.

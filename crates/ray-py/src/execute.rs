@@ -3,14 +3,16 @@
 use crate::context::{self, Running, ThisActor};
 use crate::core::Core;
 use crate::pending_call::{take_all, PendingCall};
+use crate::produce::{drive, Producer};
 use crate::values;
 use pyo3::exceptions::{PySystemExit, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use ray_proto::msg::{Outcome, ToNode};
 use ray_proto::value::FLAG_RAISED;
-use ray_proto::{Payload, ProcId, TemplateId, Value};
+use ray_proto::{Payload, ProcId, Resources, TemplateId, Value, UNIT};
 use ray_worker::{ActorWork, CallWork, Library, Work, WorkTemplate};
 use std::cell::RefCell;
 use std::collections::hash_map::Entry;
@@ -73,13 +75,14 @@ fn running(work: &CallWork, name: Arc<str>) -> Running {
 /// What `run_calls` returns after a constructor ran: the caller then decides how the actor's calls are run.
 const CONSTRUCTED: &str = "constructed";
 
-/// Run calls in this thread until the process is to end. Returns the reason.
+/// Run calls of one concurrency group in this thread until the process is to end. Returns the reason.
 #[pyfunction]
-pub(crate) fn run_calls(py: Python<'_>, core: &Core) -> PyResult<String> {
+#[pyo3(signature = (core, group=0))]
+pub(crate) fn run_calls(py: Python<'_>, core: &Core, group: usize) -> PyResult<String> {
     let library = core.library();
     loop {
-        let seen = library.work_seen();
-        match library.try_work() {
+        let seen = library.work_seen(group);
+        match library.try_work(group) {
             Some(Work::Call(work)) => {
                 if let Some(reason) = execute(py, library, work)? {
                     return Ok(reason);
@@ -94,21 +97,24 @@ pub(crate) fn run_calls(py: Python<'_>, core: &Core) -> PyResult<String> {
                 if library.check().is_err() {
                     return Ok("the session is over".into());
                 }
-                py.detach(|| library.wait_for_work(seen));
+                py.detach(|| library.wait_for_work(group, seen));
                 py.check_signals()?;
             }
         }
     }
 }
 
-/// Calls for an asyncio loop: (calls, reason to end or None).
+/// Calls of one concurrency group for its asyncio loop, no more than `room`: (calls, reason to end or None).
 #[pyfunction]
-pub(crate) fn take_calls(py: Python<'_>, core: &Core) -> PyResult<(Vec<PendingCall>, Option<String>)> {
-    RESOLVER.with_borrow_mut(|resolver| take_all(py, core, resolver))
+pub(crate) fn take_calls(py: Python<'_>, core: &Core, group: usize, room: usize) -> PyResult<(Vec<PendingCall>, Option<String>)> {
+    RESOLVER.with_borrow_mut(|resolver| take_all(py, core, resolver, group, room))
 }
 
 /// One call. Returns a reason if the process has to end after it.
 fn execute(py: Python<'_>, library: &Arc<Library>, work: CallWork) -> PyResult<Option<String>> {
+    if work.call.actor_seq.is_none() {
+        set_thread_count(py, &work.template.held)?;
+    }
     let resolved = RESOLVER.with_borrow_mut(|resolver| resolver.resolve(py, &work));
     let (function, name, leaving) = match resolved {
         Ok(resolved) => resolved,
@@ -118,22 +124,41 @@ fn execute(py: Python<'_>, library: &Arc<Library>, work: CallWork) -> PyResult<O
     if context::actor().is_none() && (!work.call.gpu_ids.is_empty() || GPUS_SET.get()) {
         set_visible_gpus(py, &work.call.gpu_ids)?;
     }
+    let mut producer = Producer::new(&work);
     let called = values::decode_args(py, library, &work.call.args).and_then(|(args, kwargs)| function.bind(py).call(args, kwargs.as_ref()));
     drop(function);
+    let called = match &mut producer {
+        None => called,
+        Some(producer) => called.and_then(|generator| drive(library, &work, producer, &generator).map(|()| generator)),
+    };
+    if library.is_forked() {
+        return leave_forked_child(py, called.err());
+    }
+    let left = leaving.then(|| "max_calls was reached".to_owned());
     let outcome = match called {
-        Ok(value) => finish(library, work, &value, leaving).map(|()| leaving.then(|| "max_calls was reached".to_owned())),
+        Ok(value) => match producer {
+            None => finish(library, work, &value, leaving),
+            Some(producer) => finish_stream(py, library, work, &producer, leaving),
+        }
+        .map(|()| left),
         Err(error) if error.is_instance_of::<PySystemExit>(py) => exit_in_call(py, library, work, error),
-        Err(error) => finish_failed(py, library, work, error, leaving).map(|()| leaving.then(|| "max_calls was reached".to_owned())),
+        Err(error) => finish_failed(py, library, work, error, leaving, producer.as_mut()).map(|()| left),
     };
     drop(entered);
     outcome
+}
+
+/// The call forked, and this is the child at the end of it: what becomes of the call is the parent's business. The hook ends the process.
+fn leave_forked_child<T: Default>(py: Python<'_>, error: Option<PyErr>) -> PyResult<T> {
+    let error = error.map(|error| error.into_value(py));
+    py.import(intern!(py, "ray._core.worker.forked"))?.call_method1(intern!(py, "leave_forked_child"), (error,)).map(|_| T::default())
 }
 
 /// SystemExit inside a call. A task fails with it and its worker is replaced; an actor ends, and that is no failure.
 fn exit_in_call(py: Python<'_>, library: &Arc<Library>, work: CallWork, error: PyErr) -> PyResult<Option<String>> {
     match work.call.actor_seq {
         None => {
-            finish_failed(py, library, work, error, true)?;
+            finish_failed(py, library, work, error, true, None)?;
             Ok(Some("the task called sys.exit".into()))
         }
         Some((actor, _)) => {
@@ -145,7 +170,7 @@ fn exit_in_call(py: Python<'_>, library: &Arc<Library>, work: CallWork, error: P
 }
 
 fn actor_exit_reason(py: Python<'_>, error: &PyErr) -> PyResult<String> {
-    hooks(py)?.call_method1(intern!(py, "exit_reason"), (error.value(py),))?.extract()
+    py.import(intern!(py, "ray._core.worker.payloads"))?.call_method1(intern!(py, "exit_reason"), (error.value(py),))?.extract()
 }
 
 fn set_visible_gpus(py: Python<'_>, ids: &[u32]) -> PyResult<()> {
@@ -154,8 +179,18 @@ fn set_visible_gpus(py: Python<'_>, ids: &[u32]) -> PyResult<()> {
     Ok(())
 }
 
+/// Before anything of the call is unpickled: libraries read the variable when they are imported.
+fn set_thread_count(py: Python<'_>, held: &Resources) -> PyResult<()> {
+    let threads = (held.get("CPU") / UNIT).max(1);
+    if THREADS_SET.replace(threads) == threads {
+        return Ok(());
+    }
+    hooks(py)?.call_method1(intern!(py, "set_thread_count"), (threads,)).map(|_| ())
+}
+
 thread_local! {
     static GPUS_SET: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    static THREADS_SET: std::cell::Cell<i64> = const { std::cell::Cell::new(0) };
 }
 
 /// The constructor of an actor. Afterwards this process is the actor.
@@ -170,7 +205,8 @@ fn construct(py: Python<'_>, library: &Arc<Library>, work: &ActorWork) -> PyResu
     };
     context::set_actor(this);
     let name = format!("{}.__init__", work.spec.class_name);
-    let template = Arc::new(WorkTemplate { name: name.clone(), payload: work.spec.payload.clone(), max_calls: 0, held: work.spec.held.clone() });
+    let template = WorkTemplate { name: name.clone(), payload: work.spec.payload.clone(), max_calls: 0, held: work.spec.held.clone(), group: 0 };
+    let template = Arc::new(template);
     let running = Running {
         from: work.actor.owner,
         task: work.actor.call(),
@@ -181,6 +217,7 @@ fn construct(py: Python<'_>, library: &Arc<Library>, work: &ActorWork) -> PyResu
     };
     let entered = context::enter(running);
     let construct = || -> PyResult<()> {
+        set_thread_count(py, &work.spec.held)?;
         set_visible_gpus(py, &work.gpu_ids)?;
         let (args, kwargs) = values::decode_args(py, library, &work.spec.args)?;
         let payload = PyBytes::new(py, &work.spec.payload);
@@ -189,6 +226,9 @@ fn construct(py: Python<'_>, library: &Arc<Library>, work: &ActorWork) -> PyResu
     };
     let result = construct();
     drop(entered);
+    if library.is_forked() {
+        return leave_forked_child(py, result.err());
+    }
     match result {
         Ok(()) => library.actor_is_up(work),
         Err(error) => {
@@ -209,16 +249,39 @@ fn encode_error(py: Python<'_>, library: &Arc<Library>, name: &str, attempt: u32
     Ok(Value::inline(value))
 }
 
-fn finish_failed(py: Python<'_>, library: &Arc<Library>, work: CallWork, error: PyErr, leaving: bool) -> PyResult<()> {
-    let retry = hooks(py)?.call_method1(intern!(py, "is_retryable"), (PyBytes::new(py, &work.template.payload), error.value(py)))?.extract()?;
+/// `producer`: how far the call had come, if it gives its results one after another and its generator was started.
+fn finish_failed(py: Python<'_>, library: &Arc<Library>, work: CallWork, error: PyErr, leaving: bool, producer: Option<&mut Producer>) -> PyResult<()> {
+    let retry: bool = hooks(py)?.call_method1(intern!(py, "is_retryable"), (PyBytes::new(py, &work.template.payload), error.value(py)))?.extract()?;
     let value = encode_error(py, library, &work.template.name, work.call.attempt, error)?;
-    let results = vec![Payload { value, refs: vec![] }];
+    let error = Payload { value, refs: vec![] };
+    let mut results = vec![error.clone()];
+    if let Some(producer) = producer {
+        if !producer.gathers() {
+            // Compat: what the generator raised is its last item, and the end itself is no failure.
+            results.push(values::encode(&py.None().into_bound(py), library)?.0);
+        } else if !retry {
+            producer.push_payload(library, &work, error);
+            return finish_stream(py, library, work, producer, leaving);
+        }
+    }
     library.finish_call(&work, Outcome::Raised { retryable: retry }, results, leaving);
     Ok(())
 }
 
 pub(crate) fn finish_with_error(py: Python<'_>, library: &Arc<Library>, work: CallWork, error: PyErr) -> PyResult<()> {
-    finish_failed(py, library, work, error, false)
+    finish_failed(py, library, work, error, false, None)
+}
+
+/// A generator has raised.
+pub(crate) fn finish_broken_stream(py: Python<'_>, library: &Arc<Library>, work: CallWork, error: PyErr, producer: &mut Producer) -> PyResult<()> {
+    finish_failed(py, library, work, error, false, Some(producer))
+}
+
+/// A generator has ended, or nobody reads it any more.
+pub(crate) fn finish_stream(py: Python<'_>, library: &Arc<Library>, work: CallWork, producer: &Producer, leaving: bool) -> PyResult<()> {
+    let (results, _alive) = producer.results(py, library, &work)?;
+    library.finish_call(&work, Outcome::Returned {}, results, leaving);
+    Ok(())
 }
 
 pub(crate) fn finish_with_value(library: &Arc<Library>, work: CallWork, value: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -233,22 +296,50 @@ fn finish(library: &Arc<Library>, work: CallWork, value: &Bound<'_, PyAny>, leav
             library.finish_call(&work, Outcome::Returned {}, results, leaving);
             Ok(())
         }
-        Err(error) => finish_failed(py, library, work, error, leaving),
+        Err(error) => finish_failed(py, library, work, error, leaving, None),
     }
+}
+
+fn py_generator(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static CELL: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    CELL.import(py, "types", "GeneratorType")
 }
 
 type Results<'py> = (Vec<Payload>, Vec<values::Pickled<'py>>);
 
 fn encode_results<'py>(library: &Library, work: &CallWork, value: &Bound<'py, PyAny>) -> PyResult<Results<'py>> {
-    let count = work.call.num_returns as usize;
-    if count == 0 {
-        return Ok((vec![], vec![]));
-    }
+    let (name, count) = (&work.template.name, work.call.num_returns as usize);
     if count == 1 {
-        let (payload, alive) = values::encode(value, library)?;
+        let (payload, alive) = one_result(name, value, |value| values::encode(value, library))?;
         return Ok((vec![payload], vec![alive]));
     }
-    let name = &work.template.name;
+    let items = results_of(name, count, value)?;
+    let mut results = Vec::with_capacity(items.len());
+    let mut alive = Vec::with_capacity(items.len());
+    for item in &items {
+        let (payload, keep) = values::encode(item, library)?;
+        results.push(payload);
+        alive.push(keep);
+    }
+    Ok((results, alive))
+}
+
+/// The one result of a call. Compat: of a generator the first item is the result.
+pub(crate) fn one_result<'py, T>(name: &str, value: &Bound<'py, PyAny>, encode: impl Fn(&Bound<'py, PyAny>) -> PyResult<T>) -> PyResult<T> {
+    match encode(value) {
+        Err(_) if value.is_instance(py_generator(value.py())?)? => match value.try_iter()?.next() {
+            Some(item) => encode(&item?),
+            None => Err(PyValueError::new_err(format!("{name} has num_returns=1 and is a generator that yielded nothing"))),
+        },
+        encoded => encoded,
+    }
+}
+
+/// The results, other than one, in what a call returned. ValueError: not as many as asked for.
+pub(crate) fn results_of<'py>(name: &str, count: usize, value: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    if count == 0 {
+        return Ok(vec![]);
+    }
     let items: Vec<Bound<'py, PyAny>> = match value.cast::<PyTuple>() {
         Ok(tuple) => tuple.iter().collect(),
         Err(_) => {
@@ -265,12 +356,5 @@ fn encode_results<'py>(library: &Library, work: &CallWork, value: &Bound<'py, Py
             items.len()
         )));
     }
-    let mut results = Vec::with_capacity(count);
-    let mut alive = Vec::with_capacity(count);
-    for item in &items {
-        let (payload, keep) = values::encode(item, library)?;
-        results.push(payload);
-        alive.push(keep);
-    }
-    Ok((results, alive))
+    Ok(items)
 }

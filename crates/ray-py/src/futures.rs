@@ -10,6 +10,12 @@ pub(crate) struct CompletionQueue {
     inner: Arc<ray_worker::CompletionQueue>,
 }
 
+impl CompletionQueue {
+    pub(crate) fn inner(&self) -> &Arc<ray_worker::CompletionQueue> {
+        &self.inner
+    }
+}
+
 #[pymethods]
 impl CompletionQueue {
     #[new]
@@ -23,10 +29,26 @@ impl CompletionQueue {
         self.inner.fd()
     }
 
-    /// Put `token` into the queue when the object is ready. True: it already is, and nothing will be queued.
-    fn watch(&self, py: Python<'_>, core: &Core, object: &ObjectRef, token: u64) -> bool {
-        let call = crate::context::current(py).map(|running| (running.from, running.task));
-        core.library().watch(object.id, &self.inner, token, call)
+    /// Put `token` into the queue when the object is ready. Returns the number of the wait; None: it already is, and nothing will be queued.
+    fn watch<'py>(slf: Bound<'py, Self>, core: &Bound<'py, PyAny>, object: &Bound<'py, ObjectRef>, token: u64) -> PyResult<Option<u64>> {
+        match core.cast::<Core>() {
+            Ok(core) => {
+                let call = crate::context::current(slf.py()).map(|running| (running.from, running.task));
+                Ok(core.get().library().watch(object.get().id, &slf.get().inner, token, call).map(|wait| wait.0))
+            }
+            // In local mode the engine is an object of Python.
+            Err(_) => core.call_method1("watch", (slf, object, token))?.extract(),
+        }
+    }
+
+    /// Give a wait up. Its token may be in the queue already.
+    fn unwatch(&self, object: &ObjectRef, wait: u64) {
+        object.unwatch(wait);
+    }
+
+    /// An object is ready, says local mode.
+    fn complete(&self, token: u64) {
+        self.inner.complete(token);
     }
 
     /// Make the descriptor readable although nothing is done.

@@ -12,10 +12,15 @@ mod core;
 mod daemon;
 mod errors;
 mod execute;
+mod fork;
 mod futures;
+mod local;
 mod object_ref;
 mod pending_call;
+mod produce;
 mod report;
+mod result_stream;
+mod room;
 mod template;
 mod values;
 
@@ -28,15 +33,21 @@ mod _native {
     #[pymodule_export]
     use crate::daemon::{daemon_main, set_process_name};
     #[pymodule_export]
+    use crate::errors::stay_if_interpreter_exits;
+    #[pymodule_export]
     use crate::execute::{run_calls, take_calls};
     #[pymodule_export]
     use crate::futures::CompletionQueue;
+    #[pymodule_export]
+    use crate::local::{LocalObjects, LocalValue};
     #[pymodule_export]
     use crate::object_ref::{ref_from_bytes, ObjectRef};
     #[pymodule_export]
     use crate::pending_call::PendingCall;
     #[pymodule_export]
     use crate::report::ask_about;
+    #[pymodule_export]
+    use crate::result_stream::ResultStream;
     #[pymodule_export]
     use crate::template::CallTemplate;
     #[pymodule_export]

@@ -1,43 +1,123 @@
 //! `ObjectRef`: a counted reference.
 
 use crate::core::current;
+use crate::local::Table;
 use crate::values;
 use pyo3::basic::CompareOp;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple, PyType};
+use ray_logic::owner::WaitId;
 use ray_proto::ObjectId;
 use ray_worker::Library;
 use std::sync::Arc;
+
+/// Where a reference's object is counted.
+#[derive(Clone)]
+pub(crate) enum Home {
+    Engine(Arc<Library>),
+    /// In local mode there is no engine.
+    Local(Arc<Table>),
+}
+
+impl Home {
+    pub(crate) fn is(&self, other: &Home) -> bool {
+        match (self, other) {
+            (Home::Engine(a), Home::Engine(b)) => Arc::ptr_eq(a, b),
+            (Home::Local(a), Home::Local(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+
+    /// The session has ended.
+    fn is_over(&self) -> bool {
+        match self {
+            Home::Engine(library) => library.check().is_err(),
+            Home::Local(table) => table.is_over(),
+        }
+    }
+
+    fn add_local(&self, id: ObjectId) {
+        match self {
+            Home::Engine(library) => library.add_local(id),
+            Home::Local(table) => table.add(id),
+        }
+    }
+
+    /// A reference that came out of band.
+    fn adopt(&self, id: ObjectId) {
+        match self {
+            Home::Engine(library) => library.adopt(id),
+            Home::Local(table) => table.add(id),
+        }
+    }
+
+    fn drop_ref(&self, id: ObjectId) {
+        match self {
+            Home::Engine(library) => library.drop_ref(id),
+            Home::Local(table) => table.drop_ref(id),
+        }
+    }
+}
 
 #[pyclass(frozen, weakref, generic, module = "ray")]
 pub(crate) struct ObjectRef {
     pub(crate) id: ObjectId,
     /// None for the nil reference and for ids made before a session.
-    library: Option<Arc<Library>>,
+    home: Option<Home>,
 }
 
 impl ObjectRef {
     /// A reference whose local count was already taken.
     pub(crate) fn counted(library: &Arc<Library>, id: ObjectId) -> Self {
-        ObjectRef { id, library: Some(library.clone()) }
+        ObjectRef { id, home: Some(Home::Engine(library.clone())) }
+    }
+
+    /// The same in local mode.
+    pub(crate) fn counted_locally(table: &Arc<Table>, id: ObjectId) -> Self {
+        ObjectRef { id, home: Some(Home::Local(table.clone())) }
+    }
+
+    /// It can't be used with `library` unless it is of it: its object went with another session, and its id may name another one in this.
+    pub(crate) fn check_is_of(&self, library: &Arc<Library>) -> PyResult<()> {
+        match self.is_of(library) {
+            true => Ok(()),
+            false => Err(self.of_no_session()),
+        }
     }
 
     pub(crate) fn is_of(&self, library: &Arc<Library>) -> bool {
-        self.library.as_ref().is_some_and(|own| Arc::ptr_eq(own, library))
+        matches!(&self.home, Some(Home::Engine(own)) if Arc::ptr_eq(own, library))
+    }
+
+    pub(crate) fn is_of_table(&self, table: &Arc<Table>) -> bool {
+        matches!(&self.home, Some(Home::Local(own)) if Arc::ptr_eq(own, table))
+    }
+
+    pub(crate) fn of_no_session(&self) -> PyErr {
+        PyValueError::new_err(format!("{} belongs to no session or to one that has ended; its object is gone", self.__repr__()))
+    }
+
+    /// End a wait for this object.
+    pub(crate) fn unwatch(&self, wait: u64) {
+        match &self.home {
+            Some(Home::Engine(library)) => library.unwatch(self.id, WaitId(wait)),
+            Some(Home::Local(table)) => table.unwatch(wait),
+            None => {}
+        }
     }
 
     /// A reference found inside a value: whoever holds the value keeps the object, so only a local count is needed.
-    pub(crate) fn inside_value(library: &Arc<Library>, id: ObjectId) -> Self {
-        library.add_local(id);
-        Self::counted(library, id)
+    pub(crate) fn inside_value(home: Home, id: ObjectId) -> Self {
+        home.add_local(id);
+        ObjectRef { id, home: Some(home) }
     }
 }
 
 impl Drop for ObjectRef {
     fn drop(&mut self) {
-        if let Some(library) = &self.library {
-            library.drop_ref(self.id);
+        if let Some(home) = &self.home {
+            home.drop_ref(self.id);
         }
     }
 }
@@ -51,18 +131,18 @@ fn parse_id(bytes: &[u8]) -> PyResult<ObjectId> {
 #[pyfunction]
 pub(crate) fn ref_from_bytes(py: Python<'_>, bytes: &[u8]) -> PyResult<ObjectRef> {
     let id = parse_id(bytes)?;
-    if let Some(library) = values::inside_value() {
-        return Ok(ObjectRef::inside_value(&library, id));
+    if let Some(home) = values::inside_value() {
+        return Ok(ObjectRef::inside_value(home, id));
     }
-    let library = match current(py) {
-        Ok(library) => library,
+    let home = match current(py) {
+        Ok(home) => home,
         Err(_) => {
             py.import("ray._core.session")?.call_method0("auto_init")?;
             current(py)?
         }
     };
-    library.adopt(id);
-    Ok(ObjectRef::counted(&library, id))
+    home.adopt(id);
+    Ok(ObjectRef { id, home: Some(home) })
 }
 
 #[pymethods]
@@ -72,16 +152,16 @@ impl ObjectRef {
     fn new(py: Python<'_>, id: &[u8], owner_addr: &str, call_site_data: &str, skip_adding_local_ref: bool, tensor_transport: Option<&str>) -> PyResult<Self> {
         let _ = (owner_addr, call_site_data, skip_adding_local_ref, tensor_transport);
         let id = parse_id(id)?;
-        let library = if id.is_nil() { None } else { current(py).ok() };
-        if let Some(library) = &library {
-            library.adopt(id);
+        let home = if id.is_nil() { None } else { current(py).ok() };
+        if let Some(home) = &home {
+            home.adopt(id);
         }
-        Ok(ObjectRef { id, library })
+        Ok(ObjectRef { id, home })
     }
 
     #[classmethod]
     fn nil(_cls: &Bound<'_, PyType>) -> Self {
-        ObjectRef { id: ObjectId::NIL, library: None }
+        ObjectRef { id: ObjectId::NIL, home: None }
     }
 
     #[classmethod]
@@ -99,7 +179,7 @@ impl ObjectRef {
     fn from_random(cls: &Bound<'_, PyType>) -> PyResult<Self> {
         let bytes = cls.py().import("os")?.call_method1("urandom", (28,))?;
         let id = parse_id(bytes.cast::<PyBytes>()?.as_bytes())?;
-        Ok(ObjectRef { id, library: None })
+        Ok(ObjectRef { id, home: None })
     }
 
     fn binary<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
@@ -193,10 +273,13 @@ impl ObjectRef {
     fn __reduce__<'py>(slf: Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
         let py = slf.py();
         let this = slf.get();
-        if !values::collect(this.id) {
+        if values::collect(this.id) {
+            // Part of a value or of arguments: of this session then.
+            this.home.as_ref().filter(|home| home.is_over()).map_or(Ok(()), |_| Err(this.of_no_session()))?;
+        } else {
             // Out of band: nobody can know who will read the bytes, so the object is kept for good.
-            if let Some(library) = &this.library {
-                library.add_local(this.id);
+            if let Some(home) = &this.home {
+                home.add_local(this.id);
             }
         }
         let rebuild = py.import("ray._native")?.getattr("ref_from_bytes")?;

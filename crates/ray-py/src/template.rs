@@ -2,10 +2,14 @@
 
 use crate::core::Core;
 use crate::object_ref::ObjectRef;
-use crate::{errors, values};
+use crate::result_stream::ResultStream;
+use crate::{errors, room, values};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyTuple};
-use ray_logic::owner::{CallArgs, CallKind, SubmitError, Template};
+use ray_logic::owner::{CallArgs, CallKind, StreamOptions, SubmitError, Template};
+use ray_proto::ids::END_INDEX;
 use ray_proto::{Blob, ObjectId, Resources, Value};
 use ray_worker::Library;
 use std::collections::HashMap;
@@ -26,6 +30,54 @@ struct Arity {
     binder: Option<Py<PyAny>>,
 }
 
+/// What `num_returns` says.
+enum Returns {
+    Count(u32),
+    /// The results come one after another.
+    Streaming,
+    /// They are counted when the call ends.
+    Dynamic,
+}
+
+impl FromPyObject<'_, '_> for Returns {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        if let Ok(count) = value.extract::<u32>() {
+            return Ok(Returns::Count(count));
+        }
+        match value.extract::<&str>() {
+            Ok("streaming") => Ok(Returns::Streaming),
+            Ok("dynamic") => Ok(Returns::Dynamic),
+            _ => Err(PyValueError::new_err(format!("num_returns is a number of results, \"streaming\" or \"dynamic\", got {}", value.repr()?))),
+        }
+    }
+}
+
+impl Returns {
+    fn count(&self) -> u32 {
+        match self {
+            Returns::Count(count) => *count,
+            _ => 0,
+        }
+    }
+
+    /// `backpressure`: items made and not read at most, without limit below 1.
+    fn stream(&self, backpressure: i64) -> Option<StreamOptions> {
+        let window = u64::try_from(backpressure).ok().filter(|window| *window > 0);
+        match self {
+            Returns::Count(_) => None,
+            Returns::Streaming => Some(StreamOptions { window, gather: false }),
+            Returns::Dynamic => Some(StreamOptions { window: None, gather: true }),
+        }
+    }
+}
+
+fn generator_class(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static CELL: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    CELL.import(py, "ray._core.generators", "ObjectRefGenerator")
+}
+
 /// The body of a call without arguments; shared, since it is the most frequent one.
 fn empty_body() -> Value {
     Value::Inline(Blob::EMPTY)
@@ -38,11 +90,11 @@ pub(crate) fn encode_args(library: &Arc<Library>, args: &Bound<'_, PyTuple>, kwa
         return Ok(CallArgs { body: empty_body(), body_id: ObjectId::NIL, deps: vec![], nested: vec![] });
     }
     let py = args.py();
-    let (pair, deps) = match values::extract_deps(args, kwargs)? {
+    let (pair, deps) = match values::extract_deps(|object| object.check_is_of(library), args, kwargs)? {
         Some((pair, deps)) => (pair.into_pyobject(py)?, deps),
         None => ((args, kwargs).into_pyobject(py)?, vec![]),
     };
-    let (payload, _alive) = values::encode(pair.as_any(), library)?;
+    let (payload, _alive) = values::encode_own(pair.as_any(), library)?;
     let nested = payload.refs.clone();
     let body_id = match payload.value {
         Value::Inline(_) => ObjectId::NIL,
@@ -73,6 +125,9 @@ impl CallTemplate {
         self.check_arity(args, kwargs)?;
         let library = &self.library;
         library.check().map_err(|failure| errors::failure(py, failure))?;
+        if library.is_crowded() {
+            room::wait_for_room(py, library, &self.template.name)?;
+        }
         let call_args = encode_args(library, args, kwargs)?;
         let body_id = call_args.body_id;
         let submitted = library.submit(&self.template, call_args);
@@ -84,6 +139,11 @@ impl CallTemplate {
             errors::with_code(py, "pending_calls", &format!("{name}: {limit} calls of this process are pending, which is the actor's max_pending_calls.\nhint: wait for some of them, or raise max_pending_calls"))
         })?;
         let make = |index: u64| Bound::new(py, ObjectRef::counted(library, ObjectId::new(library.me, call, index)));
+        match self.template.stream {
+            Some(StreamOptions { gather: true, .. }) => return Ok(make(END_INDEX)?.into_any()),
+            Some(_) => return generator_class(py)?.call1((ResultStream::new(library, call), py.None())),
+            None => {}
+        }
         match self.template.num_returns {
             0 => Ok(py.None().into_bound(py)),
             1 => Ok(make(1)?.into_any()),
@@ -95,13 +155,14 @@ impl CallTemplate {
 #[pymethods]
 impl CallTemplate {
     #[staticmethod]
-    #[pyo3(signature = (core, *, payload, name, num_returns, max_retries, retry_exceptions, max_calls, resources, env, min_args, max_args, binder))]
+    #[pyo3(signature = (core, *, payload, name, num_returns, backpressure, max_retries, retry_exceptions, max_calls, resources, env, min_args, max_args, binder))]
     #[allow(clippy::too_many_arguments)] // The call site's constants, by keyword.
     fn task(
         core: &Core,
         payload: &[u8],
         name: String,
-        num_returns: u32,
+        num_returns: Returns,
+        backpressure: i64,
         max_retries: i32,
         retry_exceptions: bool,
         max_calls: u32,
@@ -114,34 +175,47 @@ impl CallTemplate {
         let shape = Resources::from_f64(resources.iter().map(|(name, amount)| (name.as_str(), *amount)));
         let class = core.library().class_for(&shape, env);
         let kind = CallKind::Task { class };
-        let template =
-            Template { id: Default::default(), kind, name, payload: payload.into(), num_returns, max_retries, retry_raised: retry_exceptions, max_calls };
+        let template = Template {
+            id: Default::default(),
+            kind,
+            name,
+            payload: payload.into(),
+            num_returns: num_returns.count(),
+            stream: num_returns.stream(backpressure),
+            max_retries,
+            retry_raised: retry_exceptions,
+            max_calls,
+        };
         Self::new(core, template, Arity { min: min_args, max: max_args, binder }, None)
     }
 
     #[staticmethod]
-    #[pyo3(signature = (core, actor, *, payload, name, num_returns, max_task_retries, retry_exceptions, max_pending_calls, min_args, max_args, binder))]
+    #[pyo3(signature = (core, actor, *, payload, name, num_returns, backpressure, max_task_retries, retry_exceptions, max_pending_calls, group, unordered, min_args, max_args, binder))]
     #[allow(clippy::too_many_arguments)] // The call site's constants, by keyword.
     fn method(
         core: &Core,
         actor: Py<ObjectRef>,
         payload: &[u8],
         name: String,
-        num_returns: u32,
+        num_returns: Returns,
+        backpressure: i64,
         max_task_retries: i32,
         retry_exceptions: bool,
         max_pending_calls: i64,
+        group: u32,
+        unordered: bool,
         min_args: usize,
         max_args: Option<usize>,
         binder: Option<Py<PyAny>>,
     ) -> Self {
-        let kind = CallKind::Method { actor: actor.get().id, max_pending: max_pending_calls };
+        let kind = CallKind::Method { actor: actor.get().id, max_pending: max_pending_calls, group, unordered };
         let template = Template {
             id: Default::default(),
             kind,
             name,
             payload: payload.into(),
-            num_returns,
+            num_returns: num_returns.count(),
+            stream: num_returns.stream(backpressure),
             max_retries: max_task_retries,
             retry_raised: retry_exceptions,
             max_calls: 0,

@@ -1,16 +1,16 @@
 //! Between Python values and the engine's bytes (layout in docs/design/001, "Values").
 
 use crate::buffer::{Pin, PinnedBuffer};
-use crate::errors;
-use crate::object_ref::ObjectRef;
+use crate::object_ref::{Home, ObjectRef};
+use crate::{errors, room};
 use pyo3::buffer::PyBuffer;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use ray_proto::value::{system_error_fields, FLAG_BUFFERS, FLAG_PICKLE, FLAG_RAISED, INLINE_MAX};
-use ray_proto::{ObjectId, Payload, Value};
-use ray_worker::{Library, View};
+use ray_proto::{Blob, ObjectId, Payload, Value};
+use ray_worker::{Failure, Library, View};
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ thread_local! {
     /// References met while a value is pickled; one list per nesting of picklings.
     static COLLECTING: RefCell<Vec<Vec<ObjectId>>> = const { RefCell::new(Vec::new()) };
     /// Whose value is being unpickled in this thread.
-    static INSIDE: RefCell<Option<Arc<Library>>> = const { RefCell::new(None) };
+    static INSIDE: RefCell<Option<Home>> = const { RefCell::new(None) };
 }
 
 /// Note a reference as part of the value being pickled. False: no value is being pickled.
@@ -34,8 +34,8 @@ pub(crate) fn collect(id: ObjectId) -> bool {
     COLLECTING.with_borrow_mut(|stack| stack.last_mut().map(|refs| refs.push(id)).is_some())
 }
 
-/// The library whose value is being unpickled in this thread, if any.
-pub(crate) fn inside_value() -> Option<Arc<Library>> {
+/// Where the value that is being unpickled in this thread lives, if any is.
+pub(crate) fn inside_value() -> Option<Home> {
     INSIDE.with_borrow(Option::clone)
 }
 
@@ -121,14 +121,21 @@ pub(crate) fn pickle<'py>(value: &Bound<'py, PyAny>) -> PyResult<Pickled<'py>> {
     Ok(Pickled { pickle, buffers, refs, _alive: Some(value.clone()) })
 }
 
+fn align_of(len: usize) -> usize {
+    if len >= LARGE {
+        LARGE_ALIGN
+    } else {
+        BUFFER_ALIGN
+    }
+}
+
 fn aligned(at: usize, len: usize) -> usize {
-    let align = if len >= LARGE { LARGE_ALIGN } else { BUFFER_ALIGN };
-    at.div_ceil(align) * align
+    at.div_ceil(align_of(len)) * align_of(len)
 }
 
 impl Pickled<'_> {
-    /// Flag, table and place of each buffer; the total length.
-    fn layout(&self) -> (Vec<u8>, Vec<usize>, usize) {
+    /// Flag, table and place of each buffer; the total length. `base`: address of the first byte, modulo a page; 0 where the place itself is aligned.
+    fn layout(&self, base: usize) -> (Vec<u8>, Vec<usize>, usize) {
         let pickle_len = self.pickle.as_bytes().len();
         if self.buffers.is_empty() {
             return (vec![FLAG_PICKLE], vec![], 1 + pickle_len);
@@ -141,7 +148,7 @@ impl Pickled<'_> {
         let mut at = head_len + pickle_len;
         let mut places = Vec::with_capacity(self.buffers.len());
         for buffer in &self.buffers {
-            at = aligned(at, buffer.len_bytes());
+            at = aligned(base + at, buffer.len_bytes()) - base;
             places.push(at);
             head.extend((at as u64).to_le_bytes());
             head.extend((buffer.len_bytes() as u64).to_le_bytes());
@@ -150,9 +157,35 @@ impl Pickled<'_> {
         (head, places, at)
     }
 
+    /// The value in memory of this process, whatever its size, with aligned buffers.
+    pub(crate) fn in_process(&self) -> Value {
+        let (head, _, len) = self.layout(0);
+        let body = self.pickle.as_bytes();
+        if self.buffers.is_empty() {
+            let mut bytes = Vec::with_capacity(len);
+            bytes.extend_from_slice(&head);
+            bytes.extend_from_slice(body);
+            return Value::inline(bytes);
+        }
+        let room = len + self.buffers.iter().map(|buffer| align_of(buffer.len_bytes())).sum::<usize>();
+        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, room).collect();
+        let (head, places, _) = self.layout(bytes.as_ptr() as usize % LARGE_ALIGN);
+        let out = Arc::get_mut(&mut bytes).expect("nobody else has it yet");
+        out[..head.len()].copy_from_slice(&head);
+        out[head.len()..head.len() + body.len()].copy_from_slice(body);
+        for (buffer, at) in self.buffers.iter().zip(places) {
+            out[at..at + buffer.len_bytes()].copy_from_slice(raw_bytes(buffer));
+        }
+        Value::Inline(Blob::Shared(bytes))
+    }
+
     /// Give the value its place: inline when small, else in shared memory, copied without the GIL.
     pub(crate) fn place(&self, py: Python<'_>, library: &Library) -> PyResult<Value> {
-        let (head, places, len) = self.layout();
+        self.try_place(py, library).map_err(|failure| errors::failure(py, failure))
+    }
+
+    pub(crate) fn try_place(&self, py: Python<'_>, library: &Library) -> Result<Value, Failure> {
+        let (head, places, len) = self.layout(0);
         let body = self.pickle.as_bytes();
         if len <= INLINE_MAX {
             let mut bytes = Vec::with_capacity(len);
@@ -166,8 +199,7 @@ impl Pickled<'_> {
         }
         let mut parts: Vec<(u64, &[u8])> = vec![(0, &head), (head.len() as u64, body)];
         parts.extend(self.buffers.iter().zip(places).map(|(buffer, at)| (at as u64, raw_bytes(buffer))));
-        let range = py.detach(|| library.store(len as u64, &parts)).map_err(|failure| errors::failure(py, failure))?;
-        Ok(Value::shm(range))
+        py.detach(|| library.store(len as u64, &parts)).map(Value::shm)
     }
 }
 
@@ -184,12 +216,19 @@ pub(crate) fn encode<'py>(value: &Bound<'py, PyAny>, library: &Library) -> PyRes
     Ok((Payload { value: placed, refs: pickled.refs.clone() }, pickled))
 }
 
+/// The same for what this process owns: while the store is full, and calls of its own may free something, it waits.
+pub(crate) fn encode_own<'py>(value: &Bound<'py, PyAny>, library: &Library) -> PyResult<(Payload, Pickled<'py>)> {
+    let pickled = pickle(value)?;
+    let placed = room::place(value.py(), library, &pickled)?;
+    Ok((Payload { value: placed, refs: pickled.refs.clone() }, pickled))
+}
+
 /// Marks the thread until dropped; values nest when a `__setstate__` reads another one.
-struct Unpickling(Option<Arc<Library>>);
+struct Unpickling(Option<Home>);
 
 impl Unpickling {
-    fn enter(library: &Arc<Library>) -> Self {
-        Unpickling(INSIDE.replace(Some(library.clone())))
+    fn enter(home: &Home) -> Self {
+        Unpickling(INSIDE.replace(Some(home.clone())))
     }
 }
 
@@ -209,7 +248,12 @@ pub(crate) fn decode<'py>(py: Python<'py>, library: &Arc<Library>, id: ObjectId,
             (view, Some(pin))
         }
     };
-    let _inside = Unpickling::enter(library);
+    decode_view(py, &Home::Engine(library.clone()), &view, pin)
+}
+
+/// The Python value of bytes; `pin` keeps those in shared memory.
+pub(crate) fn decode_view<'py>(py: Python<'py>, home: &Home, view: &View, pin: Option<Arc<Pin>>) -> PyResult<Bound<'py, PyAny>> {
+    let _inside = Unpickling::enter(home);
     let bytes = view.bytes();
     match bytes.first() {
         Some(&FLAG_PICKLE) => match &view {
@@ -220,13 +264,13 @@ pub(crate) fn decode<'py>(py: Python<'py>, library: &Arc<Library>, id: ObjectId,
                 loads(py)?.call1((Bound::new(py, buffer)?,))
             }
         },
-        Some(&FLAG_BUFFERS) => decode_buffers(py, &view, pin.as_ref()),
+        Some(&FLAG_BUFFERS) => decode_buffers(py, view, pin),
         Some(_) => Err(decode_error(py, bytes)?),
         None => Err(errors::with_code(py, "object_lost", "the object has no bytes")),
     }
 }
 
-fn decode_buffers<'py>(py: Python<'py>, view: &View, pin: Option<&Arc<Pin>>) -> PyResult<Bound<'py, PyAny>> {
+fn decode_buffers<'py>(py: Python<'py>, view: &View, pin: Option<Arc<Pin>>) -> PyResult<Bound<'py, PyAny>> {
     let bytes = view.bytes();
     let malformed = || errors::with_code(py, "object_lost", "the object's bytes are malformed");
     let word = |at: usize| bytes.get(at..at + 8).map(|b| u64::from_le_bytes(b.try_into().expect("eight bytes")) as usize);
@@ -234,7 +278,7 @@ fn decode_buffers<'py>(py: Python<'py>, view: &View, pin: Option<&Arc<Pin>>) -> 
     let buffers = PyList::empty(py);
     for index in 0..count {
         let (at, len) = (word(24 + 16 * index).ok_or_else(malformed)?, word(32 + 16 * index).ok_or_else(malformed)?);
-        buffers.append(Bound::new(py, PinnedBuffer::new(view.clone(), at, len, pin.cloned()))?)?;
+        buffers.append(Bound::new(py, PinnedBuffer::new(view.clone(), at, len, pin.clone()))?)?;
     }
     let start = 24 + 16 * count;
     let body = bytes.get(start..start + pickle_len).ok_or_else(malformed)?;
@@ -261,18 +305,30 @@ pub(crate) fn decode_args<'py>(py: Python<'py>, library: &Arc<Library>, args: &r
         return Ok((PyTuple::empty(py), None));
     }
     let pair = decode(py, library, args.body_id, &args.body)?.cast_into::<PyTuple>()?;
+    fill_args(&pair, args.deps.len(), |index| {
+        let (id, payload) = &args.deps[index];
+        decode(py, library, *id, &payload.value)
+    })
+}
+
+/// Put values in the place of the `count` slots among pickled arguments.
+pub(crate) fn fill_args<'py>(
+    pair: &Bound<'py, PyTuple>,
+    count: usize,
+    mut value_of: impl FnMut(usize) -> PyResult<Bound<'py, PyAny>>,
+) -> PyResult<Arguments<'py>> {
+    let py = pair.py();
     let positional = pair.get_item(0)?.cast_into::<PyTuple>()?;
     let keywords = pair.get_item(1)?.cast_into::<PyDict>().ok();
-    if args.deps.is_empty() {
+    if count == 0 {
         return Ok((positional, keywords));
     }
-    let mut values: Vec<Option<Bound<'py, PyAny>>> = vec![None; args.deps.len()];
+    let mut values: Vec<Option<Bound<'py, PyAny>>> = vec![None; count];
     let mut fill = |item: Bound<'py, PyAny>| -> PyResult<Bound<'py, PyAny>> {
         let Ok(slot) = item.cast::<ArgSlot>() else { return Ok(item) };
         let index = slot.get().0;
         if values[index].is_none() {
-            let (id, payload) = &args.deps[index];
-            values[index] = Some(decode(py, library, *id, &payload.value)?);
+            values[index] = Some(value_of(index)?);
         }
         Ok(values[index].clone().expect("filled above"))
     };
@@ -285,8 +341,12 @@ pub(crate) fn decode_args<'py>(py: Python<'py>, library: &Arc<Library>, args: &r
     Ok((PyTuple::new(py, filled)?, keywords))
 }
 
-/// Replace top-level references by slots. None when there are none.
-pub(crate) fn extract_deps<'py>(args: &Bound<'py, PyTuple>, kwargs: Option<&Bound<'py, PyDict>>) -> PyResult<Option<(Arguments<'py>, Vec<ObjectId>)>> {
+/// Replace top-level references by slots. None when there are none. `check` refuses those of other sessions.
+pub(crate) fn extract_deps<'py>(
+    check: impl Fn(&ObjectRef) -> PyResult<()>,
+    args: &Bound<'py, PyTuple>,
+    kwargs: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Option<(Arguments<'py>, Vec<ObjectId>)>> {
     let is_ref = |item: &Bound<'_, PyAny>| item.is_exact_instance_of::<ObjectRef>();
     let any = args.iter_borrowed().any(|item| is_ref(&item)) || kwargs.is_some_and(|k| k.iter().any(|(_, item)| is_ref(&item)));
     if !any {
@@ -296,6 +356,7 @@ pub(crate) fn extract_deps<'py>(args: &Bound<'py, PyTuple>, kwargs: Option<&Boun
     let mut deps = Vec::new();
     let mut slot = |item: Bound<'py, PyAny>| -> PyResult<Bound<'py, PyAny>> {
         let Ok(object) = item.cast_exact::<ObjectRef>() else { return Ok(item) };
+        check(object.get())?;
         deps.push(object.get().id);
         Ok(Bound::new(py, ArgSlot(deps.len() - 1))?.into_any())
     };

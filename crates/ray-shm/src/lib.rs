@@ -1,11 +1,15 @@
-//! The edge to the kernel: shared memory, the status board, framed links that pass descriptors, epoll, signals.
+//! The edge to the kernel: shared memory, the status board, framed links that pass descriptors, epoll, signals, processes, forks, and what
+//! a host refuses.
 //! All `unsafe` of the engine outside the Python bindings stands in this crate, each use with its reason.
 
 pub mod board;
 pub mod door;
+pub mod fork;
+pub mod host;
 pub mod link;
 pub mod memory;
 pub mod poll;
+pub mod processes;
 pub mod signals;
 
 /// Microseconds on the monotonic clock. Every process of a host reads the same one.

@@ -6,8 +6,8 @@
 use ray_proto::wire::{frame, Wire};
 use rustix::io::Errno;
 use rustix::net::{
-    recvmsg, sendmsg, socketpair, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    SocketFlags, SocketType,
+    recvmsg, sendmsg, socketpair, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType,
 };
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
@@ -131,7 +131,8 @@ pub struct Reader {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    fds: VecDeque<OwnedFd>,
+    /// None: it was lost on its way, since this process has no descriptors left.
+    fds: VecDeque<Option<OwnedFd>>,
 }
 
 impl Reader {
@@ -157,10 +158,15 @@ impl Reader {
         match recvmsg(&*self.fd, &mut room, &mut control, RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT) {
             Ok(read) if read.bytes == 0 => Filled::Closed,
             Ok(read) => {
+                let before = self.fds.len();
                 for message in control.drain() {
                     if let RecvAncillaryMessage::ScmRights(fds) = message {
-                        self.fds.extend(fds);
+                        self.fds.extend(fds.map(Some));
                     }
+                }
+                // A read ends with the first piece that carries a descriptor, and none carries two: what was cut off is one.
+                if read.flags.contains(ReturnFlags::CTRUNC) && self.fds.len() == before {
+                    self.fds.push_back(None);
                 }
                 self.end += read.bytes;
                 Filled::Data
@@ -201,9 +207,9 @@ impl Reader {
         Ok(Some(&self.buffer[at..at + len]))
     }
 
-    /// The descriptor of the frame just read, for messages that carry one.
+    /// The descriptor of the frame just read, for messages that carry one. None: there was no room for it in this process.
     pub fn take_fd(&mut self) -> Option<OwnedFd> {
-        self.fds.pop_front()
+        self.fds.pop_front().flatten()
     }
 }
 

@@ -15,7 +15,11 @@ const READ_AHEAD: u64 = 64 << 20;
 
 /// A sparse memfd: pages are taken when they are written.
 pub fn create(name: &str, size: u64) -> Result<OwnedFd, Errno> {
-    let fd = memfd_create(name, MemfdFlags::CLOEXEC)?;
+    // Never to be executed: some systems refuse any other kind, and kernels before 6.3 do not know the flag.
+    let fd = match memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL) {
+        Err(Errno::INVAL) => memfd_create(name, MemfdFlags::CLOEXEC)?,
+        made => made?,
+    };
     ftruncate(&fd, size)?;
     Ok(fd)
 }
@@ -157,6 +161,15 @@ pub fn write_cold(fd: BorrowedFd<'_>, mut offset: u64, mut bytes: &[u8]) -> Resu
         }
     }
     Ok(())
+}
+
+/// Give the pages that the heap has free in its middle back to the system.
+pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes the allocator's own locks and touches free memory only.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use crate::frame::{Ending, Frame, Handle, Role};
 use crate::oracle::token;
 use crate::process::Process;
 use crate::script::inline_value;
+use crate::streams::Producing;
 use ray_logic::exec::covered_refs;
 use ray_proto::msg::{ActorSpec, Args, Call, Outcome, ToNode};
 use ray_proto::value::system_error;
@@ -16,16 +17,18 @@ impl Process {
         if self.leaving {
             return;
         }
-        let Some(queued) = self.exec.pop(env.now) else { return };
+        let busy: Vec<usize> = (0..self.exec.groups()).filter(|group| !self.exec.is_group_empty(*group)).collect();
+        let Some(group) = (if busy.len() > 1 { env.rng.pick(&busy) } else { busy.first().copied() }) else { return };
+        let Some(queued) = self.exec.pop(group, env.now) else { return };
         let (from, call) = (queued.from, queued.call);
         self.last_started = Some((from, call.task));
-        env.note(self.id, || format!("starts {} of {from:?}, attempt {}", call.task, call.attempt));
+        env.note(self.id, || format!("starts {} of {from:?}, attempt {}, stream {:?}", call.task, call.attempt, call.stream));
         env.oracle.starts(self.id, from, call.task, call.attempt);
         assert!(self.known_templates.contains_key(&(from, call.template.0)), "a call came before its template");
         *self.template_runs.entry((from, call.template.0)).or_insert(0) += 1;
         self.check_order(from, &call);
         let info = env.oracle.calls[&(from, call.task)].clone();
-        let steps = env.rng.below(7) as u32;
+        let steps = env.rng.below(7) as u32 + call.stream.as_ref().map_or(0, |_| env.rng.below(20) as u32);
         let mut frame = Frame::new(Role::Call { from, task: call.task }, info.path, info.depth, info.pure, steps);
         frame.greedy = info.greedy;
         self.unpickle(env, &mut frame, &call.args);
@@ -37,9 +40,10 @@ impl Process {
         let Some((actor, seq)) = call.actor_seq else { return };
         let home = self.home.as_mut().expect("an actor lives here");
         assert_eq!(home.actor, actor, "a call for another actor");
-        let next = home.next_seq.entry(from).or_insert(0);
-        assert_eq!(*next, seq, "calls of one caller run in order");
-        *next += 1;
+        let group = self.template_groups[&(from, call.template.0)];
+        let next = home.next_seq.entry((from, group)).or_insert(0);
+        assert!(*next <= seq, "calls of one caller to one group run in order");
+        *next = seq + 1;
     }
 
     /// Arguments become handles and views.
@@ -70,10 +74,20 @@ impl Process {
         let most = self.known_templates[&(from, call.template.0)];
         frame.leave_after = most > 0 && self.template_runs[&(from, call.template.0)] >= most;
         frame.num_returns = call.num_returns;
+        frame.producing = call.stream.as_ref().map(Producing::new);
     }
 
     pub fn start_constructor(&mut self, env: &mut Env, actor: ActorId, spec: ActorSpec) {
-        let call = Call { task: actor.call(), template: Default::default(), attempt: 0, num_returns: 0, actor_seq: None, gpu_ids: vec![], args: spec.args };
+        let call = Call {
+            task: actor.call(),
+            template: Default::default(),
+            attempt: 0,
+            num_returns: 0,
+            actor_seq: None,
+            gpu_ids: vec![],
+            args: spec.args,
+            stream: None,
+        };
         let covered = covered_refs(&call);
         self.owner.cover(&covered);
         let info = env.oracle.calls[&(actor.owner, actor.call())].clone();
@@ -85,6 +99,13 @@ impl Process {
 
     /// The script has no more steps.
     pub fn last_step(&mut self, env: &mut Env, mut frame: Frame) {
+        if frame.ending.is_none() && self.reads_on(env, &mut frame) {
+            return self.keep(env, frame);
+        }
+        if frame.producing.as_ref().is_some_and(Producing::is_behind) {
+            // What an earlier attempt has made is made again.
+            return self.yield_and_keep(env, frame);
+        }
         match frame.role.clone() {
             Role::Driver => self.end_driver(env, frame),
             Role::Call { .. } => {
@@ -137,29 +158,39 @@ impl Process {
         if matches!(ending.outcome, Outcome::Raised { .. }) {
             let value = env.oracle.raises(ObjectId::new(from, task, 1));
             ending.results = vec![Payload { value, refs: vec![] }];
+            if frame.producing.as_ref().is_some_and(|producing| !producing.gather) {
+                ending.results.push(self.stream_result(env, &frame, from, task));
+            }
+            return self.reply(env, frame, from, task, ending);
+        }
+        if frame.producing.is_some() {
+            ending.results = vec![self.stream_result(env, &frame, from, task)];
             return self.reply(env, frame, from, task, ending);
         }
         while ending.results.len() < frame.num_returns as usize {
             let id = ObjectId::new(from, task, ending.results.len() as u64 + 1);
-            let shm = env.rng.permille(env.options.shm) && !frame.no_shm;
-            let value = match shm {
-                false => inline_value(token(id)),
-                true => {
-                    let len = env.rng.range(1, 30_000);
-                    match self.allocate(env, &mut frame, len, token(id)) {
-                        Some(range) => Value::shm(range),
-                        None => {
-                            frame.ending = Some(ending);
-                            return self.keep(env, frame);
-                        }
-                    }
-                }
+            let Some(payload) = self.make_result(env, &mut frame, id) else {
+                frame.ending = Some(ending);
+                return self.keep(env, frame);
             };
-            let refs = self.result_refs(env, &frame);
-            env.oracle.contents.insert(id, refs.clone());
-            ending.results.push(Payload { value, refs });
+            ending.results.push(payload);
         }
         self.reply(env, frame, from, task, ending);
+    }
+
+    /// The value that `id` must have, somewhere. None: it needs memory, and the node was asked.
+    pub fn make_result(&mut self, env: &mut Env, frame: &mut Frame, id: ObjectId) -> Option<Payload> {
+        let shm = env.rng.permille(env.options.shm) && !frame.no_shm;
+        let value = match shm {
+            false => inline_value(token(id)),
+            true => {
+                let len = env.rng.range(1, 30_000);
+                Value::shm(self.allocate(env, frame, len, token(id))?)
+            }
+        };
+        let refs = self.result_refs(env, frame);
+        env.oracle.contents.entry(id).or_default().extend(&refs);
+        Some(Payload { value, refs })
     }
 
     fn result_refs(&self, env: &mut Env, frame: &Frame) -> Vec<ObjectId> {
@@ -169,11 +200,7 @@ impl Process {
     fn reply(&mut self, env: &mut Env, mut frame: Frame, from: ProcId, task: u64, ending: Ending) {
         let running = self.exec.finish(from, task).expect("the call runs");
         for payload in &ending.results {
-            if let Value::Shm(range) = &payload.value {
-                if from != self.id {
-                    self.to_node(env, ToNode::Published { range: **range, owner: from });
-                }
-            }
+            self.publish(env, from, payload);
         }
         self.keep_some(env, &mut frame);
         let leaving = ending.leaving;
@@ -197,6 +224,13 @@ impl Process {
             self.finishing |= self.home.is_some();
         }
         self.pump(env);
+    }
+
+    /// The node learns of a range made for another owner.
+    pub fn publish(&self, env: &mut Env, to: ProcId, payload: &Payload) {
+        if let (Value::Shm(range), true) = (&payload.value, to != self.id) {
+            self.to_node(env, ToNode::Published { range: **range, owner: to });
+        }
     }
 
     /// References inside the results stay until these are sent.
@@ -233,6 +267,7 @@ impl Process {
 
     pub fn drop_all(&mut self, env: &mut Env, frame: Frame) {
         frame.handles.into_iter().for_each(|handle| self.drop_handle(env, handle));
+        frame.readers.into_iter().for_each(|reader| self.drop_reader(env, reader));
     }
 
     /// The run is over: what is kept for good goes too.

@@ -204,6 +204,7 @@ fn mentioned(message: &Peer, ids: &mut BTreeSet<ObjectId>) {
     match message {
         Peer::Call { call } => ids.extend(covered_refs(call)),
         Peer::Reply { reply } => ids.extend(reply.results.iter().flat_map(|p| &p.refs).chain(&reply.retained)),
+        Peer::StreamItems { items, .. } => ids.extend(items.iter().flat_map(|p| &p.refs)),
         Peer::Fetched { id, payload, .. } => ids.extend(payload.refs.iter().chain([id])),
         _ => {}
     }

@@ -4,6 +4,7 @@ use crate::env::{Env, Event};
 use crate::oracle::Path;
 use crate::process::Process;
 use crate::sabotage::Bug;
+use crate::streams::{Producing, Reader};
 use ray_logic::owner::WaitId;
 use ray_proto::msg::{Outcome, ToNode};
 use ray_proto::{ActorId, ExtentId, ObjectId, Payload, ProcId, ShmRange, Value};
@@ -25,8 +26,16 @@ pub enum Role {
 
 #[derive(Clone, Debug)]
 pub enum Waiting {
-    Objects { wait: WaitId, ids: Vec<ObjectId>, get: bool },
-    Node { token: u64 },
+    Objects {
+        wait: WaitId,
+        ids: Vec<ObjectId>,
+        get: bool,
+    },
+    /// For credit to yield more.
+    Credit,
+    Node {
+        token: u64,
+    },
 }
 
 /// A call that is ending: its results are made one by one, since each may need an extent.
@@ -58,6 +67,12 @@ pub struct Frame {
     pub no_shm: bool,
     /// The memory that was wanted came as a segment on disk.
     pub on_disk: bool,
+    /// Streams that it reads.
+    pub readers: Vec<Reader>,
+    /// It waits for the next item of one of them.
+    pub peeked: Option<Handle>,
+    /// It gives its results one after another.
+    pub producing: Option<Producing>,
 }
 
 impl Frame {
@@ -77,6 +92,9 @@ impl Frame {
             ending: None,
             no_shm: false,
             on_disk: false,
+            readers: vec![],
+            peeked: None,
+            producing: None,
         }
     }
 
@@ -212,6 +230,9 @@ impl Process {
     }
 
     fn waited(&mut self, env: &mut Env, frame: &mut Frame, ids: &[ObjectId], get: bool) {
+        if let Some(peeked) = frame.peeked.take() {
+            self.drop_handle(env, peeked);
+        }
         for &id in ids.iter().filter(|_| get) {
             if let Some(value) = self.owner.value(id).cloned() {
                 self.read(env, frame, id, &value);
@@ -220,7 +241,7 @@ impl Process {
     }
 
     /// A value is unpickled: views and inner references become handles.
-    fn read(&mut self, env: &mut Env, frame: &mut Frame, id: ObjectId, value: &Value) {
+    pub fn read(&mut self, env: &mut Env, frame: &mut Frame, id: ObjectId, value: &Value) {
         env.oracle.check_value(self.id, id, value);
         if let Value::Shm(range) = value {
             self.add_view(env, frame, id, **range);

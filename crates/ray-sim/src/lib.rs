@@ -12,4 +12,5 @@ pub mod run;
 pub mod sabotage;
 mod script;
 mod spill;
+mod streams;
 mod world;

@@ -31,6 +31,8 @@ pub struct Options {
     pub slow_links: u32,
     /// The direct link of two processes can't be made.
     pub link_failure: u32,
+    /// A process has no room for its end of a direct link.
+    pub lost_links: u32,
     pub fork_failure: u32,
     pub store_full: u32,
     /// Bytes of disk to spill to; 0: spilling is off.
@@ -43,6 +45,10 @@ pub struct Options {
     pub stalls: u32,
     /// Kills, exits and failing constructors of actors that the program itself asks for.
     pub actor_ends: u32,
+    /// A call site gives its results one after another.
+    pub streams: u32,
+    /// A worker looks as if it leaked memory.
+    pub leaks: u32,
     /// Faults strike within this time.
     pub horizon_us: u64,
     pub sabotage: Option<Sabotage>,
@@ -75,7 +81,10 @@ impl Options {
         o.actor_ends = some(500, 600);
         o.store_bytes = if some(150, 1) == 1 { 4 << 20 } else { 1 << 30 };
         o.horizon_us = [2_000, 10_000, 50_000, 200_000][some(1000, 4) as usize - 1];
-        // Drawn last: seeds from before there was a disk keep their mixture.
+        o.streams = some(500, 600);
+        // Last: what is drawn before stays as it was for every seed.
+        o.leaks = some(300, 500);
+        o.lost_links = some(200, 500);
         if some(500, 1) == 1 {
             o.store_bytes = 64 * 1024 * u64::from(2 + some(1000, 10));
             o.disk_bytes = if some(300, 1) == 1 { 256 * 1024 } else { 1 << 40 };
@@ -103,6 +112,7 @@ impl Options {
             slow_steps: 0,
             slow_links: 0,
             link_failure: 0,
+            lost_links: 0,
             fork_failure: 0,
             store_full: 0,
             disk_bytes: 0,
@@ -110,6 +120,8 @@ impl Options {
             kills: 0,
             stalls: 0,
             actor_ends: 0,
+            streams: 0,
+            leaks: 0,
             horizon_us: 10_000,
             sabotage: None,
         }

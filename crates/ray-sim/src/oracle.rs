@@ -38,6 +38,8 @@ pub struct CallInfo {
     pub pure: bool,
     pub depth: u32,
     pub actor: Option<ActorId>,
+    /// Of a method that starts in the caller's order: its concurrency group.
+    pub ordered_in: Option<u32>,
     pub max_retries: i32,
     /// Keeps a GPU while it waits: two of them could wait for each other.
     pub greedy: bool,
@@ -64,7 +66,7 @@ pub struct Oracle {
     /// Objects that a dead process may have been the only one to keep for others.
     tainted: BTreeSet<ObjectId>,
     incarnations: BTreeMap<ActorId, ProcId>,
-    order: BTreeMap<(ProcId, ActorId), u64>,
+    order: BTreeMap<(ProcId, ActorId, u32), u64>,
     memory: BTreeMap<(ExtentId, u64), u64>,
     creators: BTreeMap<ExtentId, ProcId>,
     views: BTreeMap<(ExtentId, u64), (u64, BTreeMap<ProcId, u32>)>,
@@ -204,8 +206,8 @@ impl Oracle {
         );
         let first = self.started.insert((from, task, attempt));
         assert!(first, "call {task} of {} runs attempt {attempt} twice, now at {}", name(from), name(at));
-        if let (Some(actor), 0) = (info.actor, attempt) {
-            let last = self.order.insert((from, actor), task);
+        if let (Some(actor), Some(group), 0) = (info.actor, info.ordered_in, attempt) {
+            let last = self.order.insert((from, actor, group), task);
             assert!(last.is_none_or(|last| last < task), "{} runs call {task} of {} after call {last:?}", name(at), name(from));
         }
     }

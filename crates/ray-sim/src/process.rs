@@ -16,7 +16,9 @@ use std::sync::Arc;
 /// What is known of the link to another process.
 #[derive(Debug, Default)]
 struct Wire {
-    /// Our descriptor has come, and our marker is sent: we write directly.
+    /// Our descriptor has come.
+    arrived: bool,
+    /// The peer's has come too, and our marker is sent: we write directly.
     direct: bool,
     /// The peer's marker has come: we read directly.
     open: bool,
@@ -28,7 +30,8 @@ struct Wire {
 #[derive(Debug)]
 pub struct Home {
     pub actor: ActorId,
-    pub next_seq: BTreeMap<ProcId, u64>,
+    /// By caller and concurrency group.
+    pub next_seq: BTreeMap<(ProcId, u32), u64>,
     pub state: Vec<Handle>,
 }
 
@@ -46,6 +49,8 @@ pub struct Process {
     pub width: usize,
     /// Released by Python, not yet told to the owner; true: a view.
     pub drops: Vec<(ObjectId, bool)>,
+    /// Readers of streams released by Python, not yet told to the owner.
+    pub dropped_readers: Vec<u64>,
     /// Pickled out of band: kept until the program's end.
     pub pins: Vec<Handle>,
     pub home: Option<Home>,
@@ -53,6 +58,7 @@ pub struct Process {
     /// Call sites of this process, to be used again.
     pub sites: Vec<Arc<Template>>,
     pub known_templates: BTreeMap<(ProcId, u32), u32>,
+    pub template_groups: BTreeMap<(ProcId, u32), u32>,
     pub template_runs: BTreeMap<(ProcId, u32), u32>,
     pub last_started: Option<(ProcId, u64)>,
     /// No further call starts; the process ends when nothing needs it.
@@ -84,10 +90,12 @@ impl Process {
             frames: Vec::new(),
             width: 1,
             drops: Vec::new(),
+            dropped_readers: Vec::new(),
             pins: Vec::new(),
             home: None,
             opened: BTreeSet::new(),
             sites: Vec::new(),
+            template_groups: BTreeMap::new(),
             known_templates: BTreeMap::new(),
             template_runs: BTreeMap::new(),
             last_started: None,
@@ -142,6 +150,11 @@ impl Process {
             env.oracle.view_dropped(self.id, range);
         }
         self.drops.push((handle.id, handle.view.is_some()));
+        self.post_soon(env);
+    }
+
+    /// What was dropped, and items that wait for company, are looked at soon.
+    pub fn post_soon(&mut self, env: &mut Env) {
         if !std::mem::replace(&mut self.drops_posted, true) {
             let delay = env.rng.range(0, 500);
             env.post(delay, Event::Drops(self.id));
@@ -157,6 +170,10 @@ impl Process {
                 false => self.owner.release_local(id),
             }
         }
+        for call in std::mem::take(&mut self.dropped_readers) {
+            self.owner.stream_dropped(call);
+        }
+        self.owner.send_all_items();
         self.pump(env);
         if env.rng.permille(100) {
             self.give_back_empty(env);
@@ -180,18 +197,21 @@ impl Process {
     fn node_message(&mut self, env: &mut Env, message: FromNode) {
         match message {
             FromNode::Relayed { from, message } => match *message {
+                Peer::Arrived {} => self.write_wire(env, from),
                 Peer::Switch {} => self.open_wire(env, from),
                 other => self.peer_message(env, from, other),
             },
+            FromNode::Link { .. } if env.rng.permille(env.options.lost_links) => {}
             FromNode::Link { peer } => {
-                self.to_node(env, ToNode::Relay { to: peer, message: Box::new(Peer::Switch {}) });
-                self.wires.entry(peer).or_default().direct = true;
+                self.wires.entry(peer).or_default().arrived = true;
+                self.to_node(env, ToNode::Relay { to: peer, message: Box::new(Peer::Arrived {}) });
             }
             FromNode::ProcDied { proc_id, evidence } => {
                 self.drain_wire(env, proc_id);
                 self.owner.on_node(env.now, FromNode::ProcDied { proc_id, evidence });
                 let orphans = self.exec.forget_caller(proc_id);
                 self.owner.give_back(orphans, false, ProcId::NODE);
+                self.feed_all(env);
             }
             FromNode::ActorStart { actor, spec, .. } => self.start_actor(env, actor, *spec),
             FromNode::ActorFinish { .. } => self.finishing = true,
@@ -223,6 +243,14 @@ impl Process {
         self.pump(env);
     }
 
+    fn write_wire(&mut self, env: &mut Env, peer: ProcId) {
+        let wire = self.wires.entry(peer).or_default();
+        if wire.arrived {
+            wire.direct = true;
+            self.to_node(env, ToNode::Relay { to: peer, message: Box::new(Peer::Switch {}) });
+        }
+    }
+
     fn open_wire(&mut self, env: &mut Env, from: ProcId) {
         let wire = self.wires.entry(from).or_default();
         wire.open = true;
@@ -248,20 +276,29 @@ impl Process {
 
     fn peer_message(&mut self, env: &mut Env, from: ProcId, message: Peer) {
         match message {
-            Peer::Template { template, max_calls, .. } => {
+            Peer::Template { template, max_calls, group, .. } => {
+                self.template_groups.insert((from, template.0), group);
                 self.known_templates.insert((from, template.0), max_calls);
             }
             Peer::Call { call } => {
                 self.owner.accept_call(from, &call);
                 if self.leaving {
                     self.owner.give_back(vec![Queued { from, call }], false, ProcId::NODE);
-                } else if let Some(back) = self.exec.push(from, call) {
+                } else if let Some(back) = self.exec.push(self.template_groups[&(from, call.template.0)] as usize, from, call) {
                     self.owner.give_back(vec![back], true, ProcId::NODE);
                 }
             }
             Peer::Recall { tasks } => {
                 let back = self.exec.recall(from, &tasks);
                 self.owner.give_back(back, false, from);
+            }
+            Peer::StreamCredit { task, until } => {
+                self.exec.credit(from, task, until);
+                self.feed_all(env);
+            }
+            Peer::StreamClose { task } => {
+                self.exec.close_stream(from, task);
+                self.feed_all(env);
             }
             other => self.owner.on_peer(env.now, from, other),
         }
@@ -304,7 +341,12 @@ impl Process {
 
     /// Nothing in the process or elsewhere needs it.
     pub fn is_spent(&self) -> bool {
-        self.frames.is_empty() && self.exec.is_empty() && self.drops.is_empty() && self.pins.is_empty() && self.owner.leftovers().is_empty()
+        self.frames.is_empty()
+            && self.exec.is_empty()
+            && self.drops.is_empty()
+            && self.dropped_readers.is_empty()
+            && self.pins.is_empty()
+            && self.owner.leftovers().is_empty()
     }
 
     /// After each event: time, the next call, the end.
@@ -332,6 +374,7 @@ impl Process {
     fn start_actor(&mut self, env: &mut Env, actor: ActorId, spec: ActorSpec) {
         env.oracle.actor_starts(self.id, actor);
         self.width = if env.rng.permille(env.options.threaded) { 3 } else { 1 };
+        self.exec.set_groups(crate::script::GROUPS as usize);
         self.home = Some(Home { actor, next_seq: BTreeMap::new(), state: Vec::new() });
         self.start_constructor(env, actor, spec);
     }

@@ -10,6 +10,9 @@ use ray_proto::value::FLAG_PICKLE;
 use ray_proto::{ActorId, ObjectId, Payload, Resources, Value};
 use std::sync::Arc;
 
+/// Concurrency groups of every actor, the default one included.
+pub const GROUPS: u32 = 3;
+
 pub fn inline_value(token: u64) -> Value {
     let mut bytes = vec![FLAG_PICKLE];
     bytes.extend_from_slice(&token.to_le_bytes());
@@ -24,6 +27,9 @@ struct Mentions {
 
 impl Process {
     pub fn act(&mut self, env: &mut Env, frame: &mut Frame) {
+        if env.options.streams > 0 && env.rng.permille(400) && self.use_streams(env, frame) {
+            return;
+        }
         let roll = env.rng.below(100);
         match roll {
             0..=11 => self.put(env, frame),
@@ -87,7 +93,7 @@ impl Process {
     }
 
     /// Whether `path` may wait for `id` without any chance of a deadlock of the program's own making.
-    fn may_wait(&self, env: &Env, path: &Path, pure: bool, id: ObjectId) -> bool {
+    pub fn may_wait(&self, env: &Env, path: &Path, pure: bool, id: ObjectId) -> bool {
         let Some(made) = env.oracle.made.get(&id) else { return false };
         !id.is_actor() && (made.ready || precedes(&made.path, path) && (made.pure || !pure))
     }
@@ -119,7 +125,8 @@ impl Process {
         let path = env.oracle.child(&frame.path);
         let mentions = self.mentions(env, frame, &path, pure);
         let args = self.args(env, frame, mentions);
-        let info = CallInfo { path, pure, depth: frame.depth + 1, actor: None, max_retries: template.max_retries, greedy: template.name == "gpu" };
+        let info =
+            CallInfo { path, pure, depth: frame.depth + 1, actor: None, ordered_in: None, max_retries: template.max_retries, greedy: template.name == "gpu" };
         self.submit(env, frame, &template, args, info);
     }
 
@@ -134,6 +141,9 @@ impl Process {
         env.options.calls = env.options.calls.saturating_sub(1);
         env.note(self.id, || format!("submits {task} ({}) at {:?} with {text}", template.name, info.path));
         env.oracle.calls.insert((self.id, task), info);
+        if let Some(options) = template.stream {
+            return self.stream_submitted(env, frame, task, options, made);
+        }
         for index in 1..=u64::from(template.num_returns) {
             let id = ObjectId::new(self.id, task, index);
             env.oracle.made.insert(id, made.clone());
@@ -159,11 +169,13 @@ impl Process {
     }
 
     fn site(&mut self, env: &mut Env, name: &str, kind: CallKind, max_calls: u32) -> Arc<Template> {
+        let stream = self.stream_options(env, name);
         self.owner.template(Template {
             id: Default::default(),
             kind,
             name: name.into(),
             payload: b"code"[..].into(),
+            stream,
             num_returns: env.rng.pick(&[1, 1, 1, 2, 3, 0]).expect("a number"),
             max_retries: env.rng.pick(&[3, 3, 0, 1, -1]).expect("a number"),
             retry_raised: env.rng.permille(300),
@@ -229,9 +241,10 @@ impl Process {
             namespace: String::new(),
             detached: false,
         };
-        env.oracle
-            .calls
-            .insert((self.id, actor.call()), CallInfo { path: path.clone(), pure: false, depth: frame.depth + 1, actor: None, max_retries: -1, greedy: false });
+        env.oracle.calls.insert(
+            (self.id, actor.call()),
+            CallInfo { path: path.clone(), pure: false, depth: frame.depth + 1, actor: None, ordered_in: None, max_retries: -1, greedy: false },
+        );
         env.oracle.made.insert(actor, Made { path, pure: false, ready: false });
         self.owner.create_actor(env.now, actor, options, args);
         env.oracle.handle_made(self.id, actor);
@@ -250,7 +263,8 @@ impl Process {
             Some(site) => site,
             None => {
                 let max_pending = if env.rng.permille(100) { 2 } else { -1 };
-                let site = self.site(env, "m", CallKind::Method { actor, max_pending }, 0);
+                let (group, unordered) = (env.rng.below(u64::from(GROUPS)) as u32, env.rng.permille(300));
+                let site = self.site(env, "m", CallKind::Method { actor, max_pending, group, unordered }, 0);
                 self.sites.push(site.clone());
                 site
             }
@@ -259,7 +273,11 @@ impl Process {
         // A process has one queue per actor: what a call at its head waits for must not wait for an actor itself.
         let mentions = self.mentions(env, frame, &path, true);
         let args = self.args(env, frame, mentions);
-        let info = CallInfo { path, pure: false, depth: frame.depth + 1, actor: Some(actor), max_retries: site.max_retries, greedy: false };
+        let ordered_in = match site.kind {
+            CallKind::Method { group, unordered: false, .. } => Some(group),
+            _ => None,
+        };
+        let info = CallInfo { path, pure: false, depth: frame.depth + 1, actor: Some(actor), ordered_in, max_retries: site.max_retries, greedy: false };
         self.submit(env, frame, &site, args, info);
     }
 

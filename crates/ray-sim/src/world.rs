@@ -4,14 +4,17 @@ use crate::env::{name, Env, Event, LinkId, Packet};
 use crate::options::Options;
 use crate::process::Process;
 use crate::sabotage::Bug;
-use ray_logic::node::{Node, NodeCommand, NodeConfig, SpillConfig};
+use ray_logic::node::{MemoryRules, Node, NodeCommand, NodeConfig, SpillConfig};
 use ray_logic::Time;
-use ray_proto::msg::{Evidence, FromNode, ToNode};
+use ray_proto::msg::{Evidence, FromNode, MemoryKill, ToNode};
 use ray_proto::{ObjectId, ProcId, Resources};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A run that makes more events than this will never end.
 const MOST_EVENTS: u64 = 400_000;
+/// What a worker that leaks seems to use, and until when.
+const LEAK: u64 = 1 << 30;
+const LEAKS_UNTIL_US: u64 = 2_000_000;
 
 pub struct World {
     pub env: Env,
@@ -33,6 +36,7 @@ impl World {
             idle_worker: 1_000_000,
             infeasible_is_error: false,
             spill: (options.disk_bytes > 0).then(|| SpillConfig { place: "/disk".into(), quota: options.disk_bytes, batch: 32 * 1024 }),
+            memory: MemoryRules { growth_bytes: (options.leaks > 0).then_some(LEAK / 2), growth_look: 2_000, ..MemoryRules::default() },
         };
         let mut node = Node::new(config);
         let driver = node.driver_connected(1, 1, 4);
@@ -175,7 +179,11 @@ impl World {
         self.node.check_invariants();
         let mut commands = Vec::new();
         self.node.take_commands(&mut commands);
-        commands.into_iter().for_each(|command| self.carry_out(command));
+        while !commands.is_empty() {
+            commands.drain(..).for_each(|command| self.carry_out(command));
+            // What the answers to some of them led to.
+            self.node.take_commands(&mut commands);
+        }
         let now = self.env.now;
         if let Some(at) = deadline.filter(|_| now < self.env.busy_at + 3_000_000) {
             if self.node_tick_at <= now || at < self.node_tick_at {
@@ -237,6 +245,12 @@ impl World {
             NodeCommand::Punch { .. } => {}
             NodeCommand::OpenExtent { to, token, extent, size } => env.send(ProcId::NODE, to, Packet::Down(FromNode::ExtentOpened { token, extent, size })),
             NodeCommand::CloseExtent { .. } => {}
+            NodeCommand::LookAtMemory { .. } => panic!("the rules of this world ask for no look at memory"),
+            NodeCommand::Measure { proc_id } => {
+                // Not for ever: a worker that is needed and too large is looked at again and again.
+                let leaks = env.now < LEAKS_UNTIL_US && env.rng.permille(env.options.leaks);
+                self.node.footprint_measured(env.now, proc_id, Some(if leaks { LEAK } else { 0 }));
+            }
             NodeCommand::Shutdown => panic!("the node shuts down by itself"),
         }
     }
@@ -272,6 +286,7 @@ impl World {
             exit_code: 0,
             ended_by_us: why.to_owned(),
             oom_kill: false,
+            memory_kill: MemoryKill::No {},
             peak_rss_kib: 0,
             stderr_tail: String::new(),
             last_started,

@@ -1,107 +1,151 @@
-//! This is the main loop of the library: one thread per process that owns all reads, all timers and what a full socket left over.
+//! This is the main loop of the library: all reads, all timers and what a full socket left over. One thread at a time runs it (role.rs).
 
 use crate::exec::{ActorWork, Duty, WorkTemplate};
-use crate::library::{Answer, Core, Direct, Library, LogRecord};
+use crate::library::{Answer, Core, Direct, Kept, Library, LogRecord};
+use crate::reserved::ReservedThread;
+use crate::role::Role;
+use crate::stations::Ring;
 use ray_proto::msg::{FromNode, Peer, ToNode};
 use ray_proto::report::Fact;
 use ray_proto::wire::{decode, Wire};
 use ray_proto::ProcId;
+use ray_shm::host::explain;
 use ray_shm::link::{Filled, Reader, Writer};
-use ray_shm::poll::{Poll, Ready};
+use ray_shm::poll::{Poll, Ready, Timer, Vigil};
 use rustc_hash::FxHashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
+const DAEMON_GONE: &str =
+    "the node's daemon is gone; tasks, actors and objects of this session are lost.\nhint: call ray.shutdown() and ray.init() to start over";
 const NODE: u64 = 0;
 const WAKER: u64 = u64::MAX;
 const SOON: u64 = u64::MAX - 1;
+/// Tokens of pipes to forked children count up from here; no process has such a number.
+const CHILDREN: u64 = u64::MAX << 32;
 /// Looking for extents that stay empty.
 const SWEEP_US: u64 = 5_000_000;
 
-struct Engine {
+pub(crate) struct Engine {
     library: Arc<Library>,
     poll: Poll,
     node: Reader,
     direct: FxHashMap<ProcId, Reader>,
-    /// Direct links that wait for their peer's `Switch`.
+    /// Direct links whose end is here, that wait for their peer's `Arrived` to be written to and for its `Switch` to be read.
     unopened: FxHashMap<ProcId, Reader>,
     next_sweep: u64,
+    /// When time alone asks for the next step.
+    due: Option<u64>,
+    ready: Vec<Ready>,
+    vigil: Vigil,
     /// Answers of peers, handed over once the lock is free.
     answered: Vec<(u64, Vec<Fact>)>,
+    /// What forked children see, by token.
+    kept: FxHashMap<u64, Kept>,
+    next_child: u64,
+    /// Who is to be woken for the calls of the batch in hand.
+    rings: Vec<Ring>,
 }
 
-enum Fate {
-    GoOn,
-    Over(String),
-}
+/// The session is over, and why.
+pub(crate) struct Fate(pub String);
 
-/// Start the engine thread.
-pub(crate) fn start(library: Arc<Library>, node: Reader) -> Result<(), String> {
-    let poll = Poll::new().map_err(|e| format!("epoll: {e}"))?;
-    poll.add(node.fd(), NODE).and_then(|()| library.watch_timers(&poll, WAKER, SOON)).map_err(|e| format!("epoll: {e}"))?;
-    let mut engine = Engine { library, poll, node, direct: FxHashMap::default(), unopened: FxHashMap::default(), next_sweep: 0, answered: Vec::new() };
-    let body = move || {
-        ray_shm::signals::block_all();
-        let why = engine.run();
-        engine.library.end(&why);
-        engine.library.close();
+/// Set up the engine, handle what came right behind the handshake, and let the background thread begin.
+pub(crate) fn start(library: Arc<Library>, node: Reader, poll: Poll, (relief, thread): (Arc<Timer>, ReservedThread)) -> Result<(), String> {
+    poll.add(node.fd(), NODE).and_then(|()| library.watch_timers(&poll, WAKER, SOON)).map_err(|error| explain("epoll", error))?;
+    let mut engine = Engine {
+        library: library.clone(),
+        poll,
+        node,
+        direct: FxHashMap::default(),
+        unopened: FxHashMap::default(),
+        next_sweep: 0,
+        due: None,
+        ready: Vec::with_capacity(64),
+        vigil: Vigil::default(),
+        answered: Vec::new(),
+        kept: FxHashMap::default(),
+        next_child: CHILDREN,
+        rings: Vec::new(),
     };
-    // The engine's stack holds no user data: a small one is enough.
-    std::thread::Builder::new().name("ray-engine".into()).stack_size(256 * 1024).spawn(body).map(|_| ()).map_err(|e| format!("no thread for the engine: {e}"))
+    engine.read_node().map_err(|Fate(why)| why)?;
+    engine.pass_time();
+    let role = Role::new(engine);
+    library.set_role(role.clone());
+    thread.run(move || role.relieve(&library, &relief))
 }
 
 impl Engine {
-    fn run(&mut self) -> String {
-        let mut ready: Vec<Ready> = Vec::with_capacity(64);
-        // Frames may have come right behind the handshake.
-        if let Fate::Over(why) = self.read_node() {
-            return why;
+    /// Wait for events until `deadline` at most, and handle them; `vigilant`: awake, for a while. Ok(false): none came.
+    pub(crate) fn step(&mut self, deadline: Option<u64>, vigilant: bool) -> Result<bool, Fate> {
+        let until = [self.due, deadline].into_iter().flatten().min();
+        let timeout = until.map(|at| at.saturating_sub(ray_shm::now_us()).max(1));
+        let mut ready = std::mem::take(&mut self.ready);
+        let waited = match vigilant {
+            true => self.poll.wait_awake(&mut self.vigil, timeout, &mut ready),
+            false => self.poll.wait(timeout, &mut ready),
+        };
+        let due = self.due.is_some_and(|at| ray_shm::now_us() >= at);
+        let any = !ready.is_empty() || due;
+        let handled = ready.drain(..).try_for_each(|event| self.handle(event));
+        self.ready = ready;
+        waited.map_err(|error| Fate(format!("the engine could not wait for events: {error}")))?;
+        handled?;
+        if any {
+            self.pass_time();
         }
-        let mut timeout = self.pass_time();
-        loop {
-            if let Err(error) = self.poll.wait(timeout, &mut ready) {
-                return format!("the engine could not wait for events: {error}");
-            }
-            for event in ready.drain(..) {
-                if let Fate::Over(why) = self.handle(event) {
-                    return why;
-                }
-            }
-            timeout = self.pass_time();
-            if self.library.check().is_err() {
-                return "the session is over".into();
-            }
+        // A dismissed worker goes on listening: should its daemon die now, nobody else would end it.
+        if self.library.check().is_err() && !self.library.dismissed.load(Ordering::Acquire) {
+            return Err(Fate("the session is over".into()));
         }
+        Ok(any)
     }
 
-    fn handle(&mut self, event: Ready) -> Fate {
+    fn handle(&mut self, event: Ready) -> Result<(), Fate> {
         match event.token {
             WAKER => {
                 self.library.waker_fired();
-                Fate::GoOn
+                Ok(())
             }
             SOON => {
                 self.library.soon_fired();
-                Fate::GoOn
+                Ok(())
+            }
+            token if token >= CHILDREN => {
+                if let Some((pipe, what)) = self.kept.remove(&token) {
+                    self.poll.remove(pipe.as_fd());
+                    // Under the lock: a fork must not find the list of dropped references half written.
+                    let core = self.library.lock();
+                    drop(what);
+                    self.library.settle(core);
+                }
+                Ok(())
             }
             token => {
                 let link = ProcId(token);
                 if event.writable {
                     let mut core = self.library.lock();
                     core.flush(link);
+                    // A socket with room is ready for ever: once all is written, it must not be asked again.
+                    self.watch_writes(&core, link);
                     self.library.settle(core);
                 }
                 match event.readable {
                     true if token == NODE => self.read_node(),
-                    true => self.read_direct(link),
-                    false => Fate::GoOn,
+                    true => {
+                        self.read_direct(link);
+                        Ok(())
+                    }
+                    false => Ok(()),
                 }
             }
         }
     }
 
-    /// Timers, left-over output, and the time until the next deadline.
-    fn pass_time(&mut self) -> Option<u64> {
+    /// Timers, left-over output, and the next deadline.
+    fn pass_time(&mut self) {
+        self.watch_children();
         let now = ray_shm::now_us();
         let mut core = self.library.lock();
         self.library.drain_drops(&mut core);
@@ -122,9 +166,18 @@ impl Engine {
         let leaving = core.leaving;
         self.library.settle(core);
         if leaving {
-            self.library.work_bell.ring(u32::MAX);
+            self.library.stations.ring_all(u32::MAX);
         }
-        next.map(|at| at.saturating_sub(now).max(1))
+        self.due = next;
+    }
+
+    fn watch_children(&mut self) {
+        while let Some((pipe, what)) = self.library.kept.pop() {
+            // One that can't be watched is kept until the session ends.
+            let _ = self.poll.add(pipe.as_fd(), self.next_child);
+            self.kept.insert(self.next_child, (pipe, what));
+            self.next_child += 1;
+        }
     }
 
     fn watch_writes(&self, core: &Core, link: ProcId) {
@@ -139,7 +192,7 @@ impl Engine {
         }
     }
 
-    fn read_node(&mut self) -> Fate {
+    fn read_node(&mut self) -> Result<(), Fate> {
         loop {
             let filled = self.node.fill();
             let mut batch = Vec::new();
@@ -151,7 +204,7 @@ impl Engine {
                         batch.push((message, fd));
                     }
                     Ok(None) => break,
-                    Err(why) => return Fate::Over(format!("the daemon sent something unreadable: {why}")),
+                    Err(why) => return Err(Fate(format!("the daemon sent something unreadable: {why}"))),
                 }
             }
             for (message, fd) in batch {
@@ -159,18 +212,15 @@ impl Engine {
             }
             match filled {
                 Filled::Data => {}
-                Filled::Empty => return Fate::GoOn,
-                Filled::Closed => return Fate::Over(
-                    "the node's daemon is gone; tasks, actors and objects of this session are lost.\nhint: call ray.shutdown() and ray.init() to start over"
-                        .into(),
-                ),
+                Filled::Empty => return Ok(()),
+                Filled::Closed => return Err(Fate(DAEMON_GONE.into())),
             }
         }
     }
 
-    fn read_direct(&mut self, peer: ProcId) -> Fate {
+    fn read_direct(&mut self, peer: ProcId) {
         loop {
-            let Some(reader) = self.direct.get_mut(&peer) else { return Fate::GoOn };
+            let Some(reader) = self.direct.get_mut(&peer) else { return };
             let filled = reader.fill();
             let mut batch = Vec::new();
             let broken = loop {
@@ -186,7 +236,7 @@ impl Engine {
                 self.close_direct(peer);
             }
             if broken || filled == Filled::Empty || idle {
-                return Fate::GoOn;
+                return;
             }
         }
     }
@@ -205,39 +255,44 @@ impl Engine {
         let now = ray_shm::now_us();
         let mut core = self.library.lock();
         self.library.drain_drops(&mut core);
-        let mut new_calls = 0;
         for message in batch {
             if let Peer::Told { token, facts } = message {
                 self.answered.push((token, facts));
                 continue;
             }
-            new_calls += core.peer_message(now, from, message);
+            core.peer_message(now, from, message);
         }
-        let sleepers = core.sleepers;
+        core.take_rings(&mut self.rings);
         self.library.settle(core);
-        self.ring(new_calls, sleepers);
+        self.ring();
         for (token, facts) in std::mem::take(&mut self.answered) {
             self.answer(token, FromNode::Told { token, facts }, None);
         }
     }
 
-    fn ring(&self, new_calls: u32, sleepers: u32) {
-        if new_calls == 0 {
-            return;
+    fn ring(&mut self) {
+        for ring in self.rings.drain(..) {
+            if ring.sleepers > 0 {
+                self.library.note_woken();
+            }
+            self.library.stations.of(ring.group).ring(ring.calls.min(ring.sleepers));
         }
-        self.library.work_bell.ring(new_calls.min(sleepers));
-        if let Some(waker) = self.library.work_waker.get() {
-            waker.wake();
-        }
+    }
+
+    /// A duty is there: one of each group looks.
+    fn rouse_executors(&self) {
+        self.library.note_woken();
+        self.library.stations.ring_all(1);
     }
 
     fn on_node(&mut self, message: FromNode, fd: Option<OwnedFd>) {
         match message {
             FromNode::Relayed { from, message } => match *message {
+                Peer::Arrived {} => self.write_direct(from),
                 Peer::Switch {} => self.open_direct(from),
                 message => self.on_peer(from, vec![message]),
             },
-            FromNode::Link { peer } => self.new_direct(peer, fd),
+            FromNode::Link { peer } => self.direct_arrived(peer, fd),
             FromNode::ProcDied { proc_id, .. } => {
                 // What it had sent comes first: finished calls keep their results.
                 // (A link whose `Switch` never came is not read: what was relayed before it is lost, too.)
@@ -254,11 +309,14 @@ impl Engine {
                     core.owner.cover(&crate::exec::constructor_refs(&work));
                     core.duties.push_back(Duty::Construct(work));
                 });
-                self.ring(1, 1);
+                self.rouse_executors();
             }
             FromNode::ActorFinish { .. } => self.finish("every handle to it went out of scope".into()),
             FromNode::Exit { reason } => self.finish(reason),
+            FromNode::Dismiss {} => self.library.dismiss(),
             FromNode::MayYouExit {} => self.in_core(|core, _| {
+                // Whatever comes of it: what this process freed is better used by others.
+                ray_shm::memory::trim_heap();
                 let may_exit = core.is_spare();
                 core.queue_node(ToNode::IdleExitReply { may_exit });
             }),
@@ -302,7 +360,7 @@ impl Engine {
 
     fn finish(&self, reason: String) {
         self.in_core(|core, _| core.duties.push_back(Duty::Finish { reason }));
-        self.ring(1, u32::MAX);
+        self.rouse_executors();
     }
 
     fn answer(&self, token: u64, message: FromNode, fd: Option<OwnedFd>) {
@@ -314,15 +372,22 @@ impl Engine {
         if let Some(answer) = core.answers.get_mut(&token) {
             if let Answer::Waiting(gate) = std::mem::replace(answer, Answer::Here(message, fd)) {
                 drop(core);
+                self.library.note_woken();
                 gate.open();
             }
         }
     }
 
-    /// A direct link: we write to it from now on, after one last relayed frame; we read it once the peer has said the same.
-    fn new_direct(&mut self, peer: ProcId, fd: Option<OwnedFd>) {
+    /// Our end of a direct link. Where a process had no descriptor left for its end, it says nothing, and the two go on through the daemon.
+    fn direct_arrived(&mut self, peer: ProcId, fd: Option<OwnedFd>) {
         let Some(fd) = fd.map(Arc::new) else { return };
-        self.unopened.insert(peer, Reader::new(fd.clone()));
+        self.unopened.insert(peer, Reader::new(fd));
+        self.in_core(|core, _| core.queue_node(ToNode::Relay { to: peer, message: Box::new(Peer::Arrived {}) }));
+    }
+
+    /// Both ends have arrived: we write to ours from now on, after one last relayed frame; we read it once the peer has said the same.
+    fn write_direct(&mut self, peer: ProcId) {
+        let Some(fd) = self.unopened.get(&peer).map(Reader::shared_fd) else { return };
         self.in_core(|core, _| {
             core.carry_out();
             core.queue_node(ToNode::Relay { to: peer, message: Box::new(Peer::Switch {}) });
@@ -334,29 +399,31 @@ impl Engine {
         if let Some(reader) = self.unopened.remove(&peer) {
             if self.poll.add(reader.fd(), peer.0).is_ok() {
                 self.direct.insert(peer, reader);
+                // What did not fit into the socket before now could not ask for room: the link was not in the poll set.
+                self.watch_writes(&self.library.lock(), peer);
             }
         }
     }
 }
 
 impl Core {
-    /// Returns how many calls became runnable.
-    fn peer_message(&mut self, now: u64, from: ProcId, message: Peer) -> u32 {
+    fn peer_message(&mut self, now: u64, from: ProcId, message: Peer) {
         match message {
             Peer::Call { call } => {
                 self.owner.accept_call(from, &call);
                 if self.leaving {
                     let refused = ray_logic::exec::Queued { from, call };
                     self.owner.give_back(vec![refused], false, ProcId::NODE);
-                    return 0;
+                    return;
                 }
-                match self.exec.push(from, call) {
-                    None => return 1,
+                let group = self.group_of(from, call.template);
+                match self.exec.push(group, from, call) {
+                    None => self.desks[group].arrived += 1,
                     Some(refused) => self.owner.give_back(vec![refused], true, ProcId::NODE),
                 }
             }
-            Peer::Template { template, name, payload, max_calls, held } => {
-                self.templates.insert((from, template), Arc::new(WorkTemplate { name, payload, max_calls, held }));
+            Peer::Template { template, name, payload, max_calls, held, group } => {
+                self.templates.insert((from, template), Arc::new(WorkTemplate { name, payload, max_calls, held, group }));
             }
             Peer::Recall { tasks } => {
                 let taken = self.exec.recall(from, &tasks);
@@ -366,9 +433,16 @@ impl Core {
                 let facts = self.report(now, &subject);
                 self.queue_peer(from, Peer::Told { token, facts }, true);
             }
+            Peer::StreamCredit { task, until } => {
+                self.exec.credit(from, task, until);
+                self.feed(from, task);
+            }
+            Peer::StreamClose { task } => {
+                self.exec.close_stream(from, task);
+                self.feed(from, task);
+            }
             message => self.owner.on_peer(now, from, message),
         }
-        0
     }
 }
 

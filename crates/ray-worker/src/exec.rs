@@ -6,6 +6,7 @@ use ray_proto::msg::{ActorSpec, Call, Outcome, ToNode};
 use ray_proto::{ActorId, Blob, ObjectId, Payload, ProcId, Resources, Value};
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 /// The reply of an actor's call waits this long for company while more calls are queued. A task's does not: if the next task ends the worker, what is done
@@ -20,6 +21,8 @@ pub struct WorkTemplate {
     pub max_calls: u32,
     /// What the call's lease holds; nothing for methods, which use what their actor holds.
     pub held: Resources,
+    /// Concurrency group of a method; 0 is the default one.
+    pub group: u32,
 }
 
 pub struct CallWork {
@@ -51,11 +54,15 @@ pub enum Work {
 }
 
 impl Library {
-    /// The next piece of work, if there is one.
-    pub fn try_work(&self) -> Option<Work> {
+    /// The next piece of work for an executor of `group`, if there is one.
+    pub fn try_work(&self, group: usize) -> Option<Work> {
         let mut core = self.lock();
         self.drain_drops(&mut core);
-        let work = core.next_work();
+        if self.dismissed.load(Ordering::Acquire) {
+            return None;
+        }
+        let work = core.next_work(group);
+        core.constructing = matches!(work, Some(Work::Construct(_)));
         if let (Some(Work::Call(work)), Some((slot, board))) = (&work, &self.slot) {
             board.start(*slot, work.from.0, work.call.task);
         }
@@ -66,26 +73,36 @@ impl Library {
         work
     }
 
-    /// Sleep until there may be work, or a signal comes. `seen` is from before `try_work`.
-    pub fn wait_for_work(&self, seen: u32) {
-        self.lock().sleepers += 1;
-        self.work_bell.wait(seen);
-        self.lock().sleepers -= 1;
+    /// Whether the process is to end now: it was told to, and no call waits in any group.
+    pub fn try_end(&self) -> Option<String> {
+        let mut core = self.lock();
+        if !core.exec.is_empty() || !matches!(core.duties.front(), Some(Duty::Finish { .. })) {
+            return None;
+        }
+        match core.duties.pop_front() {
+            Some(Duty::Finish { reason }) => Some(reason),
+            _ => None,
+        }
     }
 
-    pub fn work_seen(&self) -> u32 {
-        self.work_bell.now()
+    /// Sleep until there may be work for `group`, or a signal comes. `seen` is from before `try_work`.
+    pub fn wait_for_work(&self, group: usize, seen: u32) {
+        self.wait_at_bell(group, seen);
     }
 
-    /// A descriptor that is readable when work came, for an asyncio loop.
-    pub fn work_fd(&self) -> i32 {
-        let waker = self.work_waker.get_or_init(|| ray_shm::poll::Waker::new().expect("one descriptor for the event loop"));
+    pub fn work_seen(&self, group: usize) -> u32 {
+        self.stations.of(group).bell.now()
+    }
+
+    /// A descriptor that is readable when work came for `group`, for an asyncio loop.
+    pub fn work_fd(&self, group: usize) -> i32 {
+        let waker = self.stations.of(group).waker.get_or_init(|| ray_shm::poll::Waker::new().expect("one descriptor for the event loop"));
         waker.wake();
         waker.fd().as_raw_fd()
     }
 
-    pub fn clear_work_fd(&self) {
-        if let Some(waker) = self.work_waker.get() {
+    pub fn clear_work_fd(&self, group: usize) {
+        if let Some(waker) = self.stations.of(group).waker.get() {
             waker.clear();
         }
     }
@@ -94,17 +111,7 @@ impl Library {
     pub fn finish_call(&self, work: &CallWork, outcome: Outcome, results: Vec<Payload>, leaving: bool) {
         self.with(|core| {
             let Some(running) = core.exec.finish(work.from, work.call.task) else { return };
-            let mut published = false;
-            for payload in &results {
-                if let (Value::Shm(range), true) = (&payload.value, work.from != self.me) {
-                    core.queue_node(ToNode::Published { range: **range, owner: work.from });
-                    published = true;
-                }
-            }
-            if published {
-                // The node has to know of the range before its owner does: a kill in between would lose it.
-                core.flush(ProcId::NODE);
-            }
+            core.publish(work.from, &results);
             if leaving {
                 core.leaving = true;
                 let unstarted = core.exec.drain();
@@ -123,15 +130,30 @@ impl Library {
     pub fn actor_is_up(&self, work: &ActorWork) {
         let covered = constructor_refs(work);
         self.with(|core| {
+            core.constructing = false;
             core.owner.finish_creation(&covered, ToNode::ActorUp { actor: work.actor });
             core.flush_all();
         });
     }
 
+    /// The session is over. At rest: stop taking calls, so that the executor runs the user's exit handlers and ends the process; nothing of the session
+    /// can be used any more. Otherwise the user's code would hold everybody up: end at once.
+    pub(crate) fn dismiss(&self) {
+        let mut core = self.lock();
+        if core.exec.running() > 0 || core.constructing {
+            ray_shm::signals::end_own_group();
+        }
+        core.over.get_or_insert_with(|| "the driver has ended the session".into());
+        self.dismissed.store(true, Ordering::Release);
+        self.over.store(true, Ordering::Release);
+        drop(core);
+        self.stations.ring_all(u32::MAX);
+    }
+
     /// Wait until no other process needs an object of this one. Called by a worker that takes no more calls.
     pub fn wait_until_unneeded(&self) {
         while self.check().is_ok() {
-            let seen = self.work_seen();
+            let seen = self.work_seen(0);
             let free = self.with(|core| {
                 core.leaving = true;
                 core.flush_all();
@@ -140,7 +162,7 @@ impl Library {
             if free {
                 return;
             }
-            self.wait_for_work(seen);
+            self.wait_for_work(0, seen);
         }
     }
 }
@@ -154,26 +176,42 @@ pub(crate) fn constructor_refs(work: &ActorWork) -> Vec<ObjectId> {
 }
 
 impl Core {
-    fn next_work(&mut self) -> Option<Work> {
+    fn next_work(&mut self, group: usize) -> Option<Work> {
         if let Some(duty) = self.duties.pop_front() {
             return match duty {
                 Duty::Construct(work) => Some(Work::Construct(work)),
-                // Calls that arrived before it are still done.
+                // Calls that arrived before it are still done, whoever runs them.
                 Duty::Finish { reason } if self.exec.is_empty() => Some(Work::Exit { reason }),
                 finish => {
                     self.duties.push_back(finish);
-                    self.next_call()
+                    self.next_call(group)
                 }
             };
         }
-        self.next_call()
+        self.next_call(group)
     }
 
-    fn next_call(&mut self) -> Option<Work> {
-        let Queued { from, call } = self.exec.pop(ray_shm::now_us())?;
+    fn next_call(&mut self, group: usize) -> Option<Work> {
+        let Queued { from, call } = self.exec.pop(group, ray_shm::now_us())?;
         let template = self.templates.get(&(from, call.template)).cloned();
-        let template = template.unwrap_or_else(|| Arc::new(WorkTemplate { name: "?".into(), payload: Blob::EMPTY, max_calls: 0, held: Resources::default() }));
+        let unknown = || WorkTemplate { name: "?".into(), payload: Blob::EMPTY, max_calls: 0, held: Resources::default(), group: 0 };
+        let template = template.unwrap_or_else(|| Arc::new(unknown()));
         Some(Work::Call(CallWork { from, template, call }))
+    }
+
+    /// Results for another owner that lie in shared memory are announced. The node has to know of a range before its owner does: a kill in between
+    /// would lose it.
+    pub(crate) fn publish(&mut self, to: ProcId, results: &[Payload]) {
+        let mut published = false;
+        for payload in results {
+            if let (Value::Shm(range), true) = (&payload.value, to != self.owner.me()) {
+                self.queue_node(ToNode::Published { range: **range, owner: to });
+                published = true;
+            }
+        }
+        if published {
+            self.flush(ProcId::NODE);
+        }
     }
 
     /// Nothing runs, nothing waits, and no live object is owned or lent here.
@@ -189,5 +227,7 @@ impl Core {
         dropped.into_iter().for_each(|queued| by_caller.entry(queued.from).or_default().push(queued));
         by_caller.into_values().for_each(|calls| self.owner.give_back(calls, false, ProcId::NODE));
         self.templates.retain(|(from, _), _| *from != caller);
+        let starved: Vec<_> = self.starved.range((caller, 0)..=(caller, u64::MAX)).map(|(key, _)| *key).collect();
+        starved.into_iter().for_each(|(from, task)| self.feed(from, task));
     }
 }

@@ -53,7 +53,9 @@ impl Bell {
 
     pub(crate) fn ring(&self, sleepers: u32) {
         self.0.fetch_add(1, Ordering::Release);
-        let _ = futex::wake(&self.0, futex::Flags::PRIVATE, sleepers);
+        if sleepers > 0 {
+            let _ = futex::wake(&self.0, futex::Flags::PRIVATE, sleepers);
+        }
     }
 
     /// Wait until it rings after `seen`, or a signal comes.

@@ -3,20 +3,24 @@
 use crate::event_loop;
 use crate::exec::{Duty, WorkTemplate};
 use crate::gate::{Bell, Gate, Woken};
-use crate::spill::Desk;
+use crate::reserved::Reserved;
+use crate::role::{self, Role};
+use crate::spill;
+use crate::stations::{Desk, Stations};
 use crate::store::Extent;
 use crate::waits::Waiter;
 use crossbeam_queue::SegQueue;
 use ray_logic::exec::Exec;
 use ray_logic::extents::Extents;
 use ray_logic::owner::{ActorOptions, CallArgs, Command, Limits, Owner, SubmitError, Template, WaitId};
-use ray_proto::msg::{FromNode, Peer, ToNode};
+use ray_proto::msg::{FromNode, Peer, ToNode, WorkerLine};
 use ray_proto::{ActorId, Blob, ClassId, ExtentId, ObjectId, Payload, ProcId, Resources, ShmRange, TemplateId, UNIT};
 use ray_shm::board::Board;
 use ray_shm::link::{Flushed, Reader, Writer};
 use ray_shm::poll::{Poll, Timer, Waker};
 use rustc_hash::FxHashMap;
-use std::collections::VecDeque;
+use std::any::Any;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -28,6 +32,12 @@ const SHUTDOWN_US: u64 = 3_000_000;
 /// A batch is written at this size.
 const BATCH_BYTES: usize = 16 * 1024;
 const BATCH_FRAMES: usize = 64;
+/// The log printer gets about so much at a time.
+const PRINT_BYTES: u64 = 256 * 1024;
+
+/// Calls that have not ended may keep this part of the memory that the node offers (docs/design/005), or so many bytes where it offers none.
+const PENDING_SHARE: u64 = 4;
+const PENDING_BYTES: u64 = 1 << 30;
 
 /// Why a blocking call can't go on.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,7 +50,15 @@ pub enum Failure {
     System(String),
 }
 
+impl Failure {
+    pub fn into_text(self) -> String {
+        let (Failure::SessionOver(text) | Failure::StoreFull(text) | Failure::DiskFull(text) | Failure::System(text)) = self;
+        text
+    }
+}
+
 pub struct Config {
+    /// `pending_bytes` 0: as the node's memory says.
     pub limits: Limits,
     /// The worker's slot on the board; None in a driver.
     pub slot: Option<(u32, Board)>,
@@ -69,30 +87,42 @@ pub struct Library {
     dropped: SegQueue<ObjectId>,
     /// The same for zero-copy views.
     dropped_views: SegQueue<ObjectId>,
-    /// Where the engine thread leaves work for the thread that spills.
-    pub(crate) desk: Arc<Desk>,
+    /// Where the reader leaves work for the thread that spills.
+    pub(crate) desk: Arc<spill::Desk>,
+    /// Readers of streams dropped by Python, by call.
+    dropped_readers: SegQueue<u64>,
+    /// What children of forks see, each with a pipe that tells of their end. The engine takes them over.
+    pub(crate) kept: SegQueue<Kept>,
     /// What wakes the engine thread; None once it has ended.
-    wakers: Mutex<Option<Wakers>>,
+    pub(crate) wakers: Mutex<Option<Wakers>>,
+    role: OnceLock<Arc<Role>>,
     soon_armed: AtomicBool,
-    pub(crate) work_bell: Bell,
-    /// Rung besides `work_bell` for an asyncio loop that polls a descriptor.
-    pub(crate) work_waker: OnceLock<Waker>,
+    pub(crate) stations: Stations,
     pub(crate) log_bell: Bell,
-    over: AtomicBool,
+    pub(crate) over: AtomicBool,
+    /// What `is_crowded` of the owner said last.
+    pub(crate) crowded: AtomicBool,
     /// Opened when the engine thread has read everything.
     ended: Gate,
-    forked: AtomicBool,
+    pub(crate) forked: AtomicBool,
+    /// The daemon has told this worker to end.
+    pub(crate) dismissed: AtomicBool,
     pub(crate) slot: Option<(u32, Board)>,
     pub node_id: Blob,
     pub me: ProcId,
     pub node_total: Resources,
 }
 
-struct Wakers {
+/// Something to keep until the pipe's other end is closed.
+pub(crate) type Kept = (OwnedFd, Box<dyn Any + Send>);
+
+pub(crate) struct Wakers {
+    /// Sends the background thread to the reader's place.
+    relief: Arc<Timer>,
     /// Output or dropped references wait: come soon.
-    soon: Timer,
+    pub soon: Timer,
     /// Come now.
-    now: Waker,
+    pub now: Waker,
 }
 
 pub(crate) struct Direct {
@@ -103,7 +133,8 @@ pub(crate) struct Core {
     pub owner: Owner,
     pub exec: Exec,
     pub duties: VecDeque<Duty>,
-    pub sleepers: u32,
+    /// One per concurrency group, as in `Library::stations`.
+    pub desks: Vec<Desk>,
     pub node: Writer,
     pub direct: FxHashMap<ProcId, Direct>,
     /// Links with output not written yet; `ProcId::NODE` is the daemon's.
@@ -111,6 +142,8 @@ pub(crate) struct Core {
     /// Links whose socket was full.
     pub stuck: Vec<ProcId>,
     pub waiters: FxHashMap<WaitId, Waiter>,
+    /// Producers of streams that wait for credit, by caller and call.
+    pub starved: BTreeMap<(ProcId, u64), Waiter>,
     pub answers: FxHashMap<u64, Answer>,
     next_token: u64,
     pub templates: FxHashMap<(ProcId, TemplateId), Arc<WorkTemplate>>,
@@ -119,16 +152,30 @@ pub(crate) struct Core {
     pub disk: Extents,
     /// Ranges on disk whose last reference is gone.
     pub trash: Vec<ShmRange>,
-    pub desk: Arc<Desk>,
+    pub desk: Arc<spill::Desk>,
     pub open: FxHashMap<ExtentId, Extent>,
     pub over: Option<String>,
     pub logs: VecDeque<LogRecord>,
+    /// Bytes of workers' lines that the printer has got and not come back from.
+    pub printing: u64,
     pub replies_since: Option<u64>,
     /// The process ends soon: no more calls.
     pub leaving: bool,
+    /// The constructor of an actor runs.
+    pub constructing: bool,
     commands: Vec<Command>,
     /// Gates to open once the lock is released.
-    woken: Vec<Waiter>,
+    pub woken: Vec<Waiter>,
+}
+
+impl Wakers {
+    pub(crate) fn arm_relief(&self, in_us: u64) {
+        self.relief.arm(in_us);
+    }
+
+    pub(crate) fn disarm_relief(&self) {
+        self.relief.disarm();
+    }
 }
 
 /// An answer of the node that a thread waits for.
@@ -138,21 +185,29 @@ pub(crate) enum Answer {
 }
 
 impl Library {
-    /// Take over a connected, welcomed link to the daemon and start the engine thread.
-    pub fn start(node: Reader, welcome: FromNode, config: Config) -> Result<Arc<Library>, Failure> {
+    /// Take over a connected, welcomed link to the daemon and let the engine thread begin.
+    pub fn start(reserved: Reserved, node: Reader, welcome: FromNode, config: Config) -> Result<Arc<Library>, Failure> {
         let FromNode::Welcome { proc_id, node_id, total, .. } = welcome else { return Err(Failure::System("the daemon did not say welcome".into())) };
-        let system = |error: rustix::io::Errno| Failure::System(format!("could not set up the engine: {error}"));
-        let desk = Arc::new(Desk::default());
+        let Reserved { poll, relief, soon, now, thread } = reserved;
+        let desk = Arc::new(spill::Desk::default());
+        let mut limits = config.limits;
+        if limits.pending_bytes == 0 {
+            limits.pending_bytes = match (total.get("memory") / UNIT) as u64 {
+                0 => PENDING_BYTES,
+                memory => memory / PENDING_SHARE,
+            };
+        }
         let core = Core {
-            owner: Owner::new(proc_id, total.clone(), config.limits),
+            owner: Owner::new(proc_id, total.clone(), limits),
             exec: Exec::default(),
             duties: VecDeque::new(),
-            sleepers: 0,
+            desks: vec![Desk::default()],
             node: Writer::new(node.shared_fd()),
             direct: FxHashMap::default(),
             dirty: Vec::new(),
             stuck: Vec::new(),
             waiters: FxHashMap::default(),
+            starved: BTreeMap::new(),
             answers: FxHashMap::default(),
             next_token: 1,
             templates: FxHashMap::default(),
@@ -163,8 +218,10 @@ impl Library {
             open: FxHashMap::default(),
             over: None,
             logs: VecDeque::new(),
+            printing: 0,
             replies_since: None,
             leaving: false,
+            constructing: false,
             commands: Vec::new(),
             woken: Vec::new(),
         };
@@ -173,21 +230,34 @@ impl Library {
             dropped: SegQueue::new(),
             dropped_views: SegQueue::new(),
             desk,
-            wakers: Mutex::new(Some(Wakers { soon: Timer::new().map_err(system)?, now: Waker::new().map_err(system)? })),
+            dropped_readers: SegQueue::new(),
+            kept: SegQueue::new(),
+            wakers: Mutex::new(Some(Wakers { relief: relief.clone(), soon, now })),
+            role: OnceLock::new(),
             soon_armed: AtomicBool::new(false),
-            work_bell: Bell::default(),
-            work_waker: OnceLock::new(),
+            stations: Stations::default(),
             log_bell: Bell::default(),
+            crowded: AtomicBool::new(false),
             over: AtomicBool::new(false),
             ended: Gate::default(),
             forked: AtomicBool::new(false),
+            dismissed: AtomicBool::new(false),
             slot: config.slot,
             node_id,
             me: proc_id,
             node_total: total,
         });
-        event_loop::start(library.clone(), node).map_err(Failure::System)?;
+        event_loop::start(library.clone(), node, poll, (relief, thread)).map_err(Failure::System)?;
         Ok(library)
+    }
+
+    /// Set once, before any thread waits.
+    pub(crate) fn set_role(&self, role: Arc<Role>) {
+        let _ = self.role.set(role);
+    }
+
+    pub(crate) fn role(&self) -> &Role {
+        self.role.get().expect("set before anything is asked for")
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Core> {
@@ -207,6 +277,7 @@ impl Library {
     pub(crate) fn settle(&self, mut core: MutexGuard<'_, Core>) {
         let later = core.carry_out();
         let stuck = !core.stuck.is_empty();
+        self.crowded.store(core.owner.is_crowded(), Ordering::Relaxed);
         let woken = std::mem::take(&mut core.woken);
         drop(core);
         if later {
@@ -215,7 +286,25 @@ impl Library {
         if stuck {
             self.with_wakers(|wakers| wakers.now.wake());
         }
+        if woken.is_empty() {
+            return;
+        }
+        self.note_woken();
         woken.into_iter().for_each(Waiter::wake);
+        self.rouse_reader();
+    }
+
+    /// The reader may wait for what somebody else has just opened.
+    fn rouse_reader(&self) {
+        if !role::reads() {
+            self.with_wakers(|wakers| wakers.now.wake());
+        }
+    }
+
+    pub(crate) fn note_woken(&self) {
+        if let Some(role) = self.role.get() {
+            role.note_woken();
+        }
     }
 
     /// References that Python let go of since the last time.
@@ -225,6 +314,9 @@ impl Library {
         }
         while let Some(id) = self.dropped_views.pop() {
             core.owner.release_view(id);
+        }
+        while let Some(call) = self.dropped_readers.pop() {
+            core.owner.stream_dropped(call);
         }
     }
 
@@ -244,13 +336,21 @@ impl Library {
         }
     }
 
+    /// The one thing that happens when a generator's handle goes.
+    pub fn drop_reader(&self, call: u64) {
+        if !self.forked.load(Ordering::Relaxed) {
+            self.dropped_readers.push(call);
+            self.arm_soon();
+        }
+    }
+
     pub(crate) fn arm_soon(&self) {
         if !self.soon_armed.swap(true, Ordering::AcqRel) {
             self.with_wakers(|wakers| wakers.soon.arm(SOON_US));
         }
     }
 
-    fn with_wakers(&self, f: impl FnOnce(&Wakers)) {
+    pub(crate) fn with_wakers(&self, f: impl FnOnce(&Wakers)) {
         if let Some(wakers) = &*self.wakers.lock().expect("no panic while held") {
             f(wakers);
         }
@@ -282,6 +382,7 @@ impl Library {
         core.trash.clear();
         drop(core);
         self.ended.open();
+        self.with_wakers(|wakers| wakers.arm_relief(1));
         self.wakers.lock().expect("no panic while held").take();
     }
 
@@ -292,19 +393,13 @@ impl Library {
         (self.node_total.get("object_store_memory") / UNIT) as u64
     }
 
-    /// In the child of a user's fork: never touch the sockets again.
-    pub fn mark_forked(&self) {
-        self.forked.store(true, Ordering::Release);
-        self.over.store(true, Ordering::Release);
-    }
-
     pub fn check(&self) -> Result<(), Failure> {
         if !self.over.load(Ordering::Acquire) {
             return Ok(());
         }
         if self.forked.load(Ordering::Acquire) {
-            let text = "this process was forked from one that uses ray; the connection belongs to the parent.\nhint: start the process with the \"spawn\" method, or call ray only in the parent";
-            return Err(Failure::SessionOver(text.into()));
+            let text = "this process was forked from one that uses ray: the session, and what belongs to it, is the parent's.\nhint: start the process with the \"spawn\" method, call ray in the parent only, or call ray.init() here for a session of its own";
+            return Err(Failure::System(text.into()));
         }
         Err(Failure::SessionOver(self.lock().over.clone().unwrap_or_default()))
     }
@@ -319,6 +414,7 @@ impl Library {
         core.over.get_or_insert_with(|| why.to_owned());
         self.over.store(true, Ordering::Release);
         let mut woken: Vec<Waiter> = core.waiters.drain().map(|(_, waiter)| waiter).collect();
+        woken.extend(std::mem::take(&mut core.starved).into_values());
         for answer in core.answers.values() {
             if let Answer::Waiting(gate) = answer {
                 woken.push(Waiter::Gate(gate.clone()));
@@ -326,10 +422,8 @@ impl Library {
         }
         drop(core);
         woken.into_iter().for_each(Waiter::wake);
-        self.work_bell.ring(u32::MAX);
-        if let Some(waker) = self.work_waker.get() {
-            waker.wake();
-        }
+        self.rouse_reader();
+        self.stations.ring_all(u32::MAX);
         self.log_bell.ring(u32::MAX);
         self.desk.close();
     }
@@ -343,7 +437,7 @@ impl Library {
                 core.flush_all();
             });
             let patience = Some(SHUTDOWN_US);
-            while self.ended.wait(patience) == Woken::Interrupted {}
+            while self.wait_at(&self.ended, patience) == Woken::Interrupted {}
             self.end("ray.shutdown() was called");
         }
     }
@@ -423,21 +517,24 @@ impl Library {
     }
 
     /// (objects, tasks, leases, waits): for leak checks.
+    /// What this process keeps of its own: objects, actors and unfinished calls.
+    pub fn holdings(&self) -> Vec<(ObjectId, ray_logic::owner::Holding, String)> {
+        self.with(|core| core.owner.holdings())
+    }
+
     pub fn sizes(&self) -> (usize, usize, usize, usize) {
         self.with(|core| core.owner.sizes())
     }
 
-    /// The next log lines; waits for some. None: the session is over.
+    /// The next log lines; waits for some. None: the session is over. Whoever comes back has shown the last ones, and the daemon sends more.
     pub fn next_logs(&self) -> Option<Vec<LogRecord>> {
         let seen = self.log_bell.now();
-        {
-            let mut core = self.lock();
-            if !core.logs.is_empty() {
-                return Some(core.logs.drain(..).collect());
-            }
-            if self.over.load(Ordering::Acquire) {
-                return None;
-            }
+        let records = self.with(Core::take_logs);
+        if !records.is_empty() {
+            return Some(records);
+        }
+        if self.over.load(Ordering::Acquire) {
+            return None;
         }
         self.log_bell.wait(seen);
         Some(Vec::new())
@@ -453,6 +550,22 @@ impl Core {
     pub(crate) fn queue_node(&mut self, message: ToNode) {
         self.node.queue(&message);
         self.mark_dirty(ProcId::NODE);
+    }
+
+    fn take_logs(&mut self) -> Vec<LogRecord> {
+        let shown = std::mem::take(&mut self.printing);
+        if shown > 0 {
+            self.queue_node(ToNode::LinesShown { bytes: shown });
+        }
+        let mut records = Vec::new();
+        while self.printing < PRINT_BYTES {
+            let Some(record) = self.logs.pop_front() else { break };
+            if !record.notice {
+                self.printing += WorkerLine::weight(&record.text);
+            }
+            records.push(record);
+        }
+        records
     }
 
     fn mark_dirty(&mut self, link: ProcId) {
@@ -498,7 +611,7 @@ impl Core {
         if self.dirty.contains(&ProcId::NODE) {
             self.flush(ProcId::NODE);
         }
-        !self.dirty.is_empty()
+        !self.dirty.is_empty() || self.owner.has_unsent_items()
     }
 
     pub(crate) fn flush(&mut self, link: ProcId) {
@@ -516,6 +629,7 @@ impl Core {
     }
 
     pub(crate) fn flush_all(&mut self) {
+        self.owner.send_all_items();
         self.carry_out();
         for link in std::mem::take(&mut self.dirty) {
             self.flush(link);

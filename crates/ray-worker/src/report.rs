@@ -30,7 +30,7 @@ impl Library {
             token
         });
         let deadline = ray_shm::now_us() + PATIENCE_US;
-        while gate.wait(Some(deadline.saturating_sub(ray_shm::now_us()))) == Woken::Interrupted {}
+        while self.wait_at(&gate, Some(deadline.saturating_sub(ray_shm::now_us()))) == Woken::Interrupted {}
         match self.lock().answers.remove(&token) {
             Some(Answer::Here(FromNode::Told { facts, .. }, _)) => Ok(Some(facts)),
             _ => self.check().map(|()| None),

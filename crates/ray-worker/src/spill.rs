@@ -1,6 +1,6 @@
 //! The thread that moves objects to disk and gives freed blocks back to it. It starts when it is first needed and does nothing but this.
 //!
-//! The engine thread must stay free to answer others while gigabytes are written, and the disk must not be waited for under the lock. The thread never asks
+//! The reader must stay free to answer others while gigabytes are written, and the disk must not be waited for under the lock. The thread never asks
 //! for memory: whoever waits for memory waits for it.
 //!
 //! Lock order: core, then desk.
@@ -226,6 +226,7 @@ impl Library {
         sizes.dedup();
         match self.ask_and_wait(|token| ToNode::SegmentWant { token, sizes })? {
             (FromNode::ExtentGrant { extent, size, .. }, Some(fd)) => Ok(self.add_extent(extent, size, fd, len)?),
+            (FromNode::ExtentGrant { extent, size, .. }, None) => Err(self.undescribed(extent, size).into()),
             _ => Err(Trouble::Full),
         }
     }

@@ -4,13 +4,17 @@ use crate::library::{Core, Failure, Library};
 use ray_logic::extents::{rounded, Allocation, Extents};
 use ray_proto::msg::{FromNode, ToNode};
 use ray_proto::{Blob, ExtentId, ObjectId, ShmRange};
+use ray_shm::host::explain;
 use ray_shm::memory::{write_cold, Mapping};
+use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-/// The first extent of a process; each further one doubles up to `LARGEST`.
+/// The first extent of a process; each further one doubles up to `LARGEST`, or to a small part of a large store: each costs its creator a descriptor.
 const SMALLEST: u64 = 4 << 20;
 const LARGEST: u64 = 64 << 20;
+const LARGEST_SHARE: u64 = 128;
+const DOUBLINGS: usize = 12;
 /// An extent that stays empty this long goes back to the node; so do the pages of a range that stays free.
 pub(crate) const KEEP_EMPTY_US: u64 = 10_000_000;
 
@@ -44,6 +48,14 @@ impl View {
     }
 }
 
+fn not_mapped(size: u64, error: Errno) -> Failure {
+    Failure::System(explain(&format!("{size} bytes of shared memory could not be mapped"), error))
+}
+
+fn no_descriptor(of: &str) -> Failure {
+    Failure::System(explain(&format!("{of} could not be opened"), Errno::MFILE))
+}
+
 impl Library {
     /// Bytes in a fresh range: `parts` are written one after another at their offsets.
     pub fn store(&self, len: u64, parts: &[(u64, &[u8])]) -> Result<ShmRange, Failure> {
@@ -55,8 +67,8 @@ impl Library {
             } else if let Err(error) = write_cold(fd.as_fd(), range.offset + at, bytes) {
                 self.with(|core| core.free(range));
                 return Err(match range.extent.is_on_disk() {
-                    true => Failure::DiskFull(format!("the object store is full and {len} bytes could not be written to its disk: {error}")),
-                    false => Failure::StoreFull(format!("the system gave no memory for {len} bytes of shared memory: {error}")),
+                    true => Failure::DiskFull(explain(&format!("the object store is full and {len} bytes could not be written to its disk"), error)),
+                    false => Failure::StoreFull(explain(&format!("the system gave no memory for {len} bytes of shared memory"), error)),
                 });
             }
         }
@@ -78,10 +90,12 @@ impl Library {
     /// if nobody could make room. None: try again.
     fn grow(&self, len: u64) -> Result<Option<Place>, Failure> {
         let least = rounded(len);
-        let next = self.with(|core| (SMALLEST << core.extents.len().min(8)).min(LARGEST));
+        let largest = LARGEST.max(rounded(self.store_bytes() / LARGEST_SHARE));
+        let next = self.with(|core| (SMALLEST << core.extents.len().min(DOUBLINGS)).min(largest));
         let sizes = if least < next { vec![next, least.max(SMALLEST), least] } else { vec![least] };
         match self.ask_and_wait(|token| ToNode::ExtentWant { token, sizes })? {
             (FromNode::ExtentGrant { extent, size, .. }, Some(fd)) => self.add_extent(extent, size, fd, len),
+            (FromNode::ExtentGrant { extent, size, .. }, None) => Err(self.undescribed(extent, size)),
             (FromNode::ExtentRetry { .. }, _) => Ok(None),
             (FromNode::StoreFull { .. }, _) if self.with(|core| core.give_back_empty(0, 0) > 0) => Ok(None),
             (FromNode::StoreFull { text, disk, .. }, _) => Err(if disk { Failure::DiskFull(text) } else { Failure::StoreFull(text) }),
@@ -89,10 +103,20 @@ impl Library {
         }
     }
 
+    /// An extent was granted, and its descriptor found no room here: others may have it.
+    pub(crate) fn undescribed(&self, extent: ExtentId, size: u64) -> Failure {
+        self.with(|core| core.queue_node(ToNode::ExtentDrop { extent }));
+        no_descriptor(&format!("{size} bytes of {}", if extent.is_on_disk() { "disk" } else { "shared memory" }))
+    }
+
     /// A new extent of ours. The first range is taken from it before anybody may find it empty and give it back.
     pub(crate) fn add_extent(&self, id: ExtentId, size: u64, fd: OwnedFd, len: u64) -> Result<Option<Place>, Failure> {
         let mapped = if id.is_on_disk() { Mapping::read_only(fd.as_fd(), size) } else { Mapping::read_write(fd.as_fd(), size) };
-        let mapping = mapped.map_err(|error| Failure::System(format!("could not map {size} bytes: {error}")))?;
+        let mapping = mapped.map_err(|error| {
+            // Granted and of no use here: others may have it.
+            self.with(|core| core.queue_node(ToNode::ExtentDrop { extent: id }));
+            not_mapped(size, error)
+        })?;
         let extent = Extent { fd: Some(Arc::new(fd)), mapping: Arc::new(mapping), empty_since: None };
         Ok(self.with(|core| {
             core.open.insert(id, extent);
@@ -128,11 +152,12 @@ impl Library {
     fn open_extent(&self, id: ExtentId) -> Result<Arc<Mapping>, Failure> {
         match self.ask_and_wait(|token| ToNode::ExtentOpen { token, extent: id })? {
             (FromNode::ExtentOpened { size, .. }, Some(fd)) => {
-                let mapping = Mapping::read_only(fd.as_fd(), size).map_err(|error| Failure::System(format!("could not map {size} bytes: {error}")))?;
+                let mapping = Mapping::read_only(fd.as_fd(), size).map_err(|error| not_mapped(size, error))?;
                 let mapping = Arc::new(mapping);
                 self.with(|core| core.open.insert(id, Extent { fd: None, mapping: mapping.clone(), empty_since: None }));
                 Ok(mapping)
             }
+            (FromNode::ExtentOpened { .. }, None) => Err(no_descriptor("the shared memory of an object")),
             _ => Err(Failure::System(format!("the shared memory of an object is gone ({id:?})"))),
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::gate::Gate;
 use crate::library::{Answer, Core, Failure, Library};
-use ray_logic::owner::{WaitId, Waiting};
+use ray_logic::owner::{Owner, WaitId, Waiting};
 use ray_proto::msg::{FromNode, ToNode};
 use ray_proto::{ObjectId, ProcId, Value};
 use ray_shm::poll::Waker;
@@ -49,7 +49,8 @@ impl CompletionQueue {
         self.waker.fd().as_raw_fd()
     }
 
-    fn complete(&self, token: u64) {
+    /// `token` is done.
+    pub fn complete(&self, token: u64) {
         let mut done = self.done.lock().expect("no panic while held");
         done.push(token);
         if done.len() == 1 {
@@ -92,14 +93,23 @@ impl Library {
 
     /// Begin to wait until `need` of `ids` are ready; None: they are. `call`: a worker's running call, which blocks meanwhile.
     pub fn wait_start(&self, ids: &[ObjectId], need: usize, call: Option<(ProcId, u64)>) -> Result<Option<Ticket>, Failure> {
+        self.begin_wait(ids, call, |owner, who| owner.wait_start(ids, need, who))
+    }
+
+    pub(crate) fn begin_wait(
+        &self,
+        ids: &[ObjectId],
+        call: Option<(ProcId, u64)>,
+        begin: impl FnOnce(&mut Owner, Waiting) -> Option<WaitId>,
+    ) -> Result<Option<Ticket>, Failure> {
         self.check()?;
         let who = Waiting { since: ray_shm::now_us(), blocks: true, call };
         let ticket = self.with(|core| {
-            let wait = core.owner.wait_start(ids, need, who)?;
+            let wait = begin(&mut core.owner, who)?;
             let gate = Arc::new(Gate::default());
             core.waiters.insert(wait, Waiter::Gate(gate.clone()));
             if call.is_some() {
-                core.call_blocks(self.me);
+                core.call_blocks();
             }
             core.flush_all();
             Some(Ticket { gate, wait, blocks: call.is_some() })
@@ -122,17 +132,24 @@ impl Library {
         });
     }
 
-    /// Tell `queue` when `id` is ready; `call` is on whose behalf. Returns true if it already is, and then tells nobody.
-    pub fn watch(&self, id: ObjectId, queue: &Arc<CompletionQueue>, token: u64, call: Option<(ProcId, u64)>) -> bool {
+    /// Tell `queue` when `id` is ready; `call` is on whose behalf. Ends by itself then, or with `unwatch`. None: it is ready already, and nobody is told.
+    pub fn watch(&self, id: ObjectId, queue: &Arc<CompletionQueue>, token: u64, call: Option<(ProcId, u64)>) -> Option<WaitId> {
         let who = Waiting { since: ray_shm::now_us(), blocks: false, call };
-        self.with(|core| match core.owner.wait_start(&[id], 1, who) {
-            None => true,
-            Some(wait) => {
-                core.waiters.insert(wait, Waiter::Completion(queue.clone(), token));
-                core.flush_all();
-                false
-            }
+        self.with(|core| {
+            let wait = core.owner.wait_start(&[id], 1, who)?;
+            core.waiters.insert(wait, Waiter::Completion(queue.clone(), token));
+            core.flush_all();
+            Some(wait)
         })
+    }
+
+    /// Nobody wants to be told of `id` any more. It may have been told already.
+    pub fn unwatch(&self, id: ObjectId, wait: WaitId) {
+        self.with(|core| {
+            if core.waiters.remove(&wait).is_some() {
+                core.owner.wait_end(wait, &[id]);
+            }
+        });
     }
 
     /// Ask the node and register the gate its answer opens.
@@ -164,14 +181,14 @@ impl Library {
     /// Ask and wait. For callers that don't hold the GIL and can't be interrupted halfway.
     pub fn ask_and_wait(&self, question: impl FnOnce(u64) -> ToNode) -> Result<(FromNode, Option<OwnedFd>), Failure> {
         let (token, gate) = self.ask(question)?;
-        while gate.wait(None) != crate::Woken::Open {}
+        while self.wait_at(&gate, None) != crate::Woken::Open {}
         self.answer(token)
     }
 }
 
 impl Core {
     /// The running call waits: its CPU and everything queued behind it go back.
-    fn call_blocks(&mut self, _me: ProcId) {
+    pub(crate) fn call_blocks(&mut self) {
         let caller = self.exec.callers().next().unwrap_or(ProcId::NODE);
         if let Some(unstarted) = self.exec.block() {
             self.owner.give_back(unstarted, true, caller);

@@ -1,4 +1,4 @@
-"""The RAY_* environment variables that the Python half of the core honours. Nothing else reads the environment for settings.
+"""The environment variables that the Python half of the core honours: RAY_* and what Python itself reads. Nothing else reads the environment for settings.
 
 Read at the time of use, so that a program may set them before `ray.init`.
 """
@@ -9,7 +9,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any
 
 
@@ -17,13 +17,68 @@ def _flag(text: str) -> bool:
     return text.strip().lower() not in ("", "0", "false", "no", "off")
 
 
+def _whole(text: str, least: int) -> int:
+    value = int(text)
+    if value < least:
+        raise ValueError(f"less than {least}")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise ValueError("not above 0 and at most 1")
+    return value
+
+
+WORKER_SETTINGS: dict[str, tuple[Callable[[str], Any], str]] = {
+    # name in `_system_config`, RAY_<name> in the environment: (parser, what it is)
+    "enforce_memory_requests": (_flag, "end a worker that uses more memory than the memory= of what it runs; off by default, as in Ray"),
+    "kill_child_processes_on_worker_exit": (_flag, "end what left a worker's session, too, when the worker ends; on by default"),
+    "memory_limit_bytes": (lambda text: _whole(text, 1), "count the workers' private memory against this many bytes instead of looking at the machine"),
+    "memory_monitor_refresh_ms": (lambda text: _whole(text, 0), "time between two looks at the memory; 0 turns the monitor off; by default 250"),
+    "memory_usage_threshold": (_share, "part of the memory above which a worker is ended; by default 0.95"),
+    "task_oom_retries": (lambda text: _whole(text, -1), "retries, besides max_retries, of a task ended when memory was short; -1, the default: no limit"),
+    "worker_growth_mb": (lambda text: _whole(text, 0), "replace an idle worker that grew by more; 0: never; by default 5 % of the memory, at least 512"),
+}
+"""Settings of the engine that concern what workers may do."""
+
+
+def worker_settings(given: Mapping[str, Any]) -> dict[str, str]:
+    """Put together the settings that `_system_config` and the environment make; `_system_config` wins.
+
+    Args:
+        given: `_system_config`; names that are not in the table are left to others.
+
+    Returns:
+        Texts for the engine, without those that are not set.
+
+    Raises:
+        ValueError: A value can't be used.
+    """
+    found = {}
+    for name, (parse, _) in WORKER_SETTINGS.items():
+        variable = f"RAY_{name}"
+        source, value = (f"_system_config[{name!r}]", given[name]) if name in given else (f"the environment variable {variable}", os.environ.get(variable))
+        if value is None:
+            continue
+        try:
+            parsed = parse(str(value))
+        except ValueError as error:
+            raise ValueError(f"{source} is {value!r}, which can't be used: {error}") from None
+        found[name] = str(int(parsed) if isinstance(parsed, bool) else parsed)
+    return found
+
+
 _TABLE: dict[str, tuple[Callable[[str], Any], Any]] = {
     # name: (parser, default)
     "RAY_ADDRESS": (str, ""),  # cluster to join when `ray.init` gets no address
+    "RAY_LOCAL_MODE": (_flag, False),  # run tasks and actors in the driver's process when `ray.init` does not say
     "RAY_NAMESPACE": (str, ""),  # namespace when `ray.init` gets none
     "RAY_TMPDIR": (str, ""),  # where session folders go
     "RAY_DEDUP_LOGS": (_flag, True),  # show a line that several workers print once
     "RAY_DEDUP_LOGS_AGG_WINDOW_S": (float, 5.0),  # seconds over which repeats are counted
+    "PYTHONBREAKPOINT": (str, ""),  # Python's own: what `breakpoint()` calls
     "RAY_COLOR_PREFIX": (_flag, True),  # colour the "(name pid=..)" prefix on a terminal
 }
 

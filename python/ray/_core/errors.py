@@ -123,14 +123,14 @@ def format_error(exc: BaseException, header: str) -> str:
 _GROUPS: Any = getattr(builtins, "BaseExceptionGroup", ())  # Python 3.10 has none
 
 
-def _is_runtime_frame(filename: str) -> bool:
+def is_runtime_frame(filename: str) -> bool:
     return filename.startswith(_PACKAGE_DIR)
 
 
 def _has_user_frame(exc: BaseException) -> bool:
     tb = exc.__traceback__
     while tb is not None:
-        if not _is_runtime_frame(tb.tb_frame.f_code.co_filename):
+        if not is_runtime_frame(tb.tb_frame.f_code.co_filename):
             return True
         tb = tb.tb_next
     return False
@@ -142,11 +142,11 @@ def _filter_frames(summary: TracebackException, seen: set[int]) -> None:
         return
     seen.add(id(summary))
     frames = list(summary.stack)
-    first_user = next((i for i, f in enumerate(frames) if not _is_runtime_frame(f.filename)), 0)
+    first_user = next((i for i, f in enumerate(frames) if not is_runtime_frame(f.filename)), 0)
     kept: list[FrameSummary] = []
     budget = RUNTIME_FRAMES_MAX
     for frame in reversed(frames[first_user:]):
-        if _is_runtime_frame(frame.filename):
+        if is_runtime_frame(frame.filename):
             budget -= 1
             if budget < 0:
                 continue
@@ -407,10 +407,13 @@ _SYSTEM_ERRORS: dict[str, Callable[[Mapping[str, str], str], BaseException]] = {
     "object_freed": _object_error(errors.ObjectFreedError),
     "store_full": _text_error(errors.ObjectStoreFullError),
     "disk_full": _text_error(errors.OutOfDiskError),
+    "system": _text_error(errors.RaySystemError),
     "out_of_memory": _text_error(errors.OutOfMemoryError),
     "daemon_died": _text_error(errors.LocalRayletDiedError),
     "cancelled": _cancelled,
     "pending_calls": _text_error(errors.PendingCallsLimitExceeded),
     "unschedulable": _unschedulable,
     "get_timeout": _text_error(errors.GetTimeoutError),
+    "stream_end": _text_error(errors.ObjectRefStreamEndOfStreamError),
+    "stream_replay": _text_error(errors.StreamingGeneratorReplayInconsistentError),
 }

@@ -14,13 +14,27 @@ import weakref
 from concurrent.futures import Future
 
 from ray._core import session
-from ray._native import CompletionQueue
+from ray._native import CompletionQueue, stay_if_interpreter_exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from ray._native import ObjectRef
+
+
+class _BridgeFuture(asyncio.Future["Any"]):
+    """A future of an event loop that takes its wait back when it is cancelled: an object that never comes must not collect waits."""
+
+    bridge: _LoopBridge
+    token: int
+
+    def cancel(self, msg: Any = None) -> bool:
+        cancelled = super().cancel(msg)
+        if cancelled:
+            self.bridge.forget(self.token)
+        return cancelled
 
 
 class _LoopBridge:
@@ -28,30 +42,60 @@ class _LoopBridge:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._queue = CompletionQueue()
-        self._waiting: dict[int, tuple[ObjectRef[Any], asyncio.Future[Any]]] = {}
+        self._waiting: dict[int, tuple[ObjectRef[Any] | None, int, _BridgeFuture, bool]] = {}
         self._tokens = itertools.count(1)
         self._loop = weakref.ref(loop)
         loop.add_reader(self._queue.fileno(), self._drain)
 
-    def future(self, ref: ObjectRef[Any]) -> asyncio.Future[Any]:
-        loop = self._loop()
-        assert loop is not None, "called from its own loop"
-        future: asyncio.Future[Any] = loop.create_future()
+    def future(self, ref: ObjectRef[Any], with_value: bool) -> asyncio.Future[Any]:
+        """Give a future that is done when the object is ready."""
+        future = _BridgeFuture(loop=self._loop())
         token = next(self._tokens)
-        self._waiting[token] = (ref, future)
-        if self._queue.watch(_core(), ref, token):
-            del self._waiting[token]
-            _settle(ref, future)
+        wait = self._queue.watch(_core(), ref, token)
+        if wait is None:
+            _settle(ref if with_value else None, future)
+        else:
+            future.bridge, future.token = self, token
+            self._waiting[token] = (ref, wait, future, with_value)  # the loop's own thread takes it from here, so not before
         return future
+
+    def event(self, watch: Callable[[CompletionQueue, int], bool]) -> asyncio.Future[None]:
+        """Give a future without a value that is done when `watch` queues its token, or at once if `watch` says so."""
+        future = _BridgeFuture(loop=self._loop())
+        token = next(self._tokens)
+        if watch(self._queue, token):
+            future.set_result(None)
+        else:
+            future.bridge, future.token = self, token
+            self._waiting[token] = (None, 0, future, False)
+        return future
+
+    def forget(self, token: int) -> None:
+        """Take back the wait of a future; one that is over already is no loss."""
+        ref, wait, _, _ = self._waiting.pop(token, (None, 0, None, False))
+        if ref is not None:
+            self._queue.unwatch(ref, wait)
 
     def _drain(self) -> None:
         for token in self._queue.take():
-            ref, future = self._waiting.pop(token)
-            if not future.done():
-                _settle(ref, future)
+            ref, _, future, with_value = self._waiting.pop(token, (None, 0, None, False))
+            if future is not None and not future.done():
+                _settle(ref if with_value else None, future)
+
+    def __del__(self) -> None:
+        """The loop is gone: nobody can be told."""
+        for token in list(self._waiting):
+            self.forget(token)
 
 
-_bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopBridge] = weakref.WeakKeyDictionary()
+# An open loop keeps its bridge, as a reader. This must not: a bridge leads back to its loop.
+_bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[_LoopBridge]] = weakref.WeakKeyDictionary()
+
+
+def has_bridge(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether references are, or were, awaited in a loop: then one of its descriptors is ours."""
+    known = _bridges.get(loop)
+    return known is not None and known() is not None
 
 
 def asyncio_future(ref: ObjectRef[Any]) -> asyncio.Future[Any]:
@@ -66,11 +110,34 @@ def asyncio_future(ref: ObjectRef[Any]) -> asyncio.Future[Any]:
     Raises:
         RuntimeError: No event loop runs in this thread.
     """
+    return _bridge().future(ref, with_value=True)
+
+
+def asyncio_ready(ref: ObjectRef[Any]) -> asyncio.Future[None]:
+    """Give a future of the running event loop that is done, without a value, when the object is ready."""
+    return _bridge().future(ref, with_value=False)
+
+
+def asyncio_event(watch: Callable[[CompletionQueue, int], bool]) -> asyncio.Future[None]:
+    """Give a future of the running event loop.
+
+    Args:
+        watch: Is given a queue and a token. It puts the token into the queue when the future is to be done, or returns True if that is now.
+
+    Returns:
+        A future without a value.
+    """
+    return _bridge().event(watch)
+
+
+def _bridge() -> _LoopBridge:
     loop = asyncio.get_running_loop()
-    bridge = _bridges.get(loop)
+    known = _bridges.get(loop)
+    bridge = known() if known is not None else None
     if bridge is None:
-        bridge = _bridges[loop] = _LoopBridge(loop)
-    return bridge.future(ref)
+        bridge = _LoopBridge(loop)
+        _bridges[loop] = weakref.ref(bridge)
+    return bridge
 
 
 class _ThreadBridge:
@@ -89,7 +156,7 @@ class _ThreadBridge:
         future.set_running_or_notify_cancel()
         token = next(self._tokens)
         self._waiting[token] = (ref, future)
-        if self._queue.watch(_core(), ref, token):
+        if self._queue.watch(_core(), ref, token) is None:
             del self._waiting[token]
             _settle(ref, future)
         return future
@@ -138,15 +205,31 @@ def end_threads() -> None:
             _threads.pop().end()
 
 
+def after_fork_in_child() -> None:
+    """The thread, and the loops' watchers, are the parent's. Whoever held the lock is, too."""
+    global _lock
+    _lock = threading.Lock()
+    _inherited.append((list(_threads), [bridge() for bridge in _bridges.values()]))
+    _threads.clear()
+    _bridges.clear()
+
+
+_inherited: list[Any] = []
+
+
 def _core() -> Any:
     core = session.core
     if core is None:
-        raise RuntimeError("the session of this reference has ended")
+        stay_if_interpreter_exits()
+        raise RuntimeError(session.why_lost() or "the session of this reference has ended")
     return core
 
 
-def _settle(ref: ObjectRef[Any], future: Any) -> None:
+def _settle(ref: ObjectRef[Any] | None, future: Any) -> None:
     """The object is ready: fetch its value into the future."""
+    if ref is None:
+        future.set_result(None)
+        return
     try:
         value = _core().get([ref], 0)[0]
     except BaseException as error:  # whatever the task raised belongs to the future

@@ -12,6 +12,7 @@ OBJECT_STORE_MIN_BYTES = 75 * 1024 * 1024
 """Smallest object store. Compat: Ray's limit."""
 
 _CGROUP = "/sys/fs/cgroup"
+_MEMBERSHIP = "/proc/self/cgroup"
 _UNLIMITED = 1 << 60  # cgroup v1 writes a huge number for "no limit"
 
 
@@ -23,10 +24,10 @@ def _read(path: str) -> str | None:
         return None
 
 
-def _cgroup_dirs(root: str, controller: str) -> list[str]:
+def _cgroup_dirs(root: str, controller: str, membership: str) -> list[str]:
     """Folders of this process's control group and its parents, innermost first, for version 2 and then for version 1."""
     found = []
-    for line in (_read("/proc/self/cgroup") or "").splitlines():
+    for line in (_read(membership) or "").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             base = root
@@ -42,17 +43,18 @@ def _cgroup_dirs(root: str, controller: str) -> list[str]:
     return found + [root, os.path.join(root, controller)]
 
 
-def cgroup_cpus(root: str = _CGROUP) -> float | None:
+def cgroup_cpus(root: str = _CGROUP, membership: str = _MEMBERSHIP) -> float | None:
     """Give the processor quota of the control group.
 
     Args:
         root: Where control groups are mounted.
+        membership: The file that names this process's groups.
 
     Returns:
         Processors, possibly fractional; None without a quota.
     """
     limits = []
-    for folder in _cgroup_dirs(root, "cpu"):
+    for folder in _cgroup_dirs(root, "cpu", membership):
         quota, period = ((_read(f"{folder}/cpu.max") or "").split() + ["", ""])[:2]
         if not quota:
             quota, period = _read(f"{folder}/cpu.cfs_quota_us") or "", _read(f"{folder}/cpu.cfs_period_us") or ""
@@ -61,21 +63,38 @@ def cgroup_cpus(root: str = _CGROUP) -> float | None:
     return min(limits, default=None)
 
 
-def cgroup_memory_bytes(root: str = _CGROUP) -> int | None:
+def _memory_limits(root: str, membership: str = _MEMBERSHIP) -> list[tuple[int, str]]:
+    limits = []
+    for folder in _cgroup_dirs(root, "memory", membership):
+        text = _read(f"{folder}/memory.max") or _read(f"{folder}/memory.limit_in_bytes") or ""
+        if text.isdigit() and 0 < int(text) < _UNLIMITED:
+            limits.append((int(text), folder))
+    return limits
+
+
+def cgroup_memory_bytes(root: str = _CGROUP, membership: str = _MEMBERSHIP) -> int | None:
     """Give the memory limit of the control group.
+
+    Args:
+        root: Where control groups are mounted.
+        membership: The file that names this process's groups.
+
+    Returns:
+        Bytes; None without a limit.
+    """
+    return min((limit for limit, _ in _memory_limits(root, membership)), default=None)
+
+
+def memory_cgroup(root: str = _CGROUP) -> str | None:
+    """Give the folder of the control group whose memory limit is the smallest: there the kernel counts what is used against it.
 
     Args:
         root: Where control groups are mounted.
 
     Returns:
-        Bytes; None without a limit.
+        Its path; None without a limit.
     """
-    limits = []
-    for folder in _cgroup_dirs(root, "memory"):
-        text = _read(f"{folder}/memory.max") or _read(f"{folder}/memory.limit_in_bytes") or ""
-        if text.isdigit() and 0 < int(text) < _UNLIMITED:
-            limits.append(int(text))
-    return min(limits, default=None)
+    return min(_memory_limits(root), default=(0, None))[1]
 
 
 def available_cpus() -> int:

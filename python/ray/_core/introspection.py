@@ -1,6 +1,8 @@
-"""`ray.nodes`, `ray.cluster_resources`, `ray.available_resources`: what the cluster consists of."""
+"""`ray.nodes`, `ray.cluster_resources`, `ray.available_resources`: what the cluster consists of. And what this process keeps, for leak checks."""
 
 from __future__ import annotations
+
+from collections import namedtuple
 
 from ray._core import session
 from ray.exceptions import RaySystemError
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 def _connected(name: str) -> Core:
     """Give the engine. These calls do not start one: asking about a cluster that isn't there is a mistake."""
     if session.core is None:
-        raise RaySystemError(f"ray.{name}() needs a running session\nhint: call ray.init() first")
+        raise RaySystemError(session.why_lost() or f"ray.{name}() needs a running session\nhint: call ray.init() first")
     return session.core
 
 
@@ -80,3 +82,36 @@ def available_resources() -> dict[str, float]:
     """
     available = _connected("available_resources").resources()[1]
     return {name: amount for name, amount in available.items() if amount > 0}
+
+
+class Holding(namedtuple("Holding", ["kind", "id", "name", "size_bytes"])):
+    """Something that this process keeps in the runtime: an "object", an "actor", or a "call" that has not ended."""
+
+    def __str__(self) -> str:
+        if self.kind == "object":
+            return f"object {self.id} ({self.size_bytes:,} bytes)"
+        if self.kind == "actor":
+            return f"actor {self.name or 'of unknown class'} (handle {self.id})"
+        return f"call {self.name}, not finished (task {self.id})"
+
+
+def holdings() -> list[Holding]:
+    """List what this process keeps of its own.
+
+    Returns:
+        Objects, living actors and unfinished calls; empty when not connected.
+    """
+    core = session.core
+    if core is None:
+        return []
+    return [Holding(kind, raw.hex(), name or _actor_name(core, kind, raw), size) for kind, raw, name, size in core.holdings()]
+
+
+def _actor_name(core: Core, kind: str, handle_id: bytes) -> str:
+    """The class of an actor that has started: the node knows it."""
+    if kind != "actor" or session.is_local():
+        return ""
+    from ray import _native
+
+    facts = _native.ask_about(core, 0, ("actor", handle_id)) or []
+    return next((fact["class_name"] for fact in facts if fact["fact"] == "actor"), "")

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from ray._core import RAY_COMMIT, RAY_VERSION, door, host, session, spilling
 from ray._core.calls.options import check_namespace
-from ray._core.config import env
+from ray._core.config import WORKER_SETTINGS, env, worker_settings
 from ray._core.environment import canonical_env, check_runtime_env
 
 TYPE_CHECKING = False
@@ -21,9 +21,15 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-SETTINGS: frozenset[str] = frozenset(["idle_worker_s", "infeasible_is_error", "stopped_is_dead", "warm_workers"])
+    from ray._native import Core
+
+SETTINGS: frozenset[str] = frozenset(
+    ["idle_worker_s", "infeasible_is_error", "pending_calls_bytes", "pending_calls_patience_s", "stopped_is_dead", "warm_workers", *WORKER_SETTINGS]
+)
 """Names that `_system_config` may hold: seconds before surplus idle workers end; whether a request that can never be met raises instead of staying
-pending; whether a worker stopped for 5 s counts as dead; workers kept ready. The daemon reads them (crates/ray-node/src/event_loop.rs)."""
+pending; bytes that the calls of a process may keep before submitting waits, and seconds without progress after which that raises
+(docs/design/005); whether a worker stopped for 5 s counts as dead; workers kept ready; those of config.py. The daemon reads them
+(crates/ray-node/src/event_loop.rs), and those of calls each process for itself (crates/ray-py/src/core.rs)."""
 
 LOCAL_HOST = "127.0.0.1"
 _PRIVATE_ARGUMENTS = ("_memory", "_system_config", "_temp_dir", "object_spilling_directory")
@@ -115,8 +121,8 @@ def check_arguments(arguments: dict[str, Any], private: dict[str, Any]) -> None:
     unknown = [name for name in private if name not in _PRIVATE_ARGUMENTS]
     if unknown:
         raise RuntimeError(f"ray.init() has no argument {', '.join(unknown)}")
-    if arguments["local_mode"]:
-        raise RuntimeError("local_mode is not supported\nhint: ray.init(num_cpus=1) starts in milliseconds and runs one task at a time")
+    if not isinstance(arguments["local_mode"], bool):
+        raise TypeError(f"local_mode must be True or False, got {type(arguments['local_mode']).__name__}: {arguments['local_mode']!r}")
     _check_address(arguments["address"] if arguments["address"] is not None else env("RAY_ADDRESS") or None)
     for name, unset in _NOT_YET.items():
         if arguments[name] not in unset:
@@ -183,6 +189,7 @@ def _check_settings(settings: Any) -> None:
     for name in settings:
         if name not in known:
             raise ValueError(f"_system_config has no setting {name!r}\nhint: known settings: {', '.join(sorted(known))}")
+    worker_settings(settings)
 
 
 def start(arguments: dict[str, Any], private: dict[str, Any]) -> session.Session:
@@ -199,23 +206,45 @@ def start(arguments: dict[str, Any], private: dict[str, Any]) -> session.Session
         RuntimeError: The node did not start.
     """
     from ray import _native
-    from ray._core.log_printer import LogPrinter
 
+    if not sys.executable:
+        raise RuntimeError(
+            "could not start ray: sys.executable is empty, and workers need a Python interpreter\nhint: set sys.executable to its path before ray.init()"
+        )
     if arguments["configure_logging"]:
         configure_logging(arguments["logging_level"], arguments["logging_format"])
     if arguments["include_dashboard"]:
         logger.warning("there is no dashboard yet: include_dashboard=True has no effect")
     config = engine_config(arguments, private, _native.__file__)
-    engine = _native.Core.start(config)
+    arguments["local_mode"] = arguments["local_mode"] or env("RAY_LOCAL_MODE")
+    engine = _local_engine(config) if arguments["local_mode"] else _native.Core.start(config)
     printer = None
-    if config["log_to_driver"]:
+    if config["log_to_driver"] and not arguments["local_mode"]:
+        from ray._core.log_printer import LogPrinter
+
         printer = LogPrinter(engine.next_log)
-        printer.start()
+        try:
+            printer.start()
+        except RuntimeError as error:
+            engine.shutdown(exiting=False)
+            raise RuntimeError(
+                f"could not start ray: no thread to print what workers say: {error}\n"
+                "hint: end some processes or threads, or raise the limit with ulimit -u; in a container also its limit of pids counts"
+            ) from None
     context = RayContext("", _address_info(engine.node_id.hex(), config["session_dir"]))
     _install_hooks()
     total = config["resources"]
-    logger.info("started a local node: %g CPUs, %g GPUs, session %s", total.get("CPU", 0), total.get("GPU", 0), config["session_dir"])
+    what = "local mode, everything in this process" if arguments["local_mode"] else f"session {config['session_dir']}"
+    logger.info("started a local node: %g CPUs, %g GPUs, %s", total.get("CPU", 0), total.get("GPU", 0), what)
     return session.Session(engine, context, printer, config["session_dir"], arguments)
+
+
+def _local_engine(config: dict[str, Any]) -> Core:
+    """Start local mode. Its engine has the interface of the native one, which tests/unit/test_local_interface.py checks."""
+    from ray._core.local.core import LocalCore
+
+    engine: Any = LocalCore(config["resources"], config["namespace"], config["job_env"])
+    return engine  # type: ignore[no-any-return]
 
 
 def engine_config(arguments: dict[str, Any], private: dict[str, Any], native_path: str) -> dict[str, Any]:
@@ -253,22 +282,32 @@ def engine_config(arguments: dict[str, Any], private: dict[str, Any], native_pat
         "session_dir": session_dir,
         "door": door.name_of(os.path.basename(session_dir)),
         "sys_path": _import_path(),
-        "cwd": os.getcwd(),
-        "env": dict(os.environ),
         "job_env": canonical_env(arguments["runtime_env"]),
         "namespace": arguments["namespace"] or env("RAY_NAMESPACE") or str(uuid4()),
         "log_to_driver": arguments["log_to_driver"] is not False,
-        "settings": _engine_settings(private, session_dir),
+        "settings": {**engine_settings(private.get("_system_config") or {}), **_spill_settings(private, session_dir)},
     }
 
 
-def _engine_settings(private: dict[str, Any], session_dir: str) -> dict[str, str]:
-    given = private.get("_system_config") or {}
-    idle = sorted(spilling.WITHOUT_EFFECT & given.keys())
+def engine_settings(given: dict[str, Any]) -> dict[str, str]:
+    """Give the texts that the engine reads.
+
+    Args:
+        given: Checked `_system_config`.
+
+    Returns:
+        Its values but those about spilling, those of the environment, and where the control group of this process keeps its memory limit.
+    """
+    settings = {name: str(int(value) if isinstance(value, bool) else value) for name, value in given.items() if name in SETTINGS}
+    folder = host.memory_cgroup()
+    return {**settings, **worker_settings(given), **({"memory_cgroup": folder} if folder else {})}
+
+
+def _spill_settings(private: dict[str, Any], session_dir: str) -> dict[str, str]:
+    idle = sorted(spilling.WITHOUT_EFFECT & (private.get("_system_config") or {}).keys())
     if idle:
         logger.info("these settings have no effect in this engine: %s", ", ".join(idle))
-    settings = {name: str(int(value) if isinstance(value, bool) else value) for name, value in given.items() if name in SETTINGS}
-    settings.update(spilling.engine_settings(private, session_dir))
+    settings = spilling.engine_settings(private, session_dir)
     if settings.get("spill_folders") == "":
         logger.warning("no folder above %s can be written to: objects can't be spilled, and a full store is an error", session_dir)
     return settings
@@ -276,13 +315,20 @@ def _engine_settings(private: dict[str, Any], session_dir: str) -> dict[str, str
 
 def _import_path() -> list[str]:
     """Give `sys.path` for the workers: "" means this folder now, and what stands beside the script can be imported."""
-    path = [os.path.abspath(entry) if entry == "" else entry for entry in sys.path]
+    path = [_absolute("") if entry == "" else entry for entry in sys.path]
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     if script:
-        folder = os.path.dirname(os.path.abspath(script))
+        folder = _absolute(os.path.dirname(script))
         if folder not in path:
             path.insert(0, folder)
-    return list(dict.fromkeys(path))
+    return [entry for entry in dict.fromkeys(path) if entry is not None]
+
+
+def _absolute(folder: str) -> str | None:
+    try:
+        return os.path.abspath(folder)
+    except FileNotFoundError:  # the working directory has been removed: nothing can be imported from there
+        return None
 
 
 def session_dir_path(temp_dir: str | None) -> str:
@@ -296,7 +342,7 @@ def session_dir_path(temp_dir: str | None) -> str:
     """
     base = temp_dir if temp_dir is not None else os.path.join(env("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray")
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime())
-    return os.path.join(os.path.abspath(base), f"session_{stamp}_{time.time_ns() // 1000 % 1_000_000:06d}_{os.getpid()}")
+    return os.path.join(_absolute(base) or base, f"session_{stamp}_{time.time_ns() // 1000 % 1_000_000:06d}_{os.getpid()}")
 
 
 def _address_info(node_id: str, session_dir: str) -> dict[str, Any]:

@@ -4,11 +4,14 @@ A line that several processes print within a few seconds, equal but for numbers,
 `(name pid=123) text [repeated 5x across cluster]`.
 
 One thread, `ray-log-printer`, reads from the engine and prints; `Deduplicator` is pure and gets the time as an argument.
+Lines that are not printed yet are few: the engine hands out a part at a time, and workers wait in `print` while the driver has megabytes to show. So
+whatever happens to the printer, somebody must go on taking lines.
 """
 
 from __future__ import annotations
 
 import contextlib
+import heapq
 import re
 import sys
 import threading
@@ -24,6 +27,10 @@ if TYPE_CHECKING:
     LogLine = tuple[str, int, bool, str, bytes]
     """(name, pid, is_stderr, kind, text): what `Core.next_log` gives."""
 
+_SEEN_MAX = 4096
+"""Lines remembered at once. Beyond it the oldest is forgotten before its window is over: memory is bounded, whatever workers print."""
+_LENGTH_MAX = 2000
+"""Longer lines are not compared: they are not repeats of a message, and remembering them would cost what they cost."""
 _NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?")
 _COLOURS = (36, 35, 33, 34, 32)  # cyan first, as Ray's prefix; by process, so that neighbours differ
 _NOTICE_COLOUR = 33
@@ -32,13 +39,12 @@ _NOTICE_COLOUR = 33
 class _Repeats:
     """A line seen lately: who showed it, and who repeated it since."""
 
-    __slots__ = ("count", "deadline_s", "last", "pids", "shown_by")
+    __slots__ = ("count", "deadline_s", "last", "shown_by")
 
     def __init__(self, line: LogLine, deadline_s: float) -> None:
         self.shown_by = line[1]
         self.deadline_s = deadline_s
         self.count = 0
-        self.pids: set[int] = set()
         self.last = line
 
 
@@ -51,9 +57,12 @@ class Deduplicator:
 
     def __init__(self, window_s: float) -> None:
         self._window_s = window_s
+        # Every window is as long as any other, so the oldest line is the first that is due.
         self._seen: dict[tuple[bool, str], _Repeats] = {}
+        self._counted: list[tuple[float, tuple[bool, str]]] = []
+        """A heap of those with repeats, by deadline."""
 
-    def add(self, line: LogLine, text: str, now_s: float) -> Iterator[tuple[LogLine, str]]:
+    def add(self, line: LogLine, text: str, now_s: float) -> Iterable[tuple[LogLine, str]]:
         """Take one line.
 
         Args:
@@ -61,39 +70,54 @@ class Deduplicator:
             text: Its text.
             now_s: Time on any steady clock.
 
-        Yields:
+        Returns:
             Lines to show now, with their texts.
         """
-        yield from self.expire(now_s)
+        shown = self.expire(now_s)
+        if len(text) > _LENGTH_MAX:
+            return [*shown, (line, text)]
         key = (line[2], _NUMBER.sub("0", text))
         repeats = self._seen.get(key)
         if repeats is None:
+            if len(self._seen) >= _SEEN_MAX:
+                shown += self._forget(next(iter(self._seen)))
             self._seen[key] = _Repeats(line, now_s + self._window_s)
-            yield line, text
+            shown.append((line, text))
         elif repeats.shown_by == line[1]:  # one process that repeats itself is shown in full: it may be a progress report
-            yield line, text
+            shown.append((line, text))
         else:
+            if not repeats.count:
+                heapq.heappush(self._counted, (repeats.deadline_s, key))
             repeats.count += 1
-            repeats.pids.add(line[1])
             repeats.last = line
+        return shown
 
-    def expire(self, now_s: float | None) -> Iterator[tuple[LogLine, str]]:
+    def expire(self, now_s: float | None) -> list[tuple[LogLine, str]]:
         """Forget lines whose window is over; None means all.
 
-        Yields:
+        Returns:
             For each that was repeated, its last repetition with the count.
         """
-        over = [key for key, repeats in self._seen.items() if now_s is None or repeats.deadline_s <= now_s]
-        for key in over:
-            repeats = self._seen.pop(key)
-            if repeats.count:
-                text = repeats.last[4].decode("utf-8", "replace")
-                suffix = f" [repeated {repeats.count}x across cluster]" if repeats.count > 1 else ""
-                yield repeats.last, text + suffix
+        shown = []
+        while self._seen:
+            key, repeats = next(iter(self._seen.items()))
+            if now_s is not None and repeats.deadline_s > now_s:
+                break
+            shown += self._forget(key)
+        return shown
+
+    def _forget(self, key: tuple[bool, str]) -> list[tuple[LogLine, str]]:
+        repeats = self._seen.pop(key)
+        if not repeats.count:
+            return []
+        heapq.heappop(self._counted)  # lines are forgotten in the order of their deadlines, so it is this one
+        text = repeats.last[4].decode("utf-8", "replace")
+        suffix = f" [repeated {repeats.count}x across cluster]" if repeats.count > 1 else ""
+        return [(repeats.last, text + suffix)]
 
     def next_deadline_s(self) -> float | None:
         """When the first counted line is due."""
-        return min((r.deadline_s for r in self._seen.values() if r.count), default=None)
+        return self._counted[0][0] if self._counted else None
 
 
 class LogPrinter:
@@ -136,6 +160,14 @@ class LogPrinter:
             self._flusher.join(timeout_s)
 
     def _read(self) -> None:
+        try:
+            self._print_all()
+        except BaseException:
+            while self._next_log() is not None:  # nothing is shown any more, but no worker may wait for it
+                pass
+            raise
+
+    def _print_all(self) -> None:
         while (lines := self._next_log()) is not None:
             with self._lock:
                 self._print(self._choose(lines))
@@ -154,8 +186,12 @@ class LogPrinter:
     def _wake_flusher(self) -> None:
         """Start the second thread at the first repeated line: the reader blocks in the engine and can't also wait for a time."""
         if self._flusher is None:
-            self._flusher = threading.Thread(target=self._flush, name="ray-log-flusher", daemon=True)
-            self._flusher.start()
+            flusher = threading.Thread(target=self._flush, name="ray-log-flusher", daemon=True)
+            try:
+                flusher.start()
+            except RuntimeError:  # the host allows no more threads: the count is shown with the next line, or at the end
+                return
+            self._flusher = flusher
         self._due.notify_all()
 
     def _flush(self) -> None:
@@ -170,20 +206,26 @@ class LogPrinter:
                     self._due.wait(None if deadline_s is None else deadline_s - now_s)
 
     def _print(self, lines: Iterable[tuple[LogLine, str]]) -> None:
-        used = set()
+        texts: dict[TextIO, list[str]] = {}
+        prefixes: dict[tuple[TextIO, str, int, str], str] = {}
         for (name, pid, is_stderr, kind, _), text in lines:
             stream = sys.stderr if is_stderr or kind == "notice" else sys.stdout
             if stream is None or getattr(stream, "closed", False):  # pythonw and some daemons have none; a program may close its own
                 continue
-            prefix = f"({name} pid={pid})" if kind == "out" else f"({name})"
-            colour = _COLOURS[pid % len(_COLOURS)] if kind == "out" else _NOTICE_COLOUR
-            if self._colour and _is_terminal(stream):
-                prefix = f"\033[{colour}m{prefix}\033[0m"
-            used.add(stream)
-            _write(stream, f"{prefix} {text}\n")
-        for stream in used:
+            key = (stream, name, pid, kind)
+            prefix = prefixes.get(key)
+            if prefix is None:
+                prefix = prefixes[key] = self._prefix(stream, name, pid, kind)
+            texts.setdefault(stream, []).append(f"{prefix} {text}\n")
+        for stream, parts in texts.items():
+            _write(stream, "".join(parts))
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
+
+    def _prefix(self, stream: TextIO, name: str, pid: int, kind: str) -> str:
+        prefix = f"({name} pid={pid})" if kind == "out" else f"({name})"
+        colour = _COLOURS[pid % len(_COLOURS)] if kind == "out" else _NOTICE_COLOUR
+        return f"\033[{colour}m{prefix}\033[0m" if self._colour and _is_terminal(stream) else prefix
 
 
 def _is_terminal(stream: TextIO) -> bool:
@@ -192,7 +234,7 @@ def _is_terminal(stream: TextIO) -> bool:
 
 
 def _write(stream: TextIO, text: str) -> None:
-    """Write a line. One that can't be shown must not end the printer, nor reach a program whose reader is gone."""
+    """Write lines. One that can't be shown must not end the printer, nor reach a program whose reader is gone."""
     try:
         stream.write(text)
     except UnicodeEncodeError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ray._core import session
+from ray._core.generators import ObjectRefGenerator
 from ray._native import ObjectRef
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
         core = session.auto_init()
     if type(object_refs) is ObjectRef:
         return core.get((object_refs,), _timeout_s(timeout))[0]
+    if isinstance(object_refs, ObjectRefGenerator):  # Compat: Ray gives it back as it is
+        return object_refs
     if not isinstance(object_refs, list):
         raise ValueError(f"ray.get takes an ObjectRef or a list of them, got {type(object_refs).__name__}: {object_refs!r:.100}")
     for ref in object_refs:
@@ -85,6 +88,8 @@ def put(value: T, *, _owner: Any = None, _tensor_transport: str | None = None) -
     core = session.core
     if core is None:
         core = session.auto_init()
+    if isinstance(value, ObjectRefGenerator):
+        raise TypeError("ray.put does not take an ObjectRefGenerator: only one process reads it\nhint: put list(generator), the references that it gives")
     if type(value) is ObjectRef:
         raise TypeError("ray.put does not take an ObjectRef: the object is stored already\nhint: to store the reference itself, put it in a list")
     if _owner is not None or _tensor_transport is not None:
@@ -92,13 +97,23 @@ def put(value: T, *, _owner: Any = None, _tensor_transport: str | None = None) -
     return core.put(value)
 
 
+@overload
 def wait(
     ray_waitables: list[ObjectRef[T]], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
-) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
+) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]: ...
+@overload
+def wait(
+    ray_waitables: list[ObjectRefGenerator[T]], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+) -> tuple[list[ObjectRefGenerator[T]], list[ObjectRefGenerator[T]]]: ...
+@overload
+def wait(ray_waitables: list[Any], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True) -> tuple[list[Any], list[Any]]: ...
+def wait(ray_waitables: list[Any], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True) -> tuple[list[Any], list[Any]]:
     """Wait until some of the objects are ready. An object whose task failed, or whose owner died, counts as ready.
 
+    A generator (`ObjectRefGenerator`) is ready when its next reference can be taken without waiting, or when it has ended.
+
     Args:
-        ray_waitables: Different references.
+        ray_waitables: Different references and generators.
         num_returns: How many must be ready, from 1 to their number.
         timeout: Seconds to wait at most; None waits for ever.
         fetch_local: Also wait until a ready object has been copied to this node.
@@ -128,13 +143,29 @@ def wait(
         _check_num_returns(num_returns, len(ray_waitables))
         return core.wait(ray_waitables, int(num_returns), timeout_s, fetch_local)
     except (TypeError, ValueError):
-        _check_elements(ray_waitables)  # looked at one by one only when something is wrong
-        raise
+        _check_elements(ray_waitables)  # looked at one by one only when it does not go through as it is
+        _check_num_returns(num_returns, len(ray_waitables))
+        if not any(isinstance(one, ObjectRefGenerator) for one in ray_waitables):
+            raise
+    return _wait_with_generators(core, ray_waitables, int(num_returns), timeout_s)
+
+
+def _wait_with_generators(core: Any, waitables: list[Any], num_returns: int, timeout_s: float | None) -> tuple[list[Any], list[Any]]:
+    """Wait; a generator is ready when its next reference is, or when it has ended."""
+    if len({id(one) if isinstance(one, ObjectRefGenerator) else one for one in waitables}) < len(waitables):
+        raise ValueError("ray.wait takes different ObjectRefs and generators, got duplicates")
+    watched = [one._peek() if isinstance(one, ObjectRefGenerator) else one for one in waitables]
+    different = list(dict.fromkeys(watched))
+    # A generator that has ended is ready with its `completed()`, which may stand beside it: both count, and one is waited for.
+    need = max(1, num_returns - (len(watched) - len(different)))
+    ready = set(core.wait(different, need, timeout_s, True)[0])
+    chosen = [at for at, ref in enumerate(watched) if ref in ready][:num_returns]
+    return [waitables[at] for at in chosen], [one for at, one in enumerate(waitables) if at not in chosen]
 
 
 def _check_elements(refs: list[Any]) -> None:
     for ref in refs:
-        if type(ref) is not ObjectRef:
+        if type(ref) is not ObjectRef and not isinstance(ref, ObjectRefGenerator):
             raise TypeError(f"ray.wait takes ObjectRefs, got a list with {type(ref).__name__}: {ref!r:.100}")
 
 

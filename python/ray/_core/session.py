@@ -3,7 +3,7 @@
 Invariants:
 1. `core` is the engine of this process or None. It is the only mutable global of the package, with the session that started it.
 2. In a worker `core` is set by the worker's main function and there is no session.
-3. A child made by `os.fork` has no engine: it neither uses nor ends that of its parent.
+3. A child made by `os.fork` has no engine: it neither uses nor ends that of its parent. The engine itself parts from the parent (crates/ray-worker/src/fork.rs).
 4. When a session ends, nothing of this package keeps its engine: those that hold a part of it were announced with `tell_at_end`.
 
 Lock: `_lock` (re-entrant) is held while starting and ending; nothing else is locked under it.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ray._core.launch import RayContext
     from ray._core.log_printer import LogPrinter
-    from ray._native import Core
+    from ray._native import CallTemplate, Core
 
 core: Core | None = None
 """The engine of this process. Read it at every use: it changes with `init` and `shutdown`."""
@@ -32,6 +32,18 @@ current: Session | None = None
 
 epoch = 0
 """Number of engines that this process has lost. What belongs to one remembers its epoch instead of keeping it alive."""
+
+_no_auto_init = ""
+"""Why only an explicit `init` may start an engine here now, "" if any first use may."""
+
+_FORKED = (
+    "this process was forked from one that uses ray: the session, and what belongs to it, is the parent's"
+    '\nhint: start the process with the "spawn" method, call ray in the parent only, or call ray.init() here for a session of its own'
+)
+_EXITING = (
+    "the interpreter is exiting and the session has ended: ray.init() had registered its exit handler after the one that runs now"
+    "\nhint: register exit handlers that use ray after ray.init()"
+)
 
 _lock = RLock()
 _holders: WeakSet[Holder] = WeakSet()
@@ -55,11 +67,11 @@ class Session:
         self.session_dir = session_dir
         self.settings = settings
 
-    def end(self) -> None:
+    def end(self, exiting: bool) -> None:
         """Stop the engine, then print what the workers still said."""
-        self.core.shutdown()
+        self.core.shutdown(exiting)
         futures = sys.modules.get("ray._core.futures")
-        if futures is not None:
+        if futures is not None and not exiting:
             futures.end_threads()
         if self.printer is not None:
             self.printer.stop()
@@ -102,7 +114,8 @@ def init(
         resources: Custom resources and their amounts.
         labels: Labels of the node.
         object_store_memory: Size of the object store in bytes; by default 30 % of the memory.
-        local_mode: Not supported, as in Ray 2.60.
+        local_mode: Run everything in this process, for debugging and tests: no daemon, no workers. The environment variable RAY_LOCAL_MODE=1 does the
+            same. Compat: Ray removed its own.
         ignore_reinit_error: Return the running session instead of raising.
         include_dashboard: There is no dashboard yet: True gives a warning.
         dashboard_host: Unused without a dashboard.
@@ -139,7 +152,7 @@ def init(
     """
     from ray._core import launch
 
-    global core, current
+    global core, current, _no_auto_init
     arguments = {name: value for name, value in locals().items() if name not in ("kwargs", "launch", "ignore_reinit_error")}
     with _lock:
         if core is not None:
@@ -152,7 +165,30 @@ def init(
         launch.check_arguments(arguments, kwargs)
         current = launch.start(arguments, kwargs)
         core = current.core
+        _no_auto_init = ""
         return current.context
+
+
+def is_local() -> bool:
+    """Tell whether the session is in local mode: tasks and actors run in this process."""
+    return current is not None and bool(current.settings["local_mode"])
+
+
+def in_driver() -> bool:
+    """Tell whether the caller is the driver's program rather than a task or an actor. In local mode both are in one process."""
+    return current is not None and not (is_local() and current.core.context()["in_task"])
+
+
+def template_class() -> type[CallTemplate]:
+    """Give the class whose instances are call sites of this process's engine."""
+    if is_local():
+        from ray._core.local.calls import LocalTemplate
+
+        found: Any = LocalTemplate
+        return found  # type: ignore[no-any-return]
+    from ray._native import CallTemplate
+
+    return CallTemplate
 
 
 def auto_init() -> Core:
@@ -160,13 +196,26 @@ def auto_init() -> Core:
 
     Returns:
         The engine of this process.
+
+    Raises:
+        RaySystemError: This process was forked from one with an engine, or it is exiting; only `init` would start one here.
     """
     if core is None:
         with _lock:
-            if core is None:
+            if core is None and not _no_auto_init:
                 init()
-    assert core is not None
+    if core is None:
+        from ray._native import stay_if_interpreter_exits
+        from ray.exceptions import RaySystemError
+
+        stay_if_interpreter_exits()
+        raise RaySystemError(_no_auto_init)
     return core
+
+
+def why_lost() -> str:
+    """Say why what belonged to an earlier session is out of reach here, "" if that session just ended."""
+    return _FORKED if _inherited else ""
 
 
 def is_initialized() -> bool:
@@ -186,6 +235,8 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
         _exiting_interpreter: Set by the exit hook of the interpreter.
     """
     global core, current, epoch
+    if not in_driver():
+        return
     with _lock:
         ending, current = current, None
         if ending is None:
@@ -195,7 +246,7 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
         for holder in list(_holders):
             holder.forget_engine()
         _holders.clear()
-        ending.end()
+        ending.end(_exiting_interpreter)
 
 
 def tell_at_end(holder: Holder) -> None:
@@ -205,18 +256,27 @@ def tell_at_end(holder: Holder) -> None:
 
 def at_exit() -> None:
     """End the session when the interpreter exits."""
-    shutdown(_exiting_interpreter=True)
+    global _no_auto_init
+    with _lock:
+        _no_auto_init = _EXITING
+        shutdown(_exiting_interpreter=True)
 
 
 def after_fork_in_child() -> None:
     """Let go of the parent's engine without ending it."""
-    global core, current, epoch, _lock
+    global core, current, epoch, _lock, _no_auto_init
     _lock = RLock()  # another thread may have held it
     if core is not None:
-        core.mark_forked()
-        _inherited.append((core, current))  # never dropped: its destructor would act on the parent's sockets
+        if is_local():
+            local: Any = core
+            local.mark_forked()
+        _inherited.append((core, current))  # never dropped: its destructor would act on what is the parent's
         epoch += 1
+        _no_auto_init = _FORKED
     core = current = None
+    futures = sys.modules.get("ray._core.futures")
+    if futures is not None:
+        futures.after_fork_in_child()
 
 
 _inherited: list[Any] = []

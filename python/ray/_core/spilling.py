@@ -1,6 +1,6 @@
 """Settings of `ray.init` about spilling: where objects go when the store is full, and how much of the disk they may take.
 
-What is spilled lives in files without a name (docs/design/005): no folder is made for it, and nothing is left behind by a process that is killed.
+What is spilled lives in files without a name (docs/design/010): no folder is made for it, and nothing is left behind by a process that is killed.
 """
 
 from __future__ import annotations

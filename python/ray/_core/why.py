@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 from ray import _native
+from ray._core import session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ def explain(core: Core, subject: tuple[str, Any]) -> Explanation:
     Raises:
         RaySystemError: The session is over.
     """
+    if session.is_local():
+        local: Any = core
+        text: str = local.explain(subject)
+        return Explanation(text, tuple(line.strip() for line in text.splitlines()[-1:]))
     walk = _Walk(core)
     kind, what = subject
     match kind:

@@ -1,8 +1,12 @@
-//! The calls that reached a worker and have not started: a FIFO from which their owners may take them back.
+//! The calls that reached a worker and have not started: a FIFO for each concurrency group, from which their owners may take them back.
 //!
 //! Invariants
 //! 1. A call is in the queue or running, never both; a recalled call was never started.
-//! 2. Calls of one caller leave in the order they came in.
+//! 2. Calls of one caller to one group leave in the order they came in. Groups don't wait for each other.
+
+mod streams;
+
+pub use streams::{Outgoing, Permit};
 
 use crate::Time;
 use ray_proto::msg::Call;
@@ -15,6 +19,13 @@ pub struct Queued {
     pub call: Box<Call>,
 }
 
+impl Queued {
+    /// Its owner takes it back while the worker blocks; an actor's call can run nowhere else.
+    fn is_returnable(&self) -> bool {
+        self.call.actor_seq.is_none()
+    }
+}
+
 /// A call that runs: what its owner still keeps for it.
 #[derive(Debug)]
 pub struct Running {
@@ -22,40 +33,74 @@ pub struct Running {
     pub num_returns: u32,
     pub template: TemplateId,
     pub since: Time,
+    /// Its results leave one after another.
+    pub stream: Option<Outgoing>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Exec {
-    queue: VecDeque<Queued>,
+    /// One per concurrency group; the default one is the first. Only an actor has more.
+    queues: Vec<VecDeque<Queued>>,
+    /// Those in the queues that are no actor's: nearly always all or none.
+    returnable: usize,
     running: BTreeMap<(ProcId, u64), Running>,
     /// Threads of the process that wait inside a running call.
     blocked: u32,
 }
 
+impl Default for Exec {
+    fn default() -> Self {
+        Exec { queues: vec![VecDeque::new()], returnable: 0, running: BTreeMap::new(), blocked: 0 }
+    }
+}
+
 impl Exec {
-    /// Queue a call. One that arrives while the running call blocks is given straight back, unless it is an actor's.
-    pub fn push(&mut self, from: ProcId, call: Box<Call>) -> Option<Queued> {
+    /// So many groups, the default one included. Before the first call.
+    pub fn set_groups(&mut self, count: usize) {
+        debug_assert!(self.is_empty());
+        self.queues.resize_with(count.max(1), VecDeque::new);
+    }
+
+    pub fn groups(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// Queue a call of a group below `groups()`. One that arrives while the running call blocks is given straight back, unless it is an actor's.
+    pub fn push(&mut self, group: usize, from: ProcId, call: Box<Call>) -> Option<Queued> {
         let queued = Queued { from, call };
-        if self.blocked > 0 && queued.call.actor_seq.is_none() {
+        if self.blocked > 0 && queued.is_returnable() {
             return Some(queued);
         }
-        self.queue.push_back(queued);
+        self.returnable += usize::from(queued.is_returnable());
+        self.queues[group].push_back(queued);
         None
     }
 
+    /// Nothing waits, in no group.
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.queues.iter().all(VecDeque::is_empty)
+    }
+
+    pub fn is_group_empty(&self, group: usize) -> bool {
+        self.queues[group].is_empty()
     }
 
     pub fn running(&self) -> usize {
         self.running.len()
     }
 
-    /// Start the next call.
-    pub fn pop(&mut self, now: Time) -> Option<Queued> {
-        let queued = self.queue.pop_front()?;
+    /// Start the next call of a group.
+    pub fn pop(&mut self, group: usize, now: Time) -> Option<Queued> {
+        let queued = self.queues[group].pop_front()?;
+        self.returnable -= usize::from(queued.is_returnable());
         let call = &queued.call;
-        let running = Running { covered: covered_refs(call), num_returns: call.num_returns, template: call.template, since: now };
+        let running = Running {
+            covered: covered_refs(call),
+            num_returns: call.num_returns,
+            template: call.template,
+            since: now,
+            stream: call.stream.as_ref().map(Outgoing::new),
+        };
         self.running.insert((queued.from, call.task), running);
         Some(queued)
     }
@@ -73,7 +118,8 @@ impl Exec {
     /// A running call blocks. The first to do so hands back everything behind it that is not an actor's.
     pub fn block(&mut self) -> Option<Vec<Queued>> {
         self.blocked += 1;
-        (self.blocked == 1).then(|| self.drain_where(|q| q.call.actor_seq.is_none()))
+        // An actor with a long queue that waits in each of its calls must not look through the queue each time.
+        (self.blocked == 1).then(|| if self.returnable == 0 { Vec::new() } else { self.drain_where(Queued::is_returnable) })
     }
 
     /// True when no call blocks any more.
@@ -88,7 +134,7 @@ impl Exec {
     }
 
     pub fn queued(&self) -> usize {
-        self.queue.len()
+        self.queues.iter().map(VecDeque::len).sum()
     }
 
     /// The callers of what runs now.
@@ -96,7 +142,9 @@ impl Exec {
         self.running.keys().map(|(from, _)| *from)
     }
 
+    /// A caller died: nobody reads what its running calls yield, and its queued ones are not wanted.
     pub fn forget_caller(&mut self, caller: ProcId) -> Vec<Queued> {
+        self.close_streams_of(caller);
         self.drain_where(|q| q.from == caller)
     }
 
@@ -106,9 +154,14 @@ impl Exec {
     }
 
     fn drain_where(&mut self, wanted: impl Fn(&Queued) -> bool) -> Vec<Queued> {
-        let (taken, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.queue).into_iter().partition(wanted);
-        self.queue = kept.into();
-        taken
+        let mut all_taken = Vec::new();
+        for queue in &mut self.queues {
+            let (taken, kept): (Vec<_>, Vec<_>) = std::mem::take(queue).into_iter().partition(&wanted);
+            *queue = kept.into();
+            all_taken.extend(taken);
+        }
+        self.returnable = self.queues.iter().flatten().filter(|queued| queued.is_returnable()).count();
+        all_taken
     }
 }
 

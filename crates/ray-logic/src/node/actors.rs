@@ -4,7 +4,7 @@ use super::procs::Role;
 use super::Node;
 use crate::evidence::describe;
 use crate::Time;
-use ray_proto::msg::{ActorSpec, ActorState, Evidence, FromNode};
+use ray_proto::msg::{ActorSpec, ActorState, Evidence, FromNode, MemoryKill};
 use ray_proto::report::Fact;
 use ray_proto::value::system_error;
 use ray_proto::{ActorId, Blob, ProcId, Resources, Value};
@@ -62,6 +62,14 @@ impl Actor {
 
     pub(super) fn is_dead(&self) -> bool {
         matches!(self.life, Life::Dead(_))
+    }
+
+    pub(super) fn may_restart(&self) -> bool {
+        self.restarts_left != 0 && self.ending.is_none()
+    }
+
+    pub(super) fn class_name(&self) -> &str {
+        &self.class_name
     }
 
     /// What a placement waits for: the spec while it waits.
@@ -160,10 +168,13 @@ impl Node {
     }
 
     /// Start waiting actors, first come first served. Placement needs `to_place`; what stays held is `held`.
-    pub(super) fn place_actors(&mut self, _now: Time) {
+    pub(super) fn place_actors(&mut self, now: Time) {
         // Asked once, not per waiting actor: a thousand may wait.
         let mut idle = self.idle_workers();
         let mut waiting = std::mem::take(&mut self.to_place);
+        if !waiting.is_empty() {
+            self.watch_memory(now);
+        }
         waiting.retain(|id| idle == 0 || !self.try_place(*id, &mut idle));
         self.to_place = waiting;
     }
@@ -300,7 +311,9 @@ impl Node {
             }
             (None, 0) => {
                 let text = format!("the actor {name} is dead: {how}");
-                self.actor_ends(id, "actor_died", &text, "");
+                // Compat: not an ActorDiedError.
+                let code = if evidence.memory_kill == (MemoryKill::No {}) { "actor_died" } else { "out_of_memory" };
+                self.actor_ends(id, code, &text, "");
             }
             (None, left) => {
                 actor.restarts_left -= i32::from(left > 0);

@@ -5,15 +5,21 @@
 //! 2. A worker serves at most one lease or one actor at a time; an actor has at most one living incarnation.
 //! 3. When nothing is starting, no request that fits is left waiting.
 //!
-//! Files: `procs` processes, links and watches; `sched` leases; `actors`; `store` extents; `pressure` what happens when they
-//! fill the memory; `report` answers about what waits for what.
+//! Files: `procs` processes, links and watches; `sched` leases; `actors`; `store` extents; `pressure` what happens when they fill the memory;
+//! `memory` shortages of memory; `growth` workers that leak; `report` answers about what waits for what.
 
 mod actors;
+mod growth;
+mod memory;
 mod pressure;
 mod procs;
 mod report;
 mod sched;
 mod store;
+#[cfg(test)]
+mod tests;
+
+pub use memory::{MemoryRules, MemorySample};
 
 pub use pressure::SpillConfig;
 
@@ -69,6 +75,14 @@ pub enum NodeCommand {
     CloseExtent {
         extent: ExtentId,
     },
+    /// Answer with `memory_sampled`, with the size of each process if asked for.
+    LookAtMemory {
+        processes: bool,
+    },
+    /// Answer with `footprint_measured`.
+    Measure {
+        proc_id: ProcId,
+    },
     /// The driver is done: end everything.
     Shutdown,
 }
@@ -85,6 +99,7 @@ pub struct NodeConfig {
     pub infeasible_is_error: bool,
     /// None: a full store is an error at once.
     pub spill: Option<SpillConfig>,
+    pub memory: MemoryRules,
 }
 
 pub struct Node {
@@ -112,10 +127,15 @@ pub struct Node {
     links: BTreeSet<(ProcId, ProcId)>,
     /// A fork has just failed: none is tried before this, or before a process ends.
     forks_paused_until: Option<Time>,
+    /// Workers in a row that ended before they said hello.
+    failed_starts: u32,
     /// When the user was last told why workers are missing.
     fork_trouble_told: Option<Time>,
     /// Why the last fork failed; empty once a worker has come up since.
     fork_trouble: String,
+    memory: memory::Memory,
+    /// When workers are looked at for growth; None: nothing runs.
+    growth_look: Option<Time>,
     out: Vec<NodeCommand>,
 }
 
@@ -145,8 +165,11 @@ impl Node {
             pressure: pressure::Pressure::default(),
             links: BTreeSet::new(),
             forks_paused_until: None,
+            failed_starts: 0,
             fork_trouble_told: None,
             fork_trouble: String::new(),
+            memory: memory::Memory::default(),
+            growth_look: None,
             out: Vec::new(),
         }
     }
@@ -199,10 +222,10 @@ impl Node {
             }
             ToNode::IdleExitReply { may_exit } => self.idle_exit_answered(now, from, may_exit),
             ToNode::Shutdown {} if from == self.driver => self.out.push(NodeCommand::Shutdown),
-            // The shell answers questions with `report`: it knows which processes are stopped.
-            ToNode::Shutdown {} | ToNode::Boot { .. } | ToNode::Ask { .. } => {}
+            // The shell answers questions with `report`: it knows which processes are stopped. It counts the lines, too.
+            ToNode::Shutdown {} | ToNode::Boot { .. } | ToNode::Ask { .. } | ToNode::LinesShown { .. } => {}
         }
-        self.relieve(now);
+        self.make_room(now);
     }
 
     /// Time passed. Returns when to call again.
@@ -211,7 +234,8 @@ impl Node {
             self.forks_paused_until = None;
             self.schedule(now);
         }
-        [self.reap_idle(now), self.forks_paused_until, self.tick_pressure(now)].into_iter().flatten().min()
+        let ticks = [self.reap_idle(now), self.memory_tick(now), self.growth_tick(now), self.forks_paused_until, self.tick_pressure(now)];
+        ticks.into_iter().flatten().min()
     }
 
     /// What keeps the node from being idle, one line each; for leak checks and for "why does it not end".

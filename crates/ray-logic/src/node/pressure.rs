@@ -1,4 +1,4 @@
-//! Memory pressure: requests for memory that wait for room, who was asked to spill, and the ledger of the disk (docs/design/005).
+//! Memory pressure: requests for memory that wait for room, who was asked to spill, and the ledger of the disk (docs/design/010).
 //!
 //! A request that finds no room is parked. Everybody who holds memory is then asked for its share of what is missing: to move objects to disk and to give
 //! back empty extents. Parked requests are granted in order as room appears. When nobody has anything left to move, the first of them gets room on the disk
@@ -101,7 +101,7 @@ impl Node {
             };
         }
         self.pressure.parked.push_back(want);
-        self.relieve(now);
+        self.make_room(now);
     }
 
     fn fitting(&self, want: &Parked) -> Option<u64> {
@@ -110,7 +110,7 @@ impl Node {
     }
 
     /// Grant what fits, ask for what does not, give up what nobody can help.
-    pub(super) fn relieve(&mut self, now: Time) {
+    pub(super) fn make_room(&mut self, now: Time) {
         while let Some(first) = self.pressure.parked.front() {
             let fitting = self.fitting(first);
             let hopeless = first.least() > self.config.store_bytes;
@@ -267,7 +267,7 @@ impl Node {
         if let Some(whom) = self.pressure.placing.remove(&extent) {
             self.refused(now, whom, Refusal { text, broken: true });
         }
-        self.relieve(now);
+        self.make_room(now);
     }
 
     /// A segment that was granted can't be written to.
@@ -339,7 +339,7 @@ impl Node {
 
     /// Time passed. Returns when to call again.
     pub(super) fn tick_pressure(&mut self, now: Time) -> Option<Time> {
-        self.relieve(now);
+        self.make_room(now);
         let first = self.pressure.parked.front()?;
         let late = self.pressure.asked.values().map(|asked| asked.since + LATE).filter(|at| *at > now).min();
         [first.again_at.filter(|at| *at > now), late].into_iter().flatten().min()

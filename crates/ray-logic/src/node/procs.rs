@@ -1,13 +1,16 @@
 //! Processes of the node: connections, watches, direct links, the warm pool, deaths.
 
 use super::{Node, NodeCommand};
+use crate::evidence::describe;
 use crate::Time;
-use ray_proto::msg::{Evidence, FromNode};
+use ray_proto::msg::{Evidence, FromNode, MemoryKill};
 use ray_proto::{ActorId, LeaseId, ProcId, UNIT};
 use std::collections::BTreeSet;
 
 /// After a fork that failed.
 const FORK_PAUSE: Time = 1_000_000;
+/// Workers in a row that may end before they said hello; after that, forks pause.
+const FAILED_STARTS: u32 = 2;
 /// The user is told of failing forks this often.
 const FORK_TROUBLE_AGAIN: Time = 60_000_000;
 /// Graves kept for late watchers.
@@ -38,6 +41,7 @@ pub(super) struct Proc {
     pub watchers: BTreeSet<ProcId>,
     /// Direct links it has room for. Without one, two processes go on through us.
     pub links_left: u32,
+    pub growth: super::growth::Growth,
 }
 
 impl Proc {
@@ -74,7 +78,7 @@ impl Node {
     fn new_proc(&mut self, job: u16, role: Role, pid: u32, env: String) -> ProcId {
         let id = ProcId::new(job, self.next_proc);
         self.next_proc += 1;
-        self.procs.insert(id, Proc { role, pid, env, blocked: false, watchers: BTreeSet::new(), links_left: 0 });
+        self.procs.insert(id, Proc { role, pid, env, blocked: false, watchers: BTreeSet::new(), links_left: 0, growth: Default::default() });
         id
     }
 
@@ -91,6 +95,7 @@ impl Node {
         if proc.role == Role::Starting {
             proc.role = Role::Idle { since: now, asked: false };
             self.fork_trouble.clear();
+            self.failed_starts = 0;
             self.schedule(now);
         }
     }
@@ -123,6 +128,7 @@ impl Node {
             exit_code: 0,
             ended_by_us: "it is not a process of this session, or it ended too long ago to tell how".into(),
             oom_kill: false,
+            memory_kill: MemoryKill::No {},
             peak_rss_kib: 0,
             stderr_tail: String::new(),
             last_started: None,
@@ -160,7 +166,12 @@ impl Node {
     /// A fork was asked for and did not come about.
     pub fn fork_failed(&mut self, now: Time, proc_id: ProcId, why: &str) {
         self.procs.remove(&proc_id);
-        // Trying again at once would fail again at once, for ever.
+        self.pause_forks(now, why);
+        self.schedule(now);
+    }
+
+    /// Trying again at once would fail again at once, for ever.
+    fn pause_forks(&mut self, now: Time, why: &str) {
         self.forks_paused_until = Some(now + FORK_PAUSE);
         self.fork_trouble = why.to_owned();
         if self.fork_trouble_told.is_none_or(|told| now >= told + FORK_TROUBLE_AGAIN) {
@@ -168,7 +179,6 @@ impl Node {
             let text = format!("a worker process could not be started, and what needs it waits: {why}");
             self.send(self.driver, FromNode::Notice { text });
         }
-        self.schedule(now);
     }
 
     /// A process is gone and everything it had sent was handled.
@@ -177,12 +187,19 @@ impl Node {
         if proc.role == Role::Driver {
             return self.out.push(NodeCommand::Shutdown);
         }
+        let evidence = self.with_memory_verdict(proc_id, evidence);
         if self.graves.len() >= GRAVES {
             self.graves.pop_first();
         }
         self.graves.insert(proc_id, evidence.clone());
         // Its descriptors are free now.
         self.forks_paused_until = None;
+        if proc.role == Role::Starting {
+            self.failed_starts += 1;
+            if self.failed_starts > FAILED_STARTS {
+                self.pause_forks(now, &describe(&evidence));
+            }
+        }
         let (gone, kept): (BTreeSet<_>, BTreeSet<_>) = std::mem::take(&mut self.links).into_iter().partition(|(a, b)| *a == proc_id || *b == proc_id);
         self.links = kept;
         for (a, b) in gone {
@@ -199,7 +216,7 @@ impl Node {
         self.forget_owner(now, proc_id);
         self.forget_pressure_of(proc_id);
         self.creator_died(proc_id);
-        self.relieve(now);
+        self.make_room(now);
         self.schedule(now);
     }
 
@@ -222,6 +239,7 @@ impl Node {
         if let Some(proc) = self.procs.get_mut(&worker) {
             proc.role = Role::Idle { since: now, asked: false };
             proc.blocked = false;
+            self.worker_unleased(now, worker);
         }
     }
 
@@ -253,10 +271,14 @@ impl Node {
     }
 
     pub(super) fn idle_exit_answered(&mut self, now: Time, from: ProcId, may_exit: bool) {
-        let Some(proc) = self.procs.get_mut(&from) else { return };
+        let Some(proc) = self.procs.get(&from) else { return };
         if !matches!(proc.role, Role::Idle { asked: true, .. }) {
             return;
         }
+        if self.growth_answered(now, from, may_exit) {
+            return;
+        }
+        let Some(proc) = self.procs.get_mut(&from) else { return };
         match may_exit {
             true => {
                 proc.role = Role::Leaving;

@@ -113,7 +113,7 @@ impl Node {
                 }
                 let (shape, env) = (want.shape.clone(), want.env.clone());
                 if missing.get(&env).copied().unwrap_or(0) == 0 && self.idle_worker(&env, owner).is_some() {
-                    if !self.grant(owner, class) {
+                    if !self.grant(now, owner, class) {
                         break;
                     }
                     room.subtract(&shape);
@@ -139,7 +139,7 @@ impl Node {
         }
     }
 
-    fn grant(&mut self, owner: ProcId, class: ClassId) -> bool {
+    fn grant(&mut self, now: Time, owner: ProcId, class: ClassId) -> bool {
         let record = &self.wants[&(owner, class)];
         let (shape, env) = (record.shape.clone(), record.env.clone());
         let Some(worker) = self.idle_worker(&env, owner) else { return false };
@@ -152,6 +152,8 @@ impl Node {
         let proc = self.procs.get_mut(&worker).expect("an idle worker");
         proc.role = Role::Leased(lease);
         let pid = proc.pid;
+        self.watch_memory(now);
+        self.worker_leased(now, worker);
         let record = self.wants.get_mut(&(owner, class)).expect("looked up above");
         record.want -= 1;
         record.granted += 1;

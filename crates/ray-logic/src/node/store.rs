@@ -94,7 +94,7 @@ impl Node {
     /// The shell could not make the memfd.
     pub fn extent_failed(&mut self, now: Time, extent: ExtentId) {
         self.forget_extent(extent);
-        self.relieve(now);
+        self.make_room(now);
     }
 
     pub(super) fn forget_extent(&mut self, extent: ExtentId) {

@@ -2,13 +2,14 @@
 
 use super::objects::{hex, Object, State};
 use super::tasks::{CallArgs, CallKind, Place, Template};
+use super::unsent::Unsent;
 use super::{Command, Owner};
 use crate::Time;
 use ray_proto::ids::ACTOR_INDEX;
 use ray_proto::msg::{ActorSpec, ActorState, Args, Peer, ToNode};
 use ray_proto::value::system_error;
 use ray_proto::{ActorId, Blob, ObjectId, ProcId, Resources, Value};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 #[derive(Debug)]
 enum Whereabouts {
@@ -21,33 +22,34 @@ enum Whereabouts {
 #[derive(Debug)]
 pub(super) struct ActorClient {
     place: Whereabouts,
-    /// Calls not sent, in order; the first may wait for its arguments.
-    queue: VecDeque<u64>,
+    /// Calls not sent, in order in each group; the first may wait for its arguments.
+    unsent: Unsent,
     /// Calls sent to this incarnation, by position.
     in_flight: BTreeMap<u64, u64>,
 }
 
 impl ActorClient {
     fn new() -> Self {
-        ActorClient { place: Whereabouts::Away, queue: VecDeque::new(), in_flight: BTreeMap::new() }
+        ActorClient { place: Whereabouts::Away, unsent: Unsent::default(), in_flight: BTreeMap::new() }
     }
 
     pub(super) fn pending(&self) -> usize {
-        self.queue.len() + self.in_flight.len()
+        self.unsent.len() + self.in_flight.len()
     }
 
     pub(super) fn in_flight(&self) -> impl Iterator<Item = u64> + '_ {
         self.in_flight.values().copied()
     }
 
-    /// Where the actor lives, whether the call is there, and how many calls of ours are before it.
-    pub(super) fn whereabouts(&self, call: u64) -> (Option<ProcId>, bool, u32) {
+    /// Where the actor lives, whether the call is there, and how many calls of ours are before it. `is_mate`: of the same group.
+    pub(super) fn whereabouts(&self, call: u64, is_mate: impl Fn(u64) -> bool) -> (Option<ProcId>, bool, u32) {
         let at = match self.place {
             Whereabouts::At(proc_id) => Some(proc_id),
             _ => None,
         };
-        let sent = self.in_flight.values().position(|other| *other == call);
-        let queued = self.queue.iter().position(|other| *other == call).map(|position| self.in_flight.len() + position);
+        let mates = || self.in_flight.values().filter(|other| is_mate(**other));
+        let sent = mates().position(|other| *other == call);
+        let queued = self.unsent.ahead_of(call).map(|before| mates().count() + before);
         (at, sent.is_some(), sent.or(queued).unwrap_or(0) as u32)
     }
 }
@@ -86,6 +88,7 @@ impl Owner {
             name: format!("{}.__init__", options.class_name),
             payload: options.payload.clone(),
             num_returns: 0,
+            stream: None,
             max_retries: 0,
             retry_raised: false,
             max_calls: 0,
@@ -133,23 +136,60 @@ impl Owner {
     }
 
     pub(super) fn queue_actor_call(&mut self, actor: ActorId, call: u64) {
-        self.tasks.get_mut(&call).expect("accepted").place = Place::Actor;
-        self.actor(actor).queue.push_back(call);
-        self.pump_actor(actor);
+        let (group, unordered) = self.manner(call);
+        let task = self.tasks.get_mut(&call).expect("accepted");
+        task.place = Place::Actor;
+        let waits = task.unresolved > 0;
+        let client = self.actor(actor);
+        if unordered && waits && !matches!(client.place, Whereabouts::Dead(_)) {
+            return client.unsent.put_aside(call);
+        }
+        client.unsent.push_back(group, call);
+        self.pump_group(actor, group);
     }
 
-    /// A call that failed and may be retried goes before everything not yet sent.
+    /// A call that failed and may be retried goes before everything of its group that is not yet sent.
     pub(super) fn requeue_actor_call(&mut self, actor: ActorId, call: u64) {
+        let (group, _) = self.manner(call);
         self.tasks.get_mut(&call).expect("accepted").place = Place::Actor;
-        self.actor(actor).queue.push_front(call);
-        self.pump_actor(actor);
+        self.actor(actor).unsent.push_front(group, call);
+        self.pump_group(actor, group);
     }
 
-    /// Send what can be sent, in order.
-    pub(super) fn pump_actor(&mut self, actor: ActorId) {
+    /// The last argument of a call that is not sent yet is here.
+    pub(super) fn arguments_ready(&mut self, actor: ActorId, call: u64) {
+        let (group, _) = self.manner(call);
+        let Some(client) = self.actors.get_mut(&actor) else { return };
+        if client.unsent.take_aside(call) {
+            client.unsent.push_back(group, call);
+        }
+        self.pump_group(actor, group);
+    }
+
+    /// A method call's group, and whether others may overtake it.
+    fn manner(&self, call: u64) -> (u32, bool) {
+        match self.tasks[&call].template.kind {
+            CallKind::Method { group, unordered, .. } => (group, unordered),
+            _ => (0, false),
+        }
+    }
+
+    /// Whether two calls stand in one queue at their actor.
+    pub(super) fn are_mates(&self, call: u64, other: u64) -> bool {
+        self.manner(call).0 == self.manner(other).0
+    }
+
+    /// Send what can be sent.
+    fn pump_actor(&mut self, actor: ActorId) {
+        let groups = self.actors.get(&actor).map_or(0, |client| client.unsent.groups());
+        (0..groups).for_each(|group| self.pump_group(actor, group));
+    }
+
+    /// Send what can be sent of one group, in order.
+    fn pump_group(&mut self, actor: ActorId, group: u32) {
         loop {
             let Some(client) = self.actors.get(&actor) else { return };
-            let Some(&call) = client.queue.front() else { return };
+            let Some(call) = client.unsent.front(group) else { return };
             let (at, dead) = match &client.place {
                 Whereabouts::Away => return,
                 Whereabouts::At(proc_id) => (*proc_id, None),
@@ -158,7 +198,7 @@ impl Owner {
             if dead.is_none() && self.tasks[&call].unresolved > 0 {
                 return;
             }
-            self.actor(actor).queue.pop_front();
+            self.actor(actor).unsent.pop_front(group);
             if let Some(error) = dead.or_else(|| self.failed_dependency(call)) {
                 self.fail(call, error);
                 continue;
@@ -173,20 +213,20 @@ impl Owner {
         let peer = self.peer(at);
         let seq = peer.actor_calls;
         peer.actor_calls += 1;
+        self.tasks.get_mut(&call).expect("queued").place = Place::ActorFlight(seq);
         let client = self.actor(actor);
         let urgent = client.in_flight.is_empty();
         client.in_flight.insert(seq, call);
+        self.stream_sent(call, at);
         let message = self.call_message(call, Some((actor, seq)), vec![]);
         self.send(at, Peer::Call { call: message }, urgent);
     }
 
     /// A reply of an actor. Returns whether the call was in flight.
-    pub(super) fn actor_replied(&mut self, call: u64) -> bool {
+    pub(super) fn actor_replied(&mut self, call: u64, seq: u64) -> bool {
         let CallKind::Method { actor, .. } = self.tasks[&call].template.kind else { return false };
         let Some(client) = self.actors.get_mut(&actor) else { return false };
-        let Some(seq) = client.in_flight.iter().find(|(_, other)| **other == call).map(|(seq, _)| *seq) else { return false };
-        client.in_flight.remove(&seq);
-        true
+        client.in_flight.remove(&seq).is_some()
     }
 
     pub(super) fn actor_changed(&mut self, actor: ActorId, state: ActorState) {
@@ -240,27 +280,26 @@ impl Owner {
     }
 
     fn actor_dead(&mut self, actor: ActorId, cause: Value) {
-        self.actor(actor).place = Whereabouts::Dead(cause.clone());
+        let client = self.actor(actor);
+        client.place = Whereabouts::Dead(cause.clone());
+        let aside = client.unsent.take_all_aside();
         self.fail_in_flight(actor, &cause, false);
+        aside.into_iter().for_each(|call| self.fail(call, cause.clone()));
         self.pump_actor(actor);
     }
 
-    /// The incarnation is gone. Calls with retries left go back to the head of the queue in their order if there will be another one.
+    /// The incarnation is gone. Calls with retries left go back to the head of their group's queue in their order if there will be another one.
     fn fail_in_flight(&mut self, actor: ActorId, cause: &Value, restarts: bool) {
         let calls: Vec<u64> = std::mem::take(&mut self.actor(actor).in_flight).into_values().collect();
-        for &call in calls.iter().rev() {
+        let (again, lost): (Vec<u64>, Vec<u64>) = calls.into_iter().partition(|call| restarts && self.has_retries(*call));
+        for call in again.into_iter().rev() {
             let task = self.tasks.get_mut(&call).expect("in flight");
-            if restarts && task.retries_left != 0 {
-                task.attempt += 1;
-                task.retries_left -= i32::from(task.retries_left > 0);
-                self.actor(actor).queue.push_front(call);
-            }
+            task.place = Place::Actor;
+            task.attempt += 1;
+            task.retries_left -= i32::from(task.retries_left > 0);
+            let (group, _) = self.manner(call);
+            self.actor(actor).unsent.push_front(group, call);
         }
-        for call in calls {
-            let requeued = self.actors.get(&actor).is_some_and(|client| client.queue.contains(&call));
-            if !requeued {
-                self.fail(call, cause.clone());
-            }
-        }
+        lost.into_iter().for_each(|call| self.fail(call, cause.clone()));
     }
 }

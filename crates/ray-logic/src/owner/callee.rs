@@ -5,6 +5,7 @@ use super::Owner;
 use crate::exec::{covered_refs, Queued};
 use ray_proto::msg::{Call, Outcome, Peer, Reply, ToNode};
 use ray_proto::{ObjectId, Payload, ProcId};
+use rustc_hash::FxHashSet;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Owner {
@@ -50,11 +51,11 @@ impl Owner {
     /// Covers of other calls don't excuse them: two processes that call each other would each rely on the other.
     fn uncover(&mut self, refs: &[ObjectId]) -> BTreeMap<ProcId, Vec<ObjectId>> {
         let mut unregistered: BTreeMap<ProcId, Vec<ObjectId>> = BTreeMap::new();
+        let mut listed = FxHashSet::default();
         for &id in refs {
             let (me, registered) = (self.me, self.is_registered(id));
             let Some(object) = self.objects.get_mut(&id) else { continue };
-            let listed = unregistered.get(&id.owner).is_some_and(|ids| ids.contains(&id));
-            if id.owner != me && !registered && !listed && (object.local > 0 || object.holds > 0) {
+            if id.owner != me && !registered && (object.local > 0 || object.holds > 0) && listed.insert(id) {
                 object.more().granted += 1;
                 unregistered.entry(id.owner).or_default().push(id);
             }
@@ -65,16 +66,8 @@ impl Owner {
 
     /// A call ended. The reply leaves now, or once every reference that we keep is registered with its owner.
     pub fn finish_call(&mut self, to: ProcId, task: u64, covered: &[ObjectId], outcome: Outcome, results: Vec<Payload>, leaving: bool) {
-        for payload in &results {
-            self.grant_refs(to, &payload.refs);
-        }
-        // A reply to ourselves is on its way too: nothing else keeps what is in it.
-        let third_party: Vec<ObjectId> =
-            results.iter().flat_map(|p| &p.refs).filter(|id| to == self.me || id.owner != self.me && id.owner != to).copied().collect();
-        if !third_party.is_empty() && !self.peer(to).dead {
-            third_party.iter().for_each(|id| self.hold(*id));
-            self.reply_holds.insert((to, task), third_party);
-        }
+        self.end_yields(to, task);
+        self.lend(to, task, 0, &results);
         let mut unregistered = self.uncover(covered);
         let retained = unregistered.remove(&to).unwrap_or_default();
         // After a leaving reply the caller starts whatever is not answered elsewhere: it must be the last.

@@ -7,7 +7,7 @@ use super::tasks::{CallKind, Place};
 use super::{Command, Owner};
 use crate::evidence::describe;
 use crate::Time;
-use ray_proto::msg::{Evidence, Peer, ToNode};
+use ray_proto::msg::{Evidence, MemoryKill, Peer, ToNode};
 use ray_proto::{ClassId, LeaseId, ProcId, Resources};
 use std::collections::VecDeque;
 
@@ -65,6 +65,11 @@ impl Lease {
 
     pub(super) fn in_flight(&self) -> impl Iterator<Item = u64> + '_ {
         self.in_flight.iter().copied()
+    }
+
+    /// A call runs there, as far as we know.
+    pub(super) fn runs(&self) -> bool {
+        !self.in_flight.is_empty() && !self.blocked
     }
 }
 
@@ -126,6 +131,7 @@ impl Owner {
         let lease = &self.leases[&lease_id];
         let (worker, urgent, gpu_ids) = (lease.worker, lease.in_flight.is_empty(), lease.gpu_ids.clone());
         self.send_template(worker, call);
+        self.stream_sent(call, worker);
         let message = self.call_message(call, None, gpu_ids);
         self.send(worker, Peer::Call { call: message }, urgent);
         let lease = self.leases.get_mut(&lease_id).expect("looked up above");
@@ -145,8 +151,12 @@ impl Owner {
                 CallKind::Task { class } => self.classes[class.0 as usize].shape.clone(),
                 _ => Resources::default(),
             };
-            let message =
-                Peer::Template { template: template.id, name: template.name.clone(), payload: template.payload.clone(), max_calls: template.max_calls, held };
+            let group = match template.kind {
+                CallKind::Method { group, .. } => group,
+                _ => 0,
+            };
+            let (name, payload) = (template.name.clone(), template.payload.clone());
+            let message = Peer::Template { template: template.id, name, payload, max_calls: template.max_calls, held, group };
             self.send(to, message, false);
         }
     }
@@ -155,7 +165,7 @@ impl Owner {
     fn update_want(&mut self, class: ClassId) {
         let record = &self.classes[class.0 as usize];
         let behind: usize = record.leases.iter().map(|id| &self.leases[id]).filter(|l| !l.blocked).map(|l| l.in_flight.len().saturating_sub(1)).sum();
-        let idle = record.leases.iter().any(|id| self.leases[id].in_flight.is_empty());
+        let idle = record.leases.iter().any(|id| self.leases[id].in_flight.is_empty() && !self.leases[id].reclaimed);
         let unblocked = record.leases.iter().filter(|id| !self.leases[id].blocked).count() as u32;
         let waiting = (record.queue.len() + behind) as u32;
         let room = record.slots.saturating_sub(unblocked).max(u32::from(!record.queue.is_empty()));
@@ -199,10 +209,12 @@ impl Owner {
     pub(super) fn lease_reclaimed(&mut self, now: Time, id: LeaseId) {
         let Some(lease) = self.leases.get_mut(&id) else { return };
         lease.reclaimed = true;
+        let class = lease.class;
         if lease.in_flight.is_empty() {
-            return self.return_lease(id, false);
+            self.return_lease(id, false);
+            return self.pump(now, class);
         }
-        let (class, tail) = (lease.class, lease.in_flight.len() - 1);
+        let tail = lease.in_flight.len() - 1;
         self.recall(id, tail);
         self.pump(now, class);
     }
@@ -247,7 +259,10 @@ impl Owner {
             return;
         }
         match lease.reclaimed {
-            true => self.return_lease(id, false),
+            true => {
+                self.return_lease(id, false);
+                self.pump(now, class);
+            }
             false => self.rebalance(now, class),
         }
     }
@@ -303,6 +318,10 @@ impl Owner {
                 self.class(class).queue.push_front(*call);
             }
         }
+        let lease = &self.leases[&id];
+        if lease.reclaimed && lease.in_flight.is_empty() {
+            self.return_lease(id, false);
+        }
         self.pump(now, class);
     }
 
@@ -328,12 +347,17 @@ impl Owner {
         self.return_lease(id, true);
         self.class(class).queue.retain(|call| !victims.contains(call));
         for call in victims.into_iter().rev() {
+            let how = describe(evidence);
+            if self.postpone(now, call, &evidence.memory_kill, &how) {
+                continue;
+            }
             let task = &self.tasks[&call];
-            if task.retries_left != 0 {
+            if self.has_retries(call) {
                 self.retry(now, call);
             } else {
-                let text = format!("task {} failed for good after attempt {}: {}", task.template.name, task.attempt + 1, describe(evidence));
-                let error = self.call_error(call, if evidence.oom_kill { "out_of_memory" } else { "worker_crashed" }, &text);
+                let text = format!("task {} failed for good after attempt {}: {}", task.template.name, task.attempt + 1, how);
+                let memory = evidence.oom_kill || evidence.memory_kill != (MemoryKill::No {});
+                let error = self.call_error(call, if memory { "out_of_memory" } else { "worker_crashed" }, &text);
                 self.fail(call, error);
             }
         }
@@ -354,13 +378,15 @@ impl Owner {
 
     /// Time passed. Returns when to call again, if anything waits for time.
     pub fn tick(&mut self, now: Time) -> Option<Time> {
+        let postponed = self.resume_postponed(now);
         let expired = |l: &Lease| l.in_flight.is_empty() && now >= l.idle_since + self.limits.idle_lease;
         let idle: Vec<LeaseId> = self.leases.iter().filter(|(_, l)| expired(l)).map(|(id, _)| *id).collect();
         idle.into_iter().for_each(|id| self.return_lease(id, false));
+        self.shrink_tables();
         for class in 0..self.classes.len() {
             self.rebalance(now, ClassId(class as u32));
         }
-        self.next_deadline(now)
+        [self.next_deadline(now), postponed].into_iter().flatten().min()
     }
 
     /// Leases without work go back now, not when their time is up.

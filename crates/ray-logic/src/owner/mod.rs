@@ -9,22 +9,32 @@
 //! 4. `granted` of a borrowed entry is the number of grants the owner has counted for us and we have not released.
 //!
 //! Files: `objects` the table and its counts, `refs` the borrowing protocol, `waits` local waiters, `tasks` calls and their ends,
-//! `leases` pushing calls to workers, `actors` calls to actors, `callee` our side of calls made to us,
+//! `backlog` how much of them may wait, `leases` pushing calls to workers, `postponed` calls that wait for memory, `actors` calls to actors,
+//! `callee` our side of calls made to us, `streams` and `yields` the two ends of calls that give their results one after another,
 //! `spilling` moving objects to disk, `report` answers about what waits for what.
 
 mod actors;
+mod backlog;
 mod callee;
+mod holdings;
 mod leases;
 mod objects;
+mod postponed;
 mod refs;
 mod report;
 mod spilling;
+mod streams;
 mod tasks;
+mod unsent;
 mod waits;
+mod yields;
 
 pub use actors::ActorOptions;
+pub use backlog::{Patience, Standing, Want};
+pub use holdings::Holding;
 pub use objects::{Object, State};
 pub use spilling::Victim;
+pub use streams::{Next, StreamOptions};
 pub use tasks::{CallArgs, CallKind, SubmitError, Template};
 pub use waits::{WaitId, Waiting};
 
@@ -69,11 +79,15 @@ pub struct Limits {
     pub idle_lease: Time,
     pub head_patience: Time,
     pub pipeline_depth: usize,
+    /// Calls that have not ended may keep so much memory before submitters wait.
+    pub pending_bytes: u64,
+    /// A submitter that waits gives up when nothing has moved for so long.
+    pub pending_patience: Time,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { idle_lease: 100_000, head_patience: 5_000, pipeline_depth: 64 }
+        Limits { idle_lease: 100_000, head_patience: 5_000, pipeline_depth: 64, pending_bytes: u64::MAX, pending_patience: 30_000_000 }
     }
 }
 
@@ -85,6 +99,7 @@ pub struct Owner {
     next_token: u64,
     objects: FxHashMap<ObjectId, Object>,
     tasks: FxHashMap<u64, tasks::Task>,
+    backlog: backlog::Backlog,
     templates: Vec<Arc<Template>>,
     class_ids: FxHashMap<(Resources, String), ClassId>,
     classes: Vec<leases::Class>,
@@ -99,13 +114,20 @@ pub struct Owner {
     pending_borrows: BTreeMap<u64, refs::PendingBorrow>,
     /// Borrowed objects with registrations on their way: how many.
     registering: BTreeMap<ObjectId, u32>,
-    /// Third-party references inside results we returned, until their receiver has registered.
-    reply_holds: BTreeMap<(ProcId, u64), Vec<ObjectId>>,
+    /// Third-party references inside results we returned, until their receiver has registered: by receiver, call and first item (0: the reply).
+    reply_holds: BTreeMap<(ProcId, u64, u64), Vec<ObjectId>>,
+    /// Calls of ours with a stream of results that runs or is read.
+    streams: FxHashMap<u64, streams::Stream>,
+    /// Items that running calls of others yielded, by caller and call.
+    yields: BTreeMap<(ProcId, u64), yields::Yields>,
+    /// Some of those items have not left.
+    unsent: bool,
     /// Releases and fetches of the current event, one message per owner.
     releases: BTreeMap<ProcId, Vec<(ObjectId, u32)>>,
     fetches: BTreeMap<ProcId, Vec<(ObjectId, u64)>>,
     /// Objects of ours whose value is in shared memory (not on disk), oldest first.
     large: BTreeSet<ObjectId>,
+    postponed: postponed::Postponed,
     out: Vec<Command>,
 }
 
@@ -119,6 +141,7 @@ impl Owner {
             next_token: 1,
             objects: FxHashMap::default(),
             tasks: FxHashMap::default(),
+            backlog: backlog::Backlog::default(),
             templates: Vec::new(),
             class_ids: FxHashMap::default(),
             classes: Vec::new(),
@@ -132,9 +155,13 @@ impl Owner {
             pending_borrows: BTreeMap::new(),
             registering: BTreeMap::new(),
             reply_holds: BTreeMap::new(),
+            streams: FxHashMap::default(),
+            yields: BTreeMap::new(),
+            unsent: false,
             releases: BTreeMap::new(),
             fetches: BTreeMap::new(),
             large: BTreeSet::new(),
+            postponed: Default::default(),
             out: Vec::new(),
         }
     }
@@ -209,8 +236,10 @@ impl Owner {
             Peer::Borrow { ids, token } => self.borrow_asked(from, &ids, token),
             Peer::BorrowAck { token } => self.borrow_acked(from, token),
             Peer::Release { ids } => self.released_by(from, &ids),
-            Peer::HoldDone { task } => self.hold_done(from, task),
+            Peer::HoldDone { task, first } => self.hold_done(from, task, first),
+            Peer::StreamItems { task, first, items } => self.items_arrived(from, task, first, items),
             Peer::Template { .. } | Peer::Call { .. } | Peer::Recall { .. } | Peer::Switch {} | Peer::Ask { .. } | Peer::Told { .. } => {}
+            Peer::StreamCredit { .. } | Peer::StreamClose { .. } | Peer::Arrived {} => {}
         }
     }
 
@@ -222,8 +251,9 @@ impl Owner {
         self.drop_grants_of(proc_id);
         self.owner_died(proc_id, evidence);
         self.drop_borrows_on(proc_id);
-        let held: Vec<_> = self.reply_holds.range((proc_id, 0)..=(proc_id, u64::MAX)).map(|(key, _)| *key).collect();
-        held.into_iter().for_each(|(from, task)| self.hold_done(from, task));
+        let held: Vec<_> = self.reply_holds.range((proc_id, 0, 0)..=(proc_id, u64::MAX, u64::MAX)).map(|(key, _)| *key).collect();
+        held.into_iter().for_each(|(from, task, first)| self.hold_done(from, task, first));
+        self.yields.retain(|(to, _), _| *to != proc_id);
     }
 
     /// The id that the next `put` gives: the value may be written before it is put.
@@ -264,6 +294,7 @@ impl Owner {
         waits.sort_unstable_by_key(|(id, _)| **id);
         lines.extend(waits.iter().map(|(id, wait)| format!("{id:?}: {wait:?}")));
         lines.extend(self.pending_borrows.iter().map(|(token, pending)| format!("registration {token}: {pending:?}")));
+        lines.extend(self.stream_leftovers());
         lines.extend(self.reply_holds.iter().map(|(key, ids)| format!("held until {key:?} has registered: {ids:?}")));
         lines
     }

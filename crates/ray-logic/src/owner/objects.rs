@@ -220,6 +220,9 @@ impl Owner {
             State::Handle => self.actor_out_of_scope(id),
             _ => {}
         }
+        if id.is_end() {
+            self.stream_end_freed(id.call());
+        }
     }
 
     fn free_borrowed(&mut self, id: ObjectId, granted: u32) {
@@ -333,6 +336,17 @@ impl Owner {
         self.out.extend(lost.map(Command::Free));
     }
 
+    /// A table that once held millions must not keep their room for ever.
+    pub(super) fn shrink_tables(&mut self) {
+        const LARGE: usize = 64 * 1024;
+        if self.objects.capacity() > LARGE.max(8 * self.objects.len()) {
+            self.objects.shrink_to(2 * self.objects.len());
+        }
+        if self.tasks.capacity() > LARGE.max(8 * self.tasks.len()) {
+            self.tasks.shrink_to(2 * self.tasks.len());
+        }
+    }
+
     /// Panics when a count is off; called by the simulator and by tests after each step.
     pub fn check_invariants(&self) {
         let mut holds: BTreeMap<ObjectId, u32> = BTreeMap::new();
@@ -341,6 +355,7 @@ impl Owner {
         self.tasks.values().flat_map(|task| task.held_refs()).for_each(&mut mention);
         self.reply_holds.values().flatten().for_each(|id| mention(*id));
         self.pending_borrows.values().flat_map(|pending| pending.held()).for_each(|id| mention(*id));
+        self.held_by_streams().for_each(&mut mention);
         for (id, object) in &self.objects {
             assert!(!object.is_unused(), "{id:?} is in the table with no count");
             assert_eq!(object.holds, holds.get(id).copied().unwrap_or(0), "holds of {id:?} ({:?})", object.state);
@@ -351,6 +366,8 @@ impl Owner {
         }
         self.check_large();
         self.check_leases();
+        self.check_streams();
+        self.check_backlog();
     }
 }
 

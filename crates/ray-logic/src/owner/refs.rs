@@ -2,7 +2,7 @@
 
 use super::{Command, Owner};
 use ray_proto::msg::{Peer, Reply};
-use ray_proto::{ObjectId, ProcId};
+use ray_proto::{ObjectId, Payload, ProcId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What to do once every owner has acknowledged a registration.
@@ -11,7 +11,7 @@ pub(super) enum Then {
     /// A reference came out of band: nobody waits for the ack.
     Nothing,
     /// Tell the sender of a result that its hold may go.
-    HoldDone { to: ProcId, task: u64 },
+    HoldDone { to: ProcId, task: u64, first: u64 },
     /// Drop the hold on the object whose value mentioned the references.
     Unhold(ObjectId),
     /// Send the reply that waited for it. `held`: what the receiver owns in it. Were it released before the reply leaves, the release would overtake it.
@@ -75,6 +75,37 @@ impl Owner {
             }
         }
         unregistered
+    }
+
+    /// Results of a call, or its items from `first` on, leave for `to`: what they mention is granted, or held here until `to` has registered it.
+    pub(super) fn lend(&mut self, to: ProcId, task: u64, first: u64, payloads: &[Payload]) {
+        for payload in payloads {
+            self.grant_refs(to, &payload.refs);
+        }
+        // A message to ourselves is on its way too: nothing else keeps what is in it.
+        let third_party: Vec<ObjectId> =
+            payloads.iter().flat_map(|p| &p.refs).filter(|id| to == self.me || id.owner != self.me && id.owner != to).copied().collect();
+        if !third_party.is_empty() && !self.peer(to).dead {
+            third_party.iter().for_each(|id| self.hold(*id));
+            self.reply_holds.entry((to, task, first)).or_default().extend(third_party);
+        }
+    }
+
+    /// The other end of `lend`: every reference in `payloads` is held by its container from now on, and its owner gets to know.
+    pub(super) fn take_in(&mut self, from: ProcId, task: u64, first: u64, payloads: &[Payload]) {
+        if payloads.iter().all(|payload| payload.refs.is_empty()) {
+            return;
+        }
+        let third_party = payloads.iter().flat_map(|p| &p.refs).any(|id| from == self.me || id.owner != self.me && id.owner != from);
+        let mut unregistered: BTreeMap<ProcId, Vec<ObjectId>> = BTreeMap::new();
+        for payload in payloads {
+            for (owner, ids) in self.adopt_refs(from, &payload.refs) {
+                unregistered.entry(owner).or_default().extend(ids);
+            }
+        }
+        if third_party {
+            self.borrow_then(unregistered, Then::HoldDone { to: from, task, first });
+        }
     }
 
     /// The owner knows that we borrow it. While a registration is on its way it may not, and a second one is sent: whoever waits for its ack is safe.
@@ -155,7 +186,7 @@ impl Owner {
 
     fn run(&mut self, then: Then) {
         match then {
-            Then::HoldDone { to, task } => self.send(to, Peer::HoldDone { task }, false),
+            Then::HoldDone { to, task, first } => self.send(to, Peer::HoldDone { task, first }, false),
             Then::Unhold(id) => self.unhold(id),
             Then::Nothing => {}
             Then::Reply { to, reply, held } => {
@@ -202,8 +233,8 @@ impl Owner {
         }
     }
 
-    pub(super) fn hold_done(&mut self, from: ProcId, task: u64) {
-        for id in self.reply_holds.remove(&(from, task)).unwrap_or_default() {
+    pub(super) fn hold_done(&mut self, from: ProcId, task: u64, first: u64) {
+        for id in self.reply_holds.remove(&(from, task, first)).unwrap_or_default() {
             self.unhold(id);
         }
     }
@@ -219,7 +250,7 @@ impl Owner {
     }
 
     /// The answer to our fetch. References inside are granted by the owner or registered while we hold the outer object.
-    pub(super) fn fetched(&mut self, from: ProcId, id: ObjectId, request: u64, payload: ray_proto::Payload) {
+    pub(super) fn fetched(&mut self, from: ProcId, id: ObjectId, request: u64, payload: Payload) {
         if self.objects.get(&id).is_none_or(|object| object.is_ready() || object.fetch() != request) {
             // Nobody here wants it any more. Its shared-memory range is the owner's to free.
             return self.return_grants(from, &payload.refs);

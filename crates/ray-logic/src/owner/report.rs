@@ -53,8 +53,8 @@ impl Owner {
                 let ahead = lease.in_flight().take_while(|other| *other != call).take(NAMED).collect();
                 Some(Fact::AtWorker { worker: lease.worker(), pid: lease.pid(), ahead })
             }
-            (Place::Actor, CallKind::Method { actor, .. }) => {
-                let (at, sent, ahead) = self.actors.get(&actor)?.whereabouts(call);
+            (Place::Actor | Place::ActorFlight(_), CallKind::Method { actor, .. }) => {
+                let (at, sent, ahead) = self.actors.get(&actor)?.whereabouts(call, |other| self.are_mates(call, other));
                 Some(Fact::AtActor { actor, at, sent, ahead })
             }
             _ => None,

@@ -1,4 +1,4 @@
-//! Moving objects of this process from shared memory to disk (docs/design/005).
+//! Moving objects of this process from shared memory to disk (docs/design/010).
 //!
 //! The owner is the one writer of an object's state, so it alone moves it, and only while nobody can read the old place: no borrower, no view here, no call
 //! in flight that mentions it. What is copied meanwhile is decided by the shell; the conditions are checked again when the copy is done.
@@ -44,6 +44,13 @@ impl Owner {
 
     pub(super) fn note_large(&mut self, id: ObjectId, state: &State) {
         if memory_range(state).is_some() {
+            self.large.insert(id);
+        }
+    }
+
+    /// The same for an entry of the table.
+    pub(super) fn note_ready(&mut self, id: ObjectId) {
+        if self.objects.get(&id).is_some_and(|object| memory_range(&object.state).is_some()) {
             self.large.insert(id);
         }
     }

@@ -1,7 +1,8 @@
 //! Calls we made: from submission through their arguments to exactly one end.
 
+use super::backlog::{cost, inline_bytes};
 use super::objects::{hex, Object, State};
-use super::refs::Then;
+use super::streams::StreamOptions;
 use super::{Command, Owner};
 use crate::Time;
 use ray_proto::msg::{Args, Call, Outcome, Reply};
@@ -18,6 +19,10 @@ pub enum CallKind {
     Method {
         actor: ActorId,
         max_pending: i64,
+        /// Its concurrency group: calls to one group are sent in order, groups don't wait for each other.
+        group: u32,
+        /// A call that waits for its arguments may be overtaken by later ones.
+        unordered: bool,
     },
     /// The construction of an actor; it has no returns.
     Create,
@@ -31,6 +36,8 @@ pub struct Template {
     pub name: String,
     pub payload: Blob,
     pub num_returns: u32,
+    /// The results come one after another; `num_returns` counts for nothing then.
+    pub stream: Option<StreamOptions>,
     /// -1: for ever.
     pub max_retries: i32,
     /// Whether an exception that the worker calls retryable counts as a failure to retry.
@@ -58,8 +65,10 @@ pub(super) enum Place {
     Waiting,
     Queued,
     Lease(LeaseId),
-    /// In its actor client's queue or in flight there.
+    /// In its actor client's queue.
     Actor,
+    /// Sent to its actor, at this position.
+    ActorFlight(u64),
 }
 
 #[derive(Debug)]
@@ -77,6 +86,8 @@ pub(super) struct Task {
     pub unresolved: u32,
     pub retries_left: i32,
     pub attempt: u32,
+    /// What it keeps, for the backlog.
+    pub bytes: u32,
     pub place: Place,
     /// When it was submitted.
     pub since: Time,
@@ -119,19 +130,25 @@ impl Owner {
         class
     }
 
-    /// Accept a call. Its returns are `ObjectId::new(me, counter, 1..=num_returns)`, each with one local reference.
+    /// Accept a call. Its returns are `ObjectId::new(me, counter, 1..=num_returns)`, each with one local reference. One with a stream has a reader
+    /// instead, or for one that gathers a local reference to its end object.
     pub fn submit(&mut self, now: Time, template: &Arc<Template>, args: CallArgs) -> Result<u64, SubmitError> {
-        if let CallKind::Method { actor, max_pending } = template.kind {
+        if let CallKind::Method { actor, max_pending, .. } = template.kind {
             let pending = self.actor(actor).pending();
             if max_pending >= 0 && pending as i64 >= max_pending {
                 return Err(SubmitError::TooManyPending { limit: max_pending });
             }
         }
         let call = self.next_call();
-        for index in 1..=u64::from(template.num_returns) {
-            let mut object = Object::new(State::Pending);
-            object.local = 1;
-            self.objects.insert(ObjectId::new(self.me, call, index), object);
+        match template.stream {
+            Some(options) => self.open_stream(call, options),
+            None => {
+                for index in 1..=u64::from(template.num_returns) {
+                    let mut object = Object::new(State::Pending);
+                    object.local = 1;
+                    self.objects.insert(ObjectId::new(self.me, call, index), object);
+                }
+            }
         }
         self.accept(now, call, template, args);
         self.arrange(now, call);
@@ -141,17 +158,22 @@ impl Owner {
     /// Take the holds of a call and note what it still waits for.
     pub(super) fn accept(&mut self, since: Time, call: u64, template: &Arc<Template>, args: CallArgs) {
         let has_refs = !(args.deps.is_empty() && args.nested.is_empty() && args.body_id.is_nil());
-        let mut unresolved = 0;
+        let (mut unresolved, mut deps_bytes) = (0, 0);
         for &id in &args.deps {
-            if !self.is_ready(id) {
+            // The first mention may make its entry, and one that was freed, or never was, is ready: with an error.
+            if self.object(id).is_ready() {
+                deps_bytes += self.value(id).map_or(0, inline_bytes);
+            } else {
                 unresolved += 1;
                 self.object(id).more().dependents.push(call);
                 self.fetch(id);
             }
         }
+        let bytes = cost(template.kind, &args.body, deps_bytes, args.deps.len() + args.nested.len());
+        self.count_accepted(bytes, has_refs);
         let refs = has_refs.then(|| Box::new(TaskRefs { body_id: args.body_id, deps: args.deps, nested: args.nested }));
         let (template, retries_left) = (template.clone(), template.max_retries);
-        let task = Task { template, body: args.body, refs, unresolved, retries_left, attempt: 0, place: Place::Waiting, since };
+        let task = Task { template, body: args.body, refs, unresolved, retries_left, attempt: 0, bytes, place: Place::Waiting, since };
         let held: Vec<ObjectId> = task.held_refs().collect();
         held.into_iter().for_each(|id| self.hold(id));
         self.tasks.insert(call, task);
@@ -179,7 +201,7 @@ impl Owner {
             return;
         }
         match task.template.kind {
-            CallKind::Method { actor, .. } => self.pump_actor(actor),
+            CallKind::Method { actor, .. } => self.arguments_ready(actor, call),
             CallKind::Create => self.send_creation(call),
             CallKind::Task { class } => match self.failed_dependency(call) {
                 Some(error) => self.fail(call, error),
@@ -199,7 +221,16 @@ impl Owner {
         let task = &self.tasks[&call];
         let args = self.args_of(task);
         let template = &task.template;
-        Box::new(Call { task: call, template: template.id, attempt: task.attempt, num_returns: template.num_returns, actor_seq, gpu_ids, args })
+        Box::new(Call {
+            task: call,
+            template: template.id,
+            attempt: task.attempt,
+            num_returns: template.num_returns,
+            actor_seq,
+            gpu_ids,
+            args,
+            stream: self.stream_open(call),
+        })
     }
 
     pub(super) fn args_of(&self, task: &Task) -> Args {
@@ -218,20 +249,11 @@ impl Owner {
 
     pub(super) fn replied(&mut self, now: Time, from: ProcId, reply: Reply) {
         let call = reply.task;
-        let third_party = reply.results.iter().flat_map(|p| &p.refs).any(|id| from == self.me || id.owner != self.me && id.owner != from);
-        let mut unregistered = std::collections::BTreeMap::new();
-        for payload in &reply.results {
-            for (owner, ids) in self.adopt_refs(from, &payload.refs) {
-                unregistered.entry(owner).or_insert_with(Vec::new).extend(ids);
-            }
-        }
-        if third_party {
-            self.borrow_then(unregistered, Then::HoldDone { to: from, task: call });
-        }
+        self.take_in(from, call, 0, &reply.results);
         reply.retained.iter().for_each(|id| self.grant(from, *id, 1));
         let known = match self.tasks.get(&call).map(|task| task.place) {
             Some(Place::Lease(_)) => self.lease_replied(now, from, call, reply.leaving),
-            Some(Place::Actor) => self.actor_replied(call),
+            Some(Place::ActorFlight(seq)) => self.actor_replied(call, seq),
             _ => false,
         };
         match reply.outcome {
@@ -246,7 +268,12 @@ impl Owner {
     }
 
     fn may_retry(&self, call: u64) -> bool {
-        self.tasks.get(&call).is_some_and(|task| task.template.retry_raised && task.retries_left != 0)
+        self.tasks.get(&call).is_some_and(|task| task.template.retry_raised) && self.has_retries(call)
+    }
+
+    /// Another attempt is allowed, and somebody wants it.
+    pub(super) fn has_retries(&self, call: u64) -> bool {
+        self.tasks.get(&call).is_some_and(|task| task.retries_left != 0) && self.is_stream_wanted(call)
     }
 
     /// Start over, at the head of the line: it has waited longest.
@@ -266,7 +293,18 @@ impl Owner {
     /// The one end of a call: results to its returns, holds dropped.
     pub(super) fn finish(&mut self, call: u64, results: Vec<Payload>) {
         let Some(task) = self.tasks.remove(&call) else { return };
-        let returns = u64::from(task.template.num_returns);
+        self.count_ended(&task);
+        self.forget_postponed(call);
+        if task.template.stream.is_some() {
+            self.end_stream(call, results);
+        } else {
+            self.set_returns(call, u64::from(task.template.num_returns), results);
+        }
+        let held: Vec<ObjectId> = task.held_refs().collect();
+        held.into_iter().for_each(|id| self.unhold(id));
+    }
+
+    fn set_returns(&mut self, call: u64, returns: u64, results: Vec<Payload>) {
         let shared_error = results.len() == 1 && results[0].value.is_error();
         if shared_error && returns > 1 {
             for index in 1..=returns {
@@ -280,8 +318,6 @@ impl Owner {
                 }
             }
         }
-        let held: Vec<ObjectId> = task.held_refs().collect();
-        held.into_iter().for_each(|id| self.unhold(id));
     }
 
     pub(super) fn fail(&mut self, call: u64, error: Value) {

@@ -67,6 +67,7 @@ impl Owner {
     /// Forget a wait: it was woken, timed out or interrupted.
     pub fn wait_end(&mut self, wait: WaitId, ids: &[ObjectId]) {
         self.waits.remove(&wait);
+        self.backlog_wait_end(wait);
         if let Some(at) = self.many_waits.iter().position(|other| *other == wait) {
             self.many_waits.swap_remove(at);
             return;

@@ -5,6 +5,7 @@ It travels with every handle and in the payload of the actor, as built-in values
 
 from __future__ import annotations
 
+import copy
 import functools
 import types
 
@@ -26,7 +27,7 @@ _CYTHON_FUNCTIONS = frozenset(["cyfunction", "cython_function_or_method"])
 class MethodSpec:
     """One method of an actor."""
 
-    __slots__ = ("concurrency_group", "max_task_retries", "name", "num_returns", "retry_exceptions", "signature")
+    __slots__ = ("backpressure", "concurrency_group", "is_generator", "max_task_retries", "name", "num_returns", "retry_exceptions", "signature")
 
     def __init__(
         self,
@@ -36,6 +37,8 @@ class MethodSpec:
         max_task_retries: int | None = None,
         retry_exceptions: bool | tuple[type[BaseException], ...] = False,
         concurrency_group: str | None = None,
+        is_generator: bool = False,
+        backpressure: int | None = None,
     ) -> None:
         self.name = name
         self.signature = signature
@@ -43,13 +46,18 @@ class MethodSpec:
         self.max_task_retries = max_task_retries
         self.retry_exceptions = retry_exceptions
         self.concurrency_group = concurrency_group
+        self.is_generator = is_generator
+        self.backpressure = backpressure
 
     def replace(self, options: dict[str, Any]) -> MethodSpec:
         """Give the same method with other options, as given to `@ray.method` or `.options()`."""
-        changed = MethodSpec(self.name, self.signature, self.num_returns, self.max_task_retries, self.retry_exceptions, self.concurrency_group)
+        changed = copy.copy(self)
+        backpressure = options.get("_generator_backpressure_num_objects")
+        if backpressure is not None:
+            changed.backpressure = backpressure
         for key in ("num_returns", "max_task_retries", "retry_exceptions", "concurrency_group"):
             value = options.get(key)
-            if value is not None:
+            if value is not None and value != "":  # Compat: an empty group is none
                 setattr(changed, key, tuple(value) if isinstance(value, (list, tuple)) else value)
         return changed
 
@@ -60,6 +68,8 @@ class MethodSpec:
             "max_task_retries": self.max_task_retries,
             "retry_exceptions": self.retry_exceptions,
             "concurrency_group": self.concurrency_group,
+            "is_generator": self.is_generator,
+            "backpressure": self.backpressure,
             "params": self.signature.params,
         }
 
@@ -74,14 +84,22 @@ class ActorSpec:
         self.groups = groups
         self.max_task_retries = 0
         self.max_pending_calls = -1
+        self.backpressure = -1
+        self.unordered = False
 
-    def with_calls(self, max_task_retries: int, max_pending_calls: int) -> ActorSpec:
+    def with_calls(self, max_task_retries: int, max_pending_calls: int, backpressure: int = -1, unordered: bool = False) -> ActorSpec:
         """Give the same class with the actor's own options for calls."""
-        if (max_task_retries, max_pending_calls) == (self.max_task_retries, self.max_pending_calls):
+        own = (self.max_task_retries, self.max_pending_calls, self.backpressure, self.unordered)
+        if (max_task_retries, max_pending_calls, backpressure, unordered) == own:
             return self
         changed = ActorSpec(self.class_name, self.methods, self.hidden, self.groups)
-        changed.max_task_retries, changed.max_pending_calls = max_task_retries, max_pending_calls
+        changed.max_task_retries, changed.max_pending_calls, changed.backpressure = max_task_retries, max_pending_calls, backpressure
+        changed.unordered = unordered
         return changed
+
+    def group_number(self, group: str | None) -> int:
+        """Give the number by which the engine knows a concurrency group; None is the default one."""
+        return 0 if group is None else 1 + self.groups.index(group)
 
     def fields(self) -> dict[str, Any]:
         """Everything, as built-in values."""
@@ -92,6 +110,8 @@ class ActorSpec:
             "groups": self.groups,
             "max_task_retries": self.max_task_retries,
             "max_pending_calls": self.max_pending_calls,
+            "backpressure": self.backpressure,
+            "unordered": self.unordered,
         }
 
     @functools.cached_property
@@ -122,7 +142,7 @@ def spec_from_fields(fields: dict[str, Any]) -> ActorSpec:
         options = {key: value for key, value in method.items() if key != "params"}
         methods[name] = MethodSpec(name, CallSignature(method["params"]), **options)
     spec = ActorSpec(fields["class_name"], methods, fields["hidden"], fields["groups"])
-    return spec.with_calls(fields["max_task_retries"], fields["max_pending_calls"])
+    return spec.with_calls(fields["max_task_retries"], fields["max_pending_calls"], fields["backpressure"], fields["unordered"])
 
 
 @functools.lru_cache(maxsize=256)
@@ -184,8 +204,9 @@ def describe_class(cls: type, groups: dict[str, int]) -> tuple[ActorSpec, bool]:
         function, skip_first = found
         is_async = is_async or is_coroutine(function) or is_async_generator(function)
         options = getattr(raw, METHOD_OPTIONS_ATTRIBUTE, None) or getattr(function, METHOD_OPTIONS_ATTRIBUTE, {})
-        default_returns = "streaming" if is_generator(function) else 1
-        method = MethodSpec(name, signature_of(function, skip_first), default_returns).replace(options)
+        generates = is_generator(function)
+        default_returns = "streaming" if generates else 1
+        method = MethodSpec(name, signature_of(function, skip_first), default_returns, is_generator=generates).replace(options)
         if method.concurrency_group is not None and method.concurrency_group not in groups:
             raise ValueError(f"the method {name!r} of {cls.__name__} is in the concurrency group {method.concurrency_group!r}, which is not defined")
         methods[name] = method

@@ -8,13 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypedDict, TypeVar, overload
 
 from ray._core.calls.actor_spec import METHOD_OPTIONS_ATTRIBUTE
-from ray._core.calls.options import METHOD_OPTIONS, check_method_options, unknown_option
+from ray._core.calls.options import METHOD_OPTIONS, check_is_generator, check_method_options, unknown_option
+from ray._core.calls.signatures import is_generator
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    from typing import TypeAlias
 
     from typing_extensions import Self, Unpack
 
+    from ray._core.generators import ObjectRefGenerator
     from ray._native import ObjectRef
 
 P = ParamSpec("P")
@@ -93,10 +96,11 @@ class MethodCallOptions(MethodOptions, total=False):
     """What `.options()` of an actor method takes."""
 
     name: str | None
-    num_returns: int | Literal["streaming"] | None
+    num_returns: int | Literal["streaming", "dynamic"] | None
 
 
 if TYPE_CHECKING:
+    Streamed: TypeAlias = Iterator[D] | AsyncIterator[D]
 
     class MarkedMethod(Generic[P, D, R]):
         """A method under `@ray.method` as a type checker sees it: callable on an instance, with `.remote` through `ActorProxy`. Never made."""
@@ -117,9 +121,14 @@ if TYPE_CHECKING:
 
     class _Mark(Protocol):
         @overload
+        def __call__(self, method: Callable[Concatenate[Any, P], Streamed[D]], /) -> MarkedMethod[P, Streamed[D], ObjectRefGenerator[D]]: ...  # pyright: ignore[reportOverlappingOverload]
+        @overload
         def __call__(self, method: Callable[Concatenate[Any, P], Awaitable[D]], /) -> MarkedMethod[P, Awaitable[D], ObjectRef[D]]: ...
         @overload
         def __call__(self, method: Callable[Concatenate[Any, P], D], /) -> MarkedMethod[P, D, ObjectRef[D]]: ...
+
+    class _MarkStreaming(Protocol):
+        def __call__(self, method: Callable[Concatenate[Any, P], Streamed[D]], /) -> MarkedMethod[P, Streamed[D], ObjectRefGenerator[D]]: ...
 
     class _MarkMany(Protocol):
         def __call__(self, method: Callable[Concatenate[Any, P], D], /) -> MarkedMethod[P, D, list[ObjectRef[Any]]]: ...
@@ -155,13 +164,17 @@ class DecoratorUsageError(AssertionError, TypeError):
 
 
 @overload
+def method(function: Callable[Concatenate[Any, P], Streamed[D]], /) -> MarkedMethod[P, Streamed[D], ObjectRefGenerator[D]]: ...  # pyright: ignore[reportOverlappingOverload]
+@overload
 def method(function: Callable[Concatenate[Any, P], Awaitable[D]], /) -> MarkedMethod[P, Awaitable[D], ObjectRef[D]]: ...
 @overload
 def method(function: Callable[Concatenate[Any, P], D], /) -> MarkedMethod[P, D, ObjectRef[D]]: ...
 @overload
 def method(*, num_returns: Literal[1] | None = None, **options: Unpack[MethodOptions]) -> _Mark: ...
 @overload
-def method(*, num_returns: int | Literal["streaming"], **options: Unpack[MethodOptions]) -> _MarkMany: ...
+def method(*, num_returns: Literal["streaming"], **options: Unpack[MethodOptions]) -> _MarkStreaming: ...
+@overload
+def method(*, num_returns: int | Literal["dynamic"], **options: Unpack[MethodOptions]) -> _MarkMany: ...
 def method(*args: Any, **kwargs: Any) -> Any:
     """Set options of an actor method.
 
@@ -195,6 +208,8 @@ def method(*args: Any, **kwargs: Any) -> Any:
     check_method_options(kwargs)
 
     def mark(function: Any) -> Any:
+        plain = getattr(function, "__func__", function)
+        check_is_generator(kwargs.get("num_returns"), is_generator(plain), getattr(plain, "__qualname__", repr(plain)))
         setattr(function, METHOD_OPTIONS_ATTRIBUTE, kwargs)
         return function
 

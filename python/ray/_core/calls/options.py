@@ -24,6 +24,9 @@ DEFAULT_ASYNC_CONCURRENCY = 1000
 VARIANTS_MAX = 256
 """Sets of options that one function or method keeps ready; beyond that they are built anew."""
 
+STREAMS = ("streaming", "dynamic")
+"""Values of `num_returns` that only generators can have."""
+
 _NONE = type(None)
 
 
@@ -81,12 +84,27 @@ _UNBOUNDED = _count(-1, " (-1 means without limit)")
 
 
 def _num_returns(name: str, value: Any) -> None:
-    if value in ("streaming", "dynamic"):
-        raise NotImplementedError(f"{name}={value!r}: streaming generators are not available yet")
     if isinstance(value, str):
-        raise ValueError(f'{name} must be a non-negative integer, "streaming" or None, got {value!r}')
-    if value is not None and value < 0:
+        if value not in STREAMS:
+            raise ValueError(f'{name} must be a non-negative integer, "streaming", "dynamic" or None, got {value!r}')
+    elif value is not None and value < 0:
         raise ValueError(f"{name} must be >= 0, got {value!r}")
+
+
+def _backpressure(name: str, value: Any) -> None:
+    if value == 0:
+        raise ValueError(f"{name} must be at least 1, or -1 for no limit, got 0\nhint: 1 makes an item when the one before it is read")
+    _count(-1)(name, value)
+
+
+def check_is_generator(num_returns: Any, is_generator: bool, name: str) -> None:
+    """Refuse "streaming" and "dynamic" for what is no generator function.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if num_returns in STREAMS and not is_generator:
+        raise ValueError(f"num_returns={num_returns!r} can only be used with generator functions (functions that use 'yield'), and {name} is none")
 
 
 def _retry_exceptions(name: str, value: Any) -> None:
@@ -184,7 +202,7 @@ _SHARED: dict[str, Option] = {
 
 TASK_OPTIONS: dict[str, Option] = {
     **_SHARED,
-    "_generator_backpressure_num_objects": Option(_INT, None, _later((None, -1))),
+    "_generator_backpressure_num_objects": Option(_INT, None, _backpressure),
     "_num_objects_per_yield": Option(_INT, 1, _later((None, 1))),
     "max_calls": Option(_INT, 0, _count(0)),
     "max_retries": Option(_INT, DEFAULT_MAX_RETRIES, _UNBOUNDED),
@@ -195,8 +213,8 @@ TASK_OPTIONS: dict[str, Option] = {
 
 ACTOR_OPTIONS: dict[str, Option] = {
     **_SHARED,
-    "_actor_generator_backpressure_num_objects": Option(_INT, None, _later((None, -1))),
-    "allow_out_of_order_execution": Option((bool, _NONE), None, _later((None, False))),
+    "_actor_generator_backpressure_num_objects": Option(_INT, None, _backpressure),
+    "allow_out_of_order_execution": Option((bool, _NONE), None),
     "concurrency_groups": Option((dict, list, _NONE), None, _groups),
     "enable_tensor_transport": Option((bool, _NONE), None, _later((None, False))),
     "get_if_exists": Option((bool,), False),
@@ -211,7 +229,7 @@ ACTOR_OPTIONS: dict[str, Option] = {
 }
 
 METHOD_OPTIONS: dict[str, Option] = {
-    "_generator_backpressure_num_objects": Option(_INT, None, _later((None, -1))),
+    "_generator_backpressure_num_objects": Option(_INT, None, _backpressure),
     "_num_objects_per_yield": Option(_INT, 1, _later((None, 1))),
     "concurrency_group": Option(_STR),
     "enable_task_events": Option((bool, _NONE), None),
@@ -293,6 +311,29 @@ def check_named(options: Mapping[str, Any]) -> None:
     """
     if options.get("get_if_exists") and not options.get("name"):
         raise ValueError("get_if_exists needs the name of the actor\nhint: add name=...")
+
+
+def may_overtake(allowed: bool | None, is_async: bool, max_concurrency: int) -> bool:
+    """Tell whether a call that waits for its arguments may be overtaken by the caller's later ones.
+
+    Compat: None means that it may where calls run side by side anyway, and there it can't be forbidden.
+
+    Args:
+        allowed: The option `allow_out_of_order_execution`.
+        is_async: The actor's class is asynchronous.
+        max_concurrency: Calls that run at once.
+
+    Raises:
+        ValueError: It is forbidden for an actor that runs calls side by side.
+    """
+    side_by_side = is_async or max_concurrency > 1
+    if allowed is False and side_by_side:
+        kind = "async actor" if is_async else f"actor with max_concurrency={max_concurrency}"
+        raise ValueError(
+            f"allow_out_of_order_execution=False can't be kept by an {kind}: its calls run side by side\n"
+            "hint: leave the option out, or use max_concurrency=1 and no coroutine methods"
+        )
+    return side_by_side if allowed is None else allowed
 
 
 def check_method_options(options: Mapping[str, Any], in_options: bool = False) -> None:

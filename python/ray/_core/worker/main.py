@@ -14,9 +14,12 @@ import sys
 
 from ray import _native
 from ray._core import session
-from ray._core.calls.actor_spec import BUILTIN_METHODS
-from ray._core.errors import ActorExit, encode_exception
+from ray._core.config import env as setting
+from ray._core.errors import encode_exception
 from ray._core.serialization import loads_payload
+from ray._core.worker import payloads
+from ray._core.worker.executors import run_loops, run_threads
+from ray._core.worker.payloads import callable_of, retry_rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,8 +39,10 @@ class _Worker:
         self.actor_name = ""
         self.actor_fields: dict[str, Any] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.retry_rules: dict[bytes, bool | tuple[type[BaseException], ...]] = {}
+        self.retry_rules: dict[bytes, payloads.RetryRule] = {}
         self.visible_gpus: list[str] | None = None
+        self.threads_chosen_by_user = False
+        self.told_of_blocking = False
 
 
 _worker = _Worker()
@@ -73,11 +78,17 @@ def main(link_fd: int, slot: int, board_fd: int, config: dict[str, Any], env: st
     """
     _native.set_process_name("ray-worker")
     apply_env(env)
-    core = _native.Core.attach(link_fd, slot, board_fd, config["namespace"], env)
+    _worker.threads_chosen_by_user = THREADS_VARIABLE in os.environ
+    try:
+        core = _native.Core.attach(link_fd, slot, board_fd, config["namespace"], env, config["settings"])
+    except RuntimeError as error:  # the host refuses what a worker needs: one sentence, and no traceback of this package
+        print(f"a worker could not start: {error}", file=sys.stderr)
+        return 1
     session.core = core
-    os.register_at_fork(after_in_child=core.mark_forked)
+    os.register_at_fork(after_in_child=session.after_fork_in_child)
     sys.stdout = _NamedStream(1, core)
     sys.stderr = _NamedStream(2, core)
+    sys.breakpointhook = _breakpoint
     faulthandler.enable(2, all_threads=False)
     while True:
         reason = _native.run_calls(core)
@@ -85,11 +96,12 @@ def main(link_fd: int, slot: int, board_fd: int, config: dict[str, Any], env: st
             break
         if _worker.instance is None:
             continue  # the constructor failed: the daemon says what next
+        sizes = [_worker.actor_fields["max_concurrency"], *_worker.actor_fields["concurrency_groups"].values()]
         if _worker.loop is not None:
-            _run_async_actor(core, _worker.loop)
+            run_loops(core, _worker.loop, sizes)
             break
-        if _worker.actor_fields["max_concurrency"] > 1:
-            _run_threads(core, _worker.actor_fields["max_concurrency"])
+        if len(sizes) > 1 or sizes[0] > 1:
+            run_threads(core, sizes)
             break
     if _worker.instance is None:
         core.wait_until_unneeded()  # results of its tasks may live on here; an actor's objects go with it, as users of Ray know it
@@ -102,6 +114,24 @@ def _run_exit_hooks() -> None:
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
+
+
+_NO_TERMINAL = (
+    "the process of a task or actor has no terminal to read from"
+    "\nhint: call the plain function in the driver, or attach a debugger: debugpy.listen(0) and debugpy.wait_for_client() in the task"
+)
+
+
+def _breakpoint(*args: Any, **kwargs: Any) -> Any:
+    """What `breakpoint()` does in a worker: what PYTHONBREAKPOINT says, else an error, since pdb would find an empty stdin and quit.
+
+    Raises:
+        RuntimeError: PYTHONBREAKPOINT names no other debugger.
+    """
+    if setting("PYTHONBREAKPOINT"):
+        return sys.__breakpointhook__(*args, **kwargs)
+    name = session.core.running_name() if session.core is not None else "a forked process"
+    raise RuntimeError(f"breakpoint() in {name} can't start pdb: {_NO_TERMINAL}\nhint: PYTHONBREAKPOINT names another debugger, 0 for none")
 
 
 def apply_env(env: str) -> None:
@@ -155,23 +185,8 @@ def resolve(payload: bytes) -> Callable[..., Any]:
         The function, or the method bound to this process's actor.
     """
     fields = loads_payload(payload)
-    _worker.retry_rules[payload] = fields.get("retry_exceptions") or False
-    if fields["kind"] == "function":
-        function: Callable[..., Any] = fields["function"]
-        return function
-    name = fields["name"]
-    builtin = BUILTIN_METHODS.get(name)
-    if builtin is not None and not hasattr(_worker.instance, name):
-        return _bind_builtin(builtin)
-    attribute = getattr(type(_worker.instance), name, None)
-    if isinstance(attribute, property):
-        return lambda: getattr(_worker.instance, name)
-    method: Callable[..., Any] = getattr(_worker.instance, name)
-    return method
-
-
-def _bind_builtin(builtin: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *args, **kwargs: builtin(_worker.instance, *args, **kwargs)
+    _worker.retry_rules[payload] = retry_rule(fields)
+    return callable_of(fields, _worker.instance)
 
 
 def construct(payload: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -186,10 +201,17 @@ def construct(payload: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     cls = fields["cls"]
     _worker.actor_fields = fields
     _worker.actor_name = fields["class_name"]
-    if not fields["is_async"]:
+    if fields["is_async"]:
+        _construct_in_loop(cls, args, kwargs)
+    else:
         _worker.instance = cls(*args, **kwargs)
-        _take_name_from_repr()
-        return
+    _take_name_from_repr()
+    if fields["concurrency_groups"]:
+        assert session.core is not None
+        session.core.set_groups(1 + len(fields["concurrency_groups"]))
+
+
+def _construct_in_loop(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     import asyncio
 
     async def construct_in_loop() -> Any:
@@ -199,7 +221,6 @@ def construct(payload: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     asyncio.set_event_loop(loop)
     _worker.instance = loop.run_until_complete(construct_in_loop())
     _worker.loop = loop
-    _take_name_from_repr()
 
 
 def _take_name_from_repr() -> None:
@@ -224,6 +245,8 @@ def encode_error(exception: BaseException, name: str, node: str, attempt: int) -
     Returns:
         The record.
     """
+    if type(exception).__name__ == "BdbQuit" and not exception.args:
+        exception.args = (f"pdb asked {name} for a command, and {_NO_TERMINAL}",)
     return encode_exception(exception, task_name=name, pid=os.getpid(), node=node, attempt=attempt)
 
 
@@ -237,24 +260,7 @@ def is_retryable(payload: bytes, exception: BaseException) -> bool:
     Returns:
         True if its `retry_exceptions` names it.
     """
-    rule = _worker.retry_rules.get(payload, False)
-    if isinstance(rule, tuple):
-        return isinstance(getattr(exception, "cause", exception), rule) or isinstance(exception, rule)
-    return bool(rule) and isinstance(exception, Exception)
-
-
-def exit_reason(exception: SystemExit) -> str:
-    """Say why an actor ends itself.
-
-    Args:
-        exception: What it raised.
-
-    Returns:
-        A sentence part.
-    """
-    if isinstance(exception, ActorExit):
-        return "it exited by itself: exit_actor() was called"
-    return f"it exited by itself: sys.exit({exception.code!r}) was called"
+    return payloads.is_retryable(_worker.retry_rules.get(payload, False), exception)
 
 
 def set_visible_gpus(ids: list[int]) -> None:
@@ -276,70 +282,37 @@ def set_visible_gpus(ids: list[int]) -> None:
         os.environ.pop(variable, None)
 
 
-def _run_threads(core: _native.Core, count: int) -> None:
-    """A threaded actor: each thread runs calls; the first that is told to end ends them all."""
-    import threading
-
-    over = threading.Event()
-
-    def serve() -> None:
-        try:
-            _native.run_calls(core)
-        finally:
-            over.set()
-
-    for index in range(count):
-        threading.Thread(target=serve, name=f"ray-call-{index}", daemon=True).start()
-    over.wait()
+THREADS_VARIABLE = "OMP_NUM_THREADS"
+"""The one variable that Ray sets. OpenBLAS, MKL, NumExpr and torch fall back to it when their own is not set."""
 
 
-def _run_async_actor(core: _native.Core, loop: asyncio.AbstractEventLoop) -> None:
-    """An async actor: calls become coroutines of one event loop, at most `max_concurrency` at once."""
-    import collections
-    import contextvars
+def set_thread_count(count: int) -> None:
+    """Tell numerical libraries how many threads a call may use, so that workers side by side don't each take every core.
 
-    running: contextvars.ContextVar[Any] = contextvars.ContextVar("ray_call")
-    core.set_async_variable(running)
-    limit = _worker.actor_fields["max_concurrency"]
-    waiting: collections.deque[_native.PendingCall] = collections.deque()
-    tasks: set[asyncio.Task[None]] = set()
-    ended = loop.create_future()
+    A library that is loaded already has read the variable and keeps its threads. Compat: whole CPUs of the call, at least 1; never over what the
+    driver's environment or `runtime_env` says.
 
-    async def run(call: _native.PendingCall) -> None:
-        running.set(call)
-        try:
-            function, args, kwargs = call.prepare()
-            result = function(*args, **kwargs) if kwargs else function(*args)
-            if hasattr(result, "__await__"):
-                result = await result
-        except SystemExit as error:
-            core.leave_actor(exit_reason(error))
-            if not ended.done():
-                ended.set_result(None)
-        except BaseException as error:  # the boundary of the user's call: its error is its result
-            call.fail(error)
-        else:
-            call.finish(result)
+    Args:
+        count: Whole CPUs that the call holds, at least 1.
+    """
+    if not _worker.threads_chosen_by_user:
+        os.environ[THREADS_VARIABLE] = str(count)
 
-    def start(call: _native.PendingCall) -> None:
-        task = loop.create_task(run(call))
-        tasks.add(task)
-        task.add_done_callback(end_of_call)
 
-    def end_of_call(task: asyncio.Task[None]) -> None:
-        tasks.discard(task)
-        if waiting:
-            start(waiting.popleft())
+def note_blocking_wait() -> None:
+    """A thread of this worker begins to block in get or wait outside of a plain call. Where that is an actor's event loop, say so, once. Compat: Ray warns, too."""
+    loop = _worker.loop
+    if loop is None or _worker.told_of_blocking:
+        return
+    import asyncio
 
-    def take() -> None:
-        calls, end = _native.take_calls(core)
-        for call in calls:
-            if len(tasks) < limit:
-                start(call)
-            else:
-                waiting.append(call)
-        if end is not None and not ended.done():
-            ended.set_result(None)
+    if asyncio._get_running_loop() is not loop:
+        return
+    import logging
 
-    loop.add_reader(core.work_fd(), take)
-    loop.run_until_complete(ended)
+    _worker.told_of_blocking = True
+    logging.getLogger("ray").warning(
+        "ray.get or ray.wait blocks the event loop of the async actor %s: no other call of it goes on meanwhile, and waiting for one of its own calls never ends"
+        "\nhint: use `await ref`, or asyncio.wait for several",
+        _worker.actor_name,
+    )

@@ -8,6 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import select
@@ -53,6 +54,21 @@ def _restore_fd_limit(soft: int | None) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.RLIM_INFINITY if soft is None else soft, hard))
 
 
+def _why(error: OSError | RuntimeError) -> str:
+    if not isinstance(error, OSError) or error.errno not in (errno.EAGAIN, errno.ENOMEM):
+        return str(error)
+    import resource
+
+    if error.errno == errno.ENOMEM:
+        return f"the system gave no memory for another process ({error.strerror}).\nhint: free memory, or use fewer workers"
+    limit = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    shown = "unlimited" if limit == resource.RLIM_INFINITY else limit
+    return (
+        f"no more processes are allowed; ulimit -u is {shown} ({error.strerror}).\n"
+        "hint: end some, or raise the limit with ulimit -u; in a container also its limit of pids counts"
+    )
+
+
 class _Template:
     def __init__(self, link: socket.socket, board_fd: int, config: dict[str, Any], wake: tuple[int, int]) -> None:
         self._link = link
@@ -82,7 +98,7 @@ class _Template:
             self._check_single_threaded()
             pid = os.fork()
         except (OSError, RuntimeError) as error:
-            self._link.send(f"failed {proc} {error}".encode())
+            self._link.send(f"failed {proc} {_why(error)}".encode())
         else:
             if pid == 0:
                 self._become_worker(fds, int(slot), env)
@@ -115,12 +131,14 @@ class _Template:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             for fd in self._wake:
                 os.close(fd)
-            self._link.close()
             link_fd, out_fd, err_fd = fds
+            os.set_inheritable(link_fd, False)  # a descriptor that was received starts as inheritable
             null = os.open(os.devnull, os.O_RDONLY)
             for ours, standard in ((null, 0), (out_fd, 1), (err_fd, 2)):
                 os.dup2(ours, standard)
                 os.close(ours)
+            # The template's link was descriptor 0, which is stdin now. (Closed before, its number would have gone to `null`, and been closed with it.)
+            self._link.detach()
             from ray._core.worker import main as worker_main
 
             code = worker_main.main(link_fd, slot, self._board_fd, self._config, env)

@@ -1,0 +1,67 @@
+//! Calls to one actor that wait to be sent: a queue for each concurrency group, and those that others may overtake meanwhile.
+//!
+//! Invariants
+//! 1. A call is in one queue or aside, never both.
+//! 2. Calls of one group leave in the order they were queued; one that failed and is tried again goes first.
+
+use std::collections::{BTreeSet, VecDeque};
+
+#[derive(Debug, Default)]
+pub(super) struct Unsent {
+    queues: Vec<VecDeque<u64>>,
+    /// They wait for arguments, and nothing waits for them.
+    aside: BTreeSet<u64>,
+}
+
+impl Unsent {
+    pub(super) fn len(&self) -> usize {
+        self.queues.iter().map(VecDeque::len).sum::<usize>() + self.aside.len()
+    }
+
+    pub(super) fn groups(&self) -> u32 {
+        self.queues.len() as u32
+    }
+
+    pub(super) fn push_back(&mut self, group: u32, call: u64) {
+        self.queue(group).push_back(call);
+    }
+
+    pub(super) fn push_front(&mut self, group: u32, call: u64) {
+        self.queue(group).push_front(call);
+    }
+
+    pub(super) fn front(&self, group: u32) -> Option<u64> {
+        self.queues.get(group as usize)?.front().copied()
+    }
+
+    pub(super) fn pop_front(&mut self, group: u32) {
+        self.queue(group).pop_front();
+    }
+
+    pub(super) fn put_aside(&mut self, call: u64) {
+        self.aside.insert(call);
+    }
+
+    /// Whether the call was aside; it is not any more.
+    pub(super) fn take_aside(&mut self, call: u64) -> bool {
+        self.aside.remove(&call)
+    }
+
+    pub(super) fn take_all_aside(&mut self) -> BTreeSet<u64> {
+        std::mem::take(&mut self.aside)
+    }
+
+    /// How many calls of its group are before this one, if it is here.
+    pub(super) fn ahead_of(&self, call: u64) -> Option<usize> {
+        let queued = self.queues.iter().find_map(|queue| queue.iter().position(|other| *other == call));
+        queued.or_else(|| self.aside.contains(&call).then_some(0))
+    }
+
+    fn queue(&mut self, group: u32) -> &mut VecDeque<u64> {
+        let group = group as usize;
+        if self.queues.len() <= group {
+            self.queues.resize_with(group + 1, VecDeque::new);
+        }
+        &mut self.queues[group]
+    }
+}

@@ -1,0 +1,325 @@
+"""`LocalCore`: the engine of a session in local mode, with the interface of `ray._native.Core` (tests/unit/test_local_interface.py holds it to that)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import threading
+
+from ray._core.errors import system_error
+from ray._core.generators import ObjectRefGenerator
+from ray._core.local import execution, stalls
+from ray._core.local.actors import ActorLoop, LocalActor
+from ray._core.local.calls import Call, CallSite
+from ray._core.local.scheduler import Scheduler
+from ray._core.local.streams import LocalStream
+from ray._native import LocalObjects
+from ray.exceptions import ActorAlreadyExistsError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from ray._native import CompletionQueue, LocalValue, ObjectRef
+
+
+class LocalCore:
+    """Objects, calls and actors of one process."""
+
+    def __init__(self, resources: dict[str, float], namespace: str, job_env: str) -> None:
+        self.total = resources
+        self.namespace = namespace
+        self.job_env = job_env
+        self.node_id = os.urandom(28)
+        self._numbers = itertools.count(1)
+        self._driver_call = next(self._numbers)
+        self._names: dict[tuple[str, str], LocalActor] = {}
+        self.scheduler = Scheduler(self, resources.get("CPU", 0.0))
+        self.objects = LocalObjects(self.scheduler.keeper.note_unneeded, self.scheduler.unwatch)
+        self.objects.install()
+
+    def shutdown(self, exiting: bool) -> None:  # noqa: ARG002  there is no process to be waited for
+        """End the session. Idempotent."""
+        if not self.scheduler.over:
+            self.scheduler.end()
+            self.objects.close()
+            self._names.clear()
+
+    def mark_forked(self) -> None:
+        """In the child of a fork: the session is the parent's, and so are its threads, one of which may hold the lock."""
+        self.scheduler.over = True
+        self.scheduler.lock = threading.Condition()
+        self.objects.close()
+
+    def is_alive(self) -> bool:
+        """Until the end."""
+        return not self.scheduler.over
+
+    @property
+    def proc_id(self) -> int:
+        """The one process of the session."""
+        return 1
+
+    @property
+    def daemon_pid(self) -> int:
+        """There is no daemon: this process."""
+        return os.getpid()
+
+    # objects
+
+    def put(self, value: Any) -> ObjectRef[Any]:
+        """As `Core.put`."""
+        self.scheduler.check()
+        pickled = self.objects.pickle(value)
+        number = next(self._numbers)
+        ref = self.objects.reference(number, 0)
+        self.objects.store(number, 0, pickled)
+        return ref
+
+    def get(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
+        """As `Core.get`."""
+        keys = list(map(self.scheduler.key_of, refs))
+        if not self.scheduler.wait(keys, len(keys), timeout_s):
+            ready = sum(map(self.scheduler.is_ready, keys))
+            text = f"get timed out after {timeout_s} s: {ready} of {len(keys)} objects are ready"
+            raise system_error({"code": "get_timeout", "message": text})
+        return list(map(self.objects.value, refs))
+
+    def wait(
+        self,
+        refs: Sequence[ObjectRef[Any]],
+        num_returns: int,
+        timeout_s: float | None,
+        fetch_local: bool,  # noqa: ARG002  everything is here
+    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+        """As `Core.wait`."""
+        if len(set(refs)) < len(refs):
+            raise ValueError("ray.wait takes different ObjectRefs, got duplicates\nhint: pass list(set(refs))")
+        keys = list(map(self.scheduler.key_of, refs))
+        self.scheduler.wait(keys, num_returns, timeout_s)
+        ready = [at for at, key in enumerate(keys) if self.scheduler.is_ready(key)][:num_returns]
+        chosen = set(ready)
+        return [refs[at] for at in ready], [ref for at, ref in enumerate(refs) if at not in chosen]
+
+    def watch(self, queue: CompletionQueue, ref: ObjectRef[Any], token: int) -> int | None:
+        """For `CompletionQueue.watch`."""
+        return self.scheduler.watch(self.scheduler.key_of(ref), queue, token)
+
+    # calls
+
+    def submit(self, site: CallSite, args: tuple[Any, ...], kwargs: dict[str, Any], handle: ObjectRef[Any] | None, max_pending: int) -> Any:
+        """Submit a call, for `LocalTemplate`.
+
+        Args:
+            site: Its call site.
+            args: Positional arguments.
+            kwargs: Keyword arguments.
+            handle: The actor's handle object, None for a task.
+            max_pending: Unfinished calls that the actor may have, -1 without limit.
+
+        Returns:
+            A reference, a list of them, None, or a generator, as `num_returns` says.
+        """
+        scheduler, objects = self.scheduler, self.objects
+        scheduler.check()
+        pickled, arguments = objects.pickle_args(args, kwargs)
+        actor = None if handle is None else scheduler.actors.get(objects.call_of(handle))
+        call = Call(next(self._numbers), site, pickled, arguments, actor)
+        call.handle = handle
+        result = self._results(call)
+        with scheduler.lock:
+            failure = self._refusal(site, handle, actor, max_pending)
+            if failure is None:
+                scheduler.submit(call)
+            else:
+                scheduler.store_error(call, failure)
+        return result
+
+    def _results(self, call: Call) -> Any:
+        """What the caller gets."""
+        if call.stream is not None and call.stream.gathers:
+            return self.objects.end(call.number)
+        if call.stream is not None:
+            stream: Any = LocalStream(self, call)
+            return ObjectRefGenerator(stream)
+        refs = [self.objects.reference(call.number, index) for index in range(1, call.site.num_returns + 1)]
+        if not refs:
+            return None
+        return refs[0] if len(refs) == 1 else refs
+
+    def _refusal(self, site: CallSite, handle: ObjectRef[Any] | None, actor: LocalActor | None, max_pending: int) -> LocalValue | None:
+        """The error of a call that can't run; None if it can.
+
+        Raises:
+            PendingCallsLimitExceeded: The actor has as many calls as it may have.
+        """
+        if handle is None:
+            text = self._infeasible(site.resources)
+            return None if text is None else self.objects.failed("unschedulable", {"message": f"{site.name}: {text}"})
+        if actor is None:
+            return self.objects.failed("actor_died", {"actor_id": handle.actor_id_binary().hex(), "message": "the actor is unknown: it has ended"})
+        if actor.death is not None:
+            return actor.death
+        if 0 <= max_pending <= sum(not call.is_constructor for call in (*actor.mailbox, *actor.running)):
+            text = (
+                f"{site.name}: {max_pending} calls of this process are pending, which is the actor's max_pending_calls.\n"
+                "hint: wait for some of them, or raise max_pending_calls"
+            )
+            raise system_error({"code": "pending_calls", "message": text})
+        return None
+
+    def _infeasible(self, resources: dict[str, float]) -> str | None:
+        lacks = [f"{name}: asked {need:g}, there are {self.total.get(name, 0.0):g}" for name, need in resources.items() if need > self.total.get(name, 0.0)]
+        if not lacks:
+            return None
+        return f"the request can never be satisfied ({'; '.join(lacks)})\nhint: ask for less, or declare more with ray.init(num_cpus=..., num_gpus=..., resources={{...}})"
+
+    # actors
+
+    def create_actor(
+        self,
+        *,
+        payload: bytes,
+        class_name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        resources: dict[str, float],
+        placement_resources: dict[str, float],
+        env: str,
+        max_restarts: int,
+        max_concurrency: int,
+        is_async: bool,
+        name: str,
+        namespace: str,
+        detached: bool,
+        get_if_exists: bool,
+    ) -> ObjectRef[Any]:
+        """As `Core.create_actor`."""
+        self.scheduler.check()
+        with self.scheduler.lock:
+            existing = self._living(namespace, name)
+            if existing is not None and get_if_exists:
+                return self.objects.actor(existing.number)
+            if existing is not None:
+                raise ActorAlreadyExistsError(
+                    f"there is an actor named {name!r} in this namespace already\nhint: get it with ray.get_actor, or pass get_if_exists=True"
+                )
+            pickled, arguments = self.objects.pickle_args(args, kwargs)
+            number = next(self._numbers)
+            actor = LocalActor(number, payload, class_name)
+            actor.name, actor.namespace, actor.detached = name, namespace, detached
+            actor.env, actor.resources = env, resources
+            actor.restarts_left, actor.max_concurrency, actor.is_async = max_restarts, max_concurrency, is_async
+            handle = self.objects.actor(number)
+            self.scheduler.actors[number] = actor
+            text = self._infeasible(placement_resources) or self._infeasible(resources)
+            if text is not None:
+                actor.death = self.scheduler.actor_error(actor, "unschedulable", f"actor {class_name}: {text}")
+            else:
+                if name:
+                    self._names[namespace, name] = actor
+                actor.creation = (pickled, arguments)
+                self.construct(actor)
+            return handle
+
+    def construct(self, actor: LocalActor) -> None:
+        """Submit the constructor of an actor that is new or is restarted."""
+        assert actor.creation is not None, "kept while the actor may be restarted"
+        site = CallSite(f"{actor.class_name}.__init__", actor.payload, num_returns=0)
+        number = next(self._numbers) if actor.incarnation else actor.number
+        call = Call(number, site, *actor.creation, actor)
+        call.is_constructor, call.attempt = True, actor.incarnation
+        call.handle = self.objects.actor(actor.number)
+        if actor.restarts_left == 0:
+            actor.creation = None
+        self.scheduler.submit(call)
+
+    def loop_of(self, actor: LocalActor) -> ActorLoop:
+        """Give the event loop of an async actor, starting it."""
+        if actor.loop is None:
+            actor.loop = ActorLoop(self, actor, self.scheduler.finished)
+        return actor.loop
+
+    def _living(self, namespace: str, name: str) -> LocalActor | None:
+        actor = self._names.get((namespace, name))
+        return None if actor is None or actor.death is not None else actor
+
+    def get_actor(self, name: str, namespace: str) -> tuple[ObjectRef[Any], bytes] | None:
+        """As `Core.get_actor`."""
+        self.scheduler.check()
+        with self.scheduler.lock:
+            actor = self._living(namespace, name)
+            return None if actor is None else (self.objects.actor(actor.number), actor.payload)
+
+    def list_named_actors(self, all_namespaces: bool, namespace: str) -> list[tuple[str, str]]:
+        """As `Core.list_named_actors`."""
+        with self.scheduler.lock:
+            living = [key for key, actor in self._names.items() if actor.death is None]
+        return sorted(key for key in living if all_namespaces or key[0] == namespace)
+
+    def kill_actor(self, actor: ObjectRef[Any], no_restart: bool) -> None:
+        """As `Core.kill_actor`."""
+        found = self.scheduler.actors.get(self.objects.call_of(actor))
+        if found is not None:
+            self.scheduler.kill(found, no_restart)
+
+    def current_actor(self) -> tuple[ObjectRef[Any], bytes] | None:
+        """As `Core.current_actor`, for the actor whose call this thread or coroutine runs."""
+        call = execution.running.get()
+        if call is None or call.actor is None:
+            return None
+        return self.objects.actor(call.actor.number), call.actor.payload
+
+    # introspection
+
+    def running_name(self) -> str:
+        """As `Core.running_name`."""
+        call = execution.running.get()
+        return "" if call is None else call.name
+
+    def holdings(self) -> list[tuple[str, bytes, str, int]]:
+        """As `Core.holdings`."""
+        with self.scheduler.lock:
+            calls = [("call", self.objects.task_id(call.number), call.name, 0) for key, call in self.scheduler.pending.items() if key == call.number]
+            living = [actor for actor in self.scheduler.actors.values() if actor.death is None]
+            actors = [("actor", self.objects.actor(actor.number).binary(), actor.class_name, 0) for actor in living]
+        return [*(("object", object_id, "", size) for object_id, size in self.objects.sizes()), *actors, *calls]
+
+    def explain(self, subject: tuple[str, Any]) -> str:
+        """For `ray._core.why.explain`."""
+        return stalls.tell(self.scheduler, subject)
+
+    def table_sizes(self) -> tuple[int, int, int, int]:
+        """As `Core.table_sizes`."""
+        with self.scheduler.lock:
+            return len(self.objects), len(self.scheduler.pending), 0, len(self.scheduler.waits)
+
+    def resources(self) -> tuple[dict[str, float], dict[str, float]]:
+        """As `Core.resources`. Nothing is held: resources are looked at, not counted."""
+        self.scheduler.check()
+        return dict(self.total), dict(self.total)
+
+    def context(self) -> dict[str, Any]:
+        """As `Core.context`."""
+        call = execution.running.get()
+        actor = None if call is None else call.actor
+        held = actor.resources if actor is not None else call.site.resources if call is not None else {}
+        env = actor.env if actor is not None else call.site.env if call is not None else self.job_env
+        return {
+            "task_id": self.objects.task_id(self._driver_call if call is None else call.number),
+            "in_task": call is not None,
+            "actor_id": b"" if actor is None else self.objects.actor_id(actor.number),
+            "task_name": "" if call is None else call.name,
+            "resources": dict(held),
+            "actor_name": "" if actor is None else actor.name,
+            "attempt": 0 if call is None else call.attempt,
+            "gpu_ids": list(range(math.ceil(held.get("GPU", 0)))),
+            "worker_id": self.node_id[::-1],
+            "node_id": self.node_id,
+            "job_id": self.objects.job_id(),
+            "was_restarted": actor is not None and actor.incarnation > 0,
+            "namespace": self.namespace,
+            "env": env,
+        }

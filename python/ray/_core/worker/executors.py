@@ -1,0 +1,137 @@
+"""What runs the calls of an actor that runs several at once: for each concurrency group its own threads, or its own event loop.
+
+Groups never wait for each other: a call that blocks in one of them, also one that blocks an event loop, delays its own group only.
+Groups are numbered; 0 is the default one, which has all methods that name no group, and the others count in the order of the class.
+"""
+
+from __future__ import annotations
+
+from ray import _native
+from ray._core import session
+from ray._core.worker.forked import leave_forked_child
+from ray._core.worker.payloads import exit_reason
+from ray._core.worker.streams import send_items
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+    from contextvars import ContextVar
+    from typing import Any
+
+
+def run_threads(core: _native.Core, sizes: list[int]) -> None:
+    """Run a threaded actor: each thread runs calls of one group; the first that is told to end ends them all.
+
+    Args:
+        core: The engine.
+        sizes: How many threads each group has.
+    """
+    import threading
+
+    over = threading.Event()
+
+    def serve(group: int) -> None:
+        try:
+            _native.run_calls(core, group)
+        finally:
+            over.set()
+
+    for group, size in enumerate(sizes):
+        for index in range(size):
+            threading.Thread(target=serve, args=(group,), name=f"ray-call-{group}-{index}", daemon=True).start()
+    over.wait()
+
+
+def run_loops(core: _native.Core, loop: asyncio.AbstractEventLoop, sizes: list[int]) -> None:
+    """Run an async actor: calls become coroutines, those of each group in an event loop of its own.
+
+    Args:
+        core: The engine.
+        loop: The loop of the default group, in which the constructor ran.
+        sizes: How many coroutines of each group run at once.
+    """
+    import asyncio
+    import contextvars
+    import threading
+
+    running: ContextVar[Any] = contextvars.ContextVar("ray_call")
+    core.set_async_variable(running)
+    over = loop.create_future()
+
+    def end_here() -> None:
+        if not over.done():
+            over.set_result(None)
+
+    def end() -> None:
+        loop.call_soon_threadsafe(end_here)
+
+    def serve(group: int, size: int) -> None:
+        own = asyncio.new_event_loop()
+        asyncio.set_event_loop(own)
+        _GroupLoop(core, own, group, size, running, end)
+        try:
+            own.run_forever()
+        finally:
+            end()
+
+    for group, size in enumerate(sizes[1:], start=1):
+        threading.Thread(target=serve, args=(group, size), name=f"ray-loop-{group}", daemon=True).start()
+    _GroupLoop(core, loop, 0, sizes[0], running, end)
+    loop.run_until_complete(over)
+
+
+class _GroupLoop:
+    """The event loop of one group. At most `size` of its calls run at once; what has no room waits in the engine."""
+
+    def __init__(self, core: _native.Core, loop: asyncio.AbstractEventLoop, group: int, size: int, running: ContextVar[Any], end: Callable[[], None]) -> None:
+        self._core = core
+        self._loop = loop
+        self._group = group
+        self._size = size
+        self._running = running
+        self._end = end
+        self._tasks: set[asyncio.Task[None]] = set()
+        loop.add_reader(core.work_fd(group), self._take)
+
+    def _take(self) -> None:
+        if session.core is not self._core:
+            leave_forked_child(None)  # a coroutine forked and went on to its next await: the loop's descriptors are shared with the parent
+        calls, reason = _native.take_calls(self._core, self._group, self._size - len(self._tasks))
+        for call in calls:
+            task = self._loop.create_task(self._run(call))
+            self._tasks.add(task)
+            task.add_done_callback(self._end_of_call)
+        if reason is not None:
+            self._end()
+
+    def _end_of_call(self, task: asyncio.Task[None]) -> None:
+        was_full = len(self._tasks) >= self._size
+        self._tasks.discard(task)
+        if was_full:
+            self._take()
+
+    async def _run(self, call: _native.PendingCall) -> None:
+        self._running.set(call)
+        try:
+            function, args, kwargs = call.prepare()
+            result = function(*args, **kwargs) if kwargs else function(*args)
+            if call.is_stream:
+                await send_items(call, result)
+            elif hasattr(result, "__await__"):
+                result = await result
+        except BaseException as error:  # the boundary of the user's call: its error is its result
+            if session.core is not self._core:
+                leave_forked_child(error)
+            if not isinstance(error, SystemExit):
+                call.fail(error)
+                return
+            self._core.leave_actor(exit_reason(error))
+            self._end()
+        else:
+            if session.core is not self._core:
+                leave_forked_child(None)
+            if call.is_stream:
+                call.finish_stream()
+            else:
+                call.finish(result)
