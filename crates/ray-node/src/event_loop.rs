@@ -10,7 +10,7 @@ use crate::template::{Report, Template};
 use ray_logic::node::{Node, NodeCommand, NodeConfig};
 use ray_proto::msg::{Boot, Evidence, FromNode, MemoryKill, ToNode, WorkerLine};
 use ray_proto::wire::{decode, PROTOCOL};
-use ray_proto::{ExtentId, ProcId, UNIT};
+use ray_proto::{ProcId, UNIT};
 use ray_shm::board::{Board, SLOTS};
 use ray_shm::door;
 use ray_shm::host::{explain, explain_memfd};
@@ -38,6 +38,7 @@ const LOG_BACKLOG: u64 = 4 << 20;
 /// Of the board: processes that run no calls have none.
 const NO_SLOT: u32 = u32::MAX;
 mod ends;
+mod extents;
 mod farewell;
 mod visitors;
 
@@ -347,35 +348,6 @@ impl Daemon {
             }
             // Out of descriptors: the two go on through us.
             Err(_) => self.node.link_failed(a, b),
-        }
-    }
-
-    // ---- extents
-
-    fn new_extent(&mut self, to: ProcId, token: u64, extent: ExtentId, size: u64) {
-        match self.files.make_in_memory(extent, size) {
-            Ok(fd) => self.send_with_fd(to, &FromNode::ExtentGrant { token, extent, size }, fd),
-            Err(text) => {
-                self.send(to, &FromNode::StoreFull { token, text, disk: false });
-                self.node.extent_failed(ray_shm::now_us(), extent);
-            }
-        }
-    }
-
-    fn new_segment(&mut self, to: ProcId, token: u64, extent: ExtentId, sizes: &[u64]) {
-        match self.files.make_on_disk(extent, sizes) {
-            Ok((size, fd)) => {
-                self.node.segment_made(extent, size);
-                self.send_with_fd(to, &FromNode::ExtentGrant { token, extent, size }, fd);
-            }
-            Err(why) => self.node.segment_failed(ray_shm::now_us(), extent, why),
-        }
-    }
-
-    fn open_extent(&mut self, to: ProcId, token: u64, extent: ExtentId, size: u64) {
-        match self.files.open(extent) {
-            Some(fd) => self.send_with_fd(to, &FromNode::ExtentOpened { token, extent, size }, fd),
-            None => self.send(to, &FromNode::ExtentGone { token }),
         }
     }
 

@@ -10,9 +10,9 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 
-from ray._core import RAY_COMMIT, RAY_VERSION, door, host, session, spilling
+from ray._core import RAY_COMMIT, RAY_VERSION, door, host, session
 from ray._core.calls.options import check_namespace
-from ray._core.config import WORKER_SETTINGS, env, worker_settings
+from ray._core.config import WORKER_SETTINGS, env, spilling, worker_settings
 from ray._core.environment import canonical_env, check_runtime_env
 
 TYPE_CHECKING = False
@@ -28,7 +28,7 @@ SETTINGS: frozenset[str] = frozenset(
 )
 """Names that `_system_config` may hold: seconds before surplus idle workers end; whether a request that can never be met raises instead of staying
 pending; bytes that the calls of a process may keep before submitting waits, and seconds without progress after which that raises
-(docs/design/005); whether a worker stopped for 5 s counts as dead; workers kept ready; those of config.py. The daemon reads them
+(docs/design/005); whether a worker stopped for 5 s counts as dead; workers kept ready; those of config. The daemon reads them
 (crates/ray-node/src/event_loop.rs), and those of calls each process for itself (crates/ray-py/src/core.rs)."""
 
 LOCAL_HOST = "127.0.0.1"

@@ -366,6 +366,7 @@ mod tests {
 
     fn node(quota: u64) -> (Node, ProcId) {
         let config = NodeConfig {
+            memory: crate::node::MemoryRules::default(),
             total: Resources::from_f64([("CPU", 1.0)]),
             store_bytes: 8 * MIB,
             job_env: String::new(),

@@ -241,6 +241,7 @@ mod tests {
             exit_code: 0,
             ended_by_us: String::new(),
             oom_kill: false,
+            memory_kill: ray_proto::msg::MemoryKill::No {},
             peak_rss_kib: 0,
             stderr_tail: String::new(),
             last_started: None,
@@ -284,6 +285,7 @@ mod tests {
             max_retries: 0,
             retry_raised: false,
             max_calls: 0,
+            stream: None,
         });
         let body_id = put(owner, body);
         let args = CallArgs { body: Value::shm(body), body_id, deps: vec![dep], nested: vec![] };
