@@ -258,6 +258,11 @@ mod tests {
         }
         assert_eq!(decode::<ray_proto::Blob>(reader.next_frame().unwrap().unwrap()).unwrap(), big);
         drop(writer);
+        // Another test's fork may hold a copy of the other end for a moment.
+        let deadline = crate::now_us() + 5_000_000;
+        while reader.fill() == Filled::Empty && crate::now_us() < deadline {
+            std::thread::yield_now();
+        }
         assert_eq!(reader.fill(), Filled::Closed);
     }
 }
