@@ -134,3 +134,16 @@ def test_spilling_goes_on_over_many_generations():
             assert is_part(ray.get(ref), number)
             del ref
     assert all(is_part(ray.get(ref), number) for number, ref in window)
+
+
+def test_spilled_items_of_a_generator_are_all_readable():
+    """Items that were yielded and not read yet go to disk like other values, and don't stop the generator."""
+
+    @ray.remote
+    def parts():
+        for i in range(COUNT):
+            yield part(i)
+
+    items = list(parts.remote())
+    assert len(items) == COUNT
+    assert all(is_part(ray.get(ref), i) for i, ref in enumerate(items))
