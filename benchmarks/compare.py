@@ -30,6 +30,7 @@ SECTIONS = {
     "starting": ["start", "idle", "idle_worker", "size"],
     "calls": ["tasks", "task_arguments", "actors", "actor_arguments", "async_actors", "actors_2x2"],
     "objects": ["large", "small", "megabytes", "nested_refs"],
+    "spilling": ["spill"],
     "graphs": ["chain", "tree", "wait", "fan_out", "streaming"],
     "lifecycle": ["actor_creation", "actors_1000", "placement_groups", "task_retry", "actor_restart", "actor_death"],
     "queued": ["queue_100k", "queue_1m", "queued_task_memory", "object_ref_memory"],

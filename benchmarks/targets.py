@@ -46,6 +46,8 @@ TARGETS = {
     "put_1gib_first_of_pwrite": Target(90),
     "put_1gib_repeated_of_memcpy": Target(85),
     "get_1gib_elsewhere": Target(0.1),
+    "spill_of_raw": Target(80),
+    "restore_disk_of_raw": Target(80),
     "actor_create_one": Target(10),
     "actor_create_20": Target(200),
     "actor_create_1000": Target(10),
@@ -63,7 +65,7 @@ TARGETS = {
 }
 
 # What the machine does, measured so that other figures can be given against it: not a race.
-REFERENCES = {"reference_memcpy", "reference_pwrite"}
+REFERENCES = {"reference_memcpy", "reference_pwrite", "reference_disk_write", "reference_disk_read", "reference_disk_read_disk"}
 
 # Our figure -> the peers' figures that do the same work, one task per message.
 PEERS = {

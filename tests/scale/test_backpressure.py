@@ -184,7 +184,7 @@ def test_large_arguments_wait_for_room_in_the_store(no_runtime):
 
 def test_full_store_is_an_error_when_the_calls_do_not_end(no_runtime, gate: Gate):
     """The wait for room in the store has an end: what runs may wait for what does not fit."""
-    init(num_cpus=2, object_store_memory=100 << 20, _system_config={"pending_calls_patience_s": 1})
+    init(num_cpus=2, object_store_memory=100 << 20, _system_config={"automatic_object_spilling_enabled": False, "pending_calls_patience_s": 1})
     refs = []
     with pytest.raises(ObjectStoreFullError, match="the driver holds"):
         for i in range(20):

@@ -21,7 +21,7 @@ def store_used():
 def check_puts(count):
     """Refs dropped as it goes: the store stays small. Then as many as fit, half of them dropped here and there, and filled up again."""
     store_bytes = 256 << 20
-    init(num_cpus=1, object_store_memory=store_bytes)
+    init(num_cpus=1, object_store_memory=store_bytes, _system_config={"automatic_object_spilling_enabled": False})
     for i in range(count):
         ref = ray.put(KIB_100)
         if i % 1000 == 0:

@@ -291,6 +291,7 @@ def test_record_that_is_damaged_becomes_a_system_error():
         ("object_lost", exceptions.ObjectLostError),
         ("object_freed", exceptions.ObjectFreedError),
         ("store_full", exceptions.ObjectStoreFullError),
+        ("disk_full", exceptions.OutOfDiskError),
         ("out_of_memory", exceptions.OutOfMemoryError),
         ("daemon_died", exceptions.LocalRayletDiedError),
         ("cancelled", exceptions.TaskCancelledError),

@@ -125,6 +125,11 @@ impl Extents {
         self.extents.values().flat_map(|e| e.live.values()).sum()
     }
 
+    /// Bytes that live in one extent; None if it is not one of these.
+    pub fn live_in(&self, id: ExtentId) -> Option<u64> {
+        self.extents.get(&id).map(|e| e.live.values().sum())
+    }
+
     /// A range of `len` bytes, or None when the node must be asked for another extent.
     pub fn allocate(&mut self, len: u64) -> Option<Allocation> {
         let need = rounded(len);

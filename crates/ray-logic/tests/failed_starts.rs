@@ -12,6 +12,7 @@ fn node() -> (Node, ProcId) {
         warm_workers: 0,
         idle_worker: 1_000_000,
         infeasible_is_error: false,
+        spill: None,
         memory: MemoryRules { refresh: None, growth_bytes: None, ..MemoryRules::default() },
     };
     let mut node = Node::new(config);

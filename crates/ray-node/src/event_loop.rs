@@ -1,6 +1,7 @@
 //! This is the main loop of the daemon: one thread, one epoll set, the driver on descriptor 0.
 
 use crate::conn::{Conn, Pipe, Token};
+use crate::extent_files::{spill_config, ExtentFiles};
 use crate::host::{self, fd_limit};
 use crate::memory::{memory_rules, MemoryReader};
 use crate::oom;
@@ -9,7 +10,7 @@ use crate::template::{Report, Template};
 use ray_logic::node::{Node, NodeCommand, NodeConfig};
 use ray_proto::msg::{Boot, Evidence, FromNode, MemoryKill, ToNode, WorkerLine};
 use ray_proto::wire::{decode, PROTOCOL};
-use ray_proto::{ExtentId, ProcId, UNIT};
+use ray_proto::{ProcId, UNIT};
 use ray_shm::board::{Board, SLOTS};
 use ray_shm::door;
 use ray_shm::host::{explain, explain_memfd};
@@ -37,6 +38,7 @@ const LOG_BACKLOG: u64 = 4 << 20;
 /// Of the board: processes that run no calls have none.
 const NO_SLOT: u32 = u32::MAX;
 mod ends;
+mod extents;
 mod farewell;
 mod visitors;
 
@@ -59,7 +61,7 @@ struct Daemon {
     free_slots: Vec<u32>,
     /// Forks asked for and not reported, with what they need: a new template gets them again.
     forking: BTreeMap<ProcId, Forking>,
-    extents: BTreeMap<ExtentId, OwnedFd>,
+    files: ExtentFiles,
     oom_kills: Option<u64>,
     commands: VecDeque<NodeCommand>,
     paused: Vec<Token>,
@@ -104,7 +106,7 @@ pub fn run(link: OwnedFd) -> Result<(), String> {
         board,
         free_slots: (0..SLOTS).rev().collect(),
         forking: BTreeMap::new(),
-        extents: BTreeMap::new(),
+        files: ExtentFiles::new(&boot),
         oom_kills: oom::kills(),
         commands: VecDeque::new(),
         paused: Vec::new(),
@@ -149,6 +151,7 @@ fn node_config(boot: &Boot) -> NodeConfig {
         warm_workers: setting("warm_workers").and_then(|v| v.parse().ok()).unwrap_or(cpus.clamp(1, 2)),
         idle_worker: setting("idle_worker_s").and_then(|v| v.parse::<f64>().ok()).map_or(1_000_000, |s| (s * 1e6) as u64),
         infeasible_is_error: setting("infeasible_is_error") == Some("1"),
+        spill: spill_config(boot),
         memory: memory_rules(&boot.settings),
     }
 }
@@ -225,9 +228,9 @@ impl Daemon {
             NodeCommand::Link { a, b } => self.link(a, b),
             NodeCommand::NewExtent { to, token, extent, size } => self.new_extent(to, token, extent, size),
             NodeCommand::OpenExtent { to, token, extent, size } => self.open_extent(to, token, extent, size),
-            NodeCommand::CloseExtent { extent } => {
-                self.extents.remove(&extent);
-            }
+            NodeCommand::NewSegment { to, token, extent, sizes } => self.new_segment(to, token, extent, &sizes),
+            NodeCommand::Punch { range } => self.files.punch(range),
+            NodeCommand::CloseExtent { extent } => self.files.close(extent),
             NodeCommand::LookAtMemory { processes } => {
                 self.looked = true;
                 self.look_at_memory(processes);
@@ -345,29 +348,6 @@ impl Daemon {
             }
             // Out of descriptors: the two go on through us.
             Err(_) => self.node.link_failed(a, b),
-        }
-    }
-
-    // ---- extents
-
-    fn new_extent(&mut self, to: ProcId, token: u64, extent: ExtentId, size: u64) {
-        let made = ray_shm::memory::create("ray-extent", size).and_then(|fd| Ok((rustix::io::fcntl_dupfd_cloexec(&fd, 0)?, fd)));
-        match made {
-            Ok((copy, fd)) => {
-                self.extents.insert(extent, fd);
-                self.send_with_fd(to, &FromNode::ExtentGrant { token, extent, size }, copy);
-            }
-            Err(error) => {
-                self.node.extent_failed(extent);
-                self.send(to, &FromNode::StoreFull { token, text: explain_memfd(&format!("the system refused {size} bytes of shared memory"), error) });
-            }
-        }
-    }
-
-    fn open_extent(&mut self, to: ProcId, token: u64, extent: ExtentId, size: u64) {
-        match self.extents.get(&extent).map(|fd| ray_shm::memory::reopen_read_only(fd.as_fd())) {
-            Some(Ok(fd)) => self.send_with_fd(to, &FromNode::ExtentOpened { token, extent, size }, fd),
-            _ => self.send(to, &FromNode::ExtentGone { token }),
         }
     }
 

@@ -29,8 +29,21 @@ newtype! {
     ClassId(u32);
     /// A call template within its owner.
     TemplateId(u32);
-    /// A memfd that holds object ranges, numbered by the node.
+    /// A memfd or an unnamed file that holds object ranges, numbered by the node.
     ExtentId(u64);
+}
+
+/// Set in the number of an extent whose bytes are a file's.
+const ON_DISK: u64 = 1 << 63;
+
+impl ExtentId {
+    pub fn on_disk(number: u64) -> Self {
+        ExtentId(number | ON_DISK)
+    }
+
+    pub fn is_on_disk(self) -> bool {
+        self.0 & ON_DISK != 0
+    }
 }
 
 impl ProcId {

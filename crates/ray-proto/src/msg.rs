@@ -152,7 +152,8 @@ wire_enum! {
         13 = NameTake { token: u64, name: String, namespace: String, actor: ActorId, payload: Blob },
         14 = NameFind { token: u64, name: String, namespace: String },
         15 = NameList { token: u64, all: bool, namespace: String },
-        16 = ExtentWant { token: u64, size: u64 },
+        /// Memory: `sizes` from what is wished for down to the least that would do. One that does not fit waits until there is room.
+        16 = ExtentWant { token: u64, sizes: Vec<u64> },
         17 = ExtentOpen { token: u64, extent: ExtentId },
         18 = ExtentDrop { extent: ExtentId },
         19 = Published { range: ShmRange, owner: ProcId },
@@ -167,6 +168,12 @@ wire_enum! {
         28 = Ask { token: u64, subject: Subject },
         /// The driver has shown lines of workers: so many bytes (`WorkerLine::weight`) less wait for it.
         29 = LinesShown { bytes: u64 },
+        /// A segment on disk to spill to. Answered at once.
+        40 = SegmentWant { token: u64, sizes: Vec<u64> },
+        /// What became of `Spill`: bytes moved to disk or given back since it came; 0: nothing here can be moved. `own`: some of them in own extents.
+        41 = Spilled { bytes: u64, own: bool },
+        /// The segment could not be written to.
+        42 = SegmentFailed { extent: ExtentId, text: String },
     }
 }
 
@@ -203,9 +210,10 @@ wire_enum! {
         6 = NameTaken { token: u64, existing: Option<(ActorId, Blob)> },
         7 = NameFound { token: u64, existing: Option<(ActorId, Blob)> },
         8 = Names { token: u64, names: Vec<(String, String)> },
-        /// Carries a descriptor, read-write.
+        /// Carries a descriptor, read-write. Memory or a file on disk: the id tells.
         9 = ExtentGrant { token: u64, extent: ExtentId, size: u64 },
-        10 = StoreFull { token: u64, text: String },
+        /// `disk`: the disk for spilled objects has no room or can't be used.
+        10 = StoreFull { token: u64, text: String, disk: bool },
         /// Carries a descriptor, read-only.
         11 = ExtentOpened { token: u64, extent: ExtentId, size: u64 },
         12 = ExtentGone { token: u64 },
@@ -226,6 +234,12 @@ wire_enum! {
         24 = Told { token: u64, facts: Vec<Fact> },
         /// The session is over. A worker at rest runs its exit handlers and ends; one that runs a call ends at once.
         25 = Dismiss {},
+        /// Others wait for memory: move about so many bytes to disk, give back what is empty, then say `Spilled`.
+        40 = Spill { bytes: u64 },
+        /// Answer to `ExtentWant`: the asker's own extents have room now, or had.
+        41 = ExtentRetry { token: u64 },
+        /// An extent that the receiver opened is gone: nothing in it is referenced any more.
+        42 = ExtentClosed { extent: ExtentId },
     }
 }
 
@@ -240,8 +254,9 @@ wire_enum! {
         4 = Returned { tasks: Vec<u64>, blocked: bool },
         /// The last relayed message before the direct link is used.
         5 = Switch {},
-        6 = Fetch { ids: Vec<ObjectId> },
-        7 = Fetched { id: ObjectId, payload: Payload },
+        /// Each with the number of the request, which the answer repeats.
+        6 = Fetch { ids: Vec<(ObjectId, u64)> },
+        7 = Fetched { id: ObjectId, request: u64, payload: Payload },
         8 = Borrow { ids: Vec<ObjectId>, token: u64 },
         9 = BorrowAck { token: u64 },
         10 = Release { ids: Vec<(ObjectId, u32)> },

@@ -3,15 +3,17 @@
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use ray_proto::ObjectId;
+use ray_proto::{ObjectId, ShmRange};
 use ray_worker::{Library, View};
 use std::os::raw::c_int;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// A counted mention of an object.
+/// A counted view of an object: it is neither freed nor moved meanwhile.
 pub(crate) struct Pin {
     library: Arc<Library>,
     id: ObjectId,
+    /// Where the value is.
+    pub(crate) range: ShmRange,
 }
 
 /// Every pin of the process, dead ones among them: a fork copies the views.
@@ -20,9 +22,10 @@ static PINS: Mutex<Vec<Weak<Pin>>> = Mutex::new(Vec::new());
 const SWEEP_EVERY: usize = 64;
 
 impl Pin {
-    pub(crate) fn new(library: &Arc<Library>, id: ObjectId) -> Arc<Pin> {
-        library.add_local(id);
-        let pin = Arc::new(Pin { library: library.clone(), id });
+    /// `seen`: where the value was a moment ago.
+    pub(crate) fn new(library: &Arc<Library>, id: ObjectId, seen: ShmRange) -> Arc<Pin> {
+        let range = library.add_view(id, seen);
+        let pin = Arc::new(Pin { library: library.clone(), id, range });
         let mut pins = PINS.lock().unwrap_or_else(PoisonError::into_inner);
         if pins.len() == pins.capacity() {
             pins.retain(|pin| pin.strong_count() > 0);
@@ -41,7 +44,7 @@ pub(crate) fn live_pins() -> Vec<Arc<Pin>> {
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        self.library.drop_ref(self.id);
+        self.library.drop_view(self.id);
     }
 }
 

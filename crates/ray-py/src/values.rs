@@ -240,11 +240,14 @@ impl Drop for Unpickling {
 
 /// The Python value of an object, or the exception it stands for as Err.
 pub(crate) fn decode<'py>(py: Python<'py>, library: &Arc<Library>, id: ObjectId, value: &Value) -> PyResult<Bound<'py, PyAny>> {
-    let view = match value {
-        Value::Inline(bytes) => View::Inline(bytes.clone()),
-        Value::Shm(_) => py.detach(|| library.view(value)).map_err(|failure| errors::failure(py, failure))?,
+    let (view, pin) = match value {
+        Value::Inline(bytes) => (View::Inline(bytes.clone()), None),
+        Value::Shm(range) => {
+            let pin = Pin::new(library, id, **range);
+            let view = py.detach(|| library.view(pin.range)).map_err(|failure| errors::failure(py, failure))?;
+            (view, Some(pin))
+        }
     };
-    let pin = matches!(view, View::Shm { .. }).then(|| Pin::new(library, id));
     decode_view(py, &Home::Engine(library.clone()), &view, pin)
 }
 

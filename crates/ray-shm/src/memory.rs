@@ -1,12 +1,17 @@
-//! memfd extents and their mappings.
+//! Extents, in memory (memfd) and on disk (files without a name), and their mappings.
 //!
 //! Who may touch what: the creator writes a range before it publishes it and never after; everybody else maps read-only. The allocator (ray-logic
 //! `extents`) and the reference counts above it guarantee that a published range is not handed out again while anyone can see it.
 
-use rustix::fs::{fallocate, ftruncate, memfd_create, open, FallocateFlags, MemfdFlags, Mode, OFlags};
+use rustix::fs::{fallocate, ftruncate, memfd_create, open, statvfs, unlink, FallocateFlags, MemfdFlags, Mode, OFlags};
 use rustix::io::{pwrite, Errno};
-use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
+use rustix::mm::{madvise, mmap, munmap, Advice, MapFlags, ProtFlags};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+const PAGE: u64 = 4096;
+/// Pages are asked of the disk in steps of this size: with smaller ones it stands still between two (1.0 against 3.3 GB/s measured).
+const READ_AHEAD: u64 = 64 << 20;
 
 /// A sparse memfd: pages are taken when they are written.
 pub fn create(name: &str, size: u64) -> Result<OwnedFd, Errno> {
@@ -17,6 +22,35 @@ pub fn create(name: &str, size: u64) -> Result<OwnedFd, Errno> {
     };
     ftruncate(&fd, size)?;
     Ok(fd)
+}
+
+/// A file without a name, with its blocks set aside: writing to it can't run out of space. It is gone with its last descriptor and mapping, whoever dies.
+pub fn create_on_disk(folder: &Path, size: u64) -> Result<OwnedFd, Errno> {
+    let mode = Mode::RUSR | Mode::WUSR;
+    let fd = match open(folder, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode) {
+        // A file system without nameless files: the name lives for a moment.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+            let name = folder.join(format!(".ray-spill-{}-{}", std::process::id(), crate::now_us()));
+            let fd = open(&name, OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::RDWR | OFlags::CLOEXEC, mode)?;
+            unlink(&name)?;
+            fd
+        }
+        made => made?,
+    };
+    ftruncate(&fd, size)?;
+    match fallocate(&fd, FallocateFlags::empty(), 0, size) {
+        // It can't set blocks aside: a full disk shows when they are written.
+        Err(Errno::OPNOTSUPP) => Ok(fd),
+        done => done.map(|()| fd),
+    }
+}
+
+/// Bytes of the file system of `folder`: (all of them, those that are free for us).
+pub fn disk_room(folder: &Path) -> Result<(u64, u64), Errno> {
+    let stat = statvfs(folder)?;
+    // As df counts: what is kept for root belongs to nobody.
+    let used = stat.f_blocks - stat.f_bfree;
+    Ok(((used + stat.f_bavail) * stat.f_frsize, stat.f_bavail * stat.f_frsize))
 }
 
 /// The same memory through a descriptor that can't write.
@@ -56,6 +90,10 @@ impl Mapping {
         Ok(Mapping { at: at.cast(), len })
     }
 
+    pub fn size(&self) -> u64 {
+        self.len as u64
+    }
+
     /// The bytes of a published range. None when it lies outside the extent, which a lying peer could claim.
     pub fn slice(&self, offset: u64, len: u64) -> Option<&[u8]> {
         let end = offset.checked_add(len)?;
@@ -64,6 +102,33 @@ impl Mapping {
         }
         // SAFETY: in bounds by the check; published ranges are not written to while they can be seen.
         Some(unsafe { std::slice::from_raw_parts(self.at.add(offset as usize), len as usize) })
+    }
+
+    /// Bring the pages of a range of a file in: at the speed of the disk, not of page faults, and what can't be read is an error instead of a SIGBUS.
+    pub fn populate(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        if offset.checked_add(len).is_none_or(|end| end > self.len as u64) {
+            return Err(Errno::INVAL);
+        }
+        let start = offset - offset % PAGE;
+        let (mut at, end) = (start, offset + len);
+        while at < end {
+            let step = (end - at).min(READ_AHEAD);
+            // SAFETY: in bounds by the check; both advices leave the bytes as they are.
+            let done = unsafe {
+                let from = self.at.add(at as usize).cast();
+                madvise(from, step as usize, Advice::WillNeed).and_then(|()| madvise(from, step as usize, Advice::LinuxPopulateRead))
+            };
+            match done {
+                // Linux before 5.14 has no such advice: the pages come as they are touched.
+                Err(Errno::INVAL) => return Ok(()),
+                Err(Errno::INTR) => {}
+                done => {
+                    done?;
+                    at += step;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Copy into a range that this process has allocated and not published.
@@ -110,6 +175,25 @@ pub fn trim_heap() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_without_a_name_is_written_read_back_and_punched() {
+        let folder = std::env::temp_dir();
+        let fd = create_on_disk(&folder, 1 << 16).unwrap();
+        let name = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
+        assert!(!name.exists(), "{name:?}");
+        let read_only = reopen_read_only(fd.as_fd()).unwrap();
+        let reader = Mapping::read_only(read_only.as_fd(), 1 << 16).unwrap();
+        write_cold(fd.as_fd(), 4096, b"on disk").unwrap();
+        reader.populate(4096, 7).unwrap();
+        assert_eq!(reader.slice(4096, 7), Some(&b"on disk"[..]));
+        assert_eq!(reader.populate(1 << 16, 1), Err(Errno::INVAL));
+        punch(fd.as_fd(), 4096, 4096).unwrap();
+        assert_eq!(reader.slice(4096, 7), Some(&[0; 7][..]));
+        let (total, free) = disk_room(&folder).unwrap();
+        assert!(total >= free && free > 0);
+        assert_eq!(create_on_disk(&folder.join("nowhere"), 1).err(), Some(Errno::NOENT));
+    }
 
     #[test]
     fn what_the_creator_writes_the_reader_sees_and_cannot_change() {

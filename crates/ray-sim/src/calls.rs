@@ -248,11 +248,15 @@ impl Process {
             match home.state.len() < 10 && env.rng.permille(200) {
                 true => {
                     // One more count of the same object: what is in the frame goes with the frame.
-                    self.owner.add_local(handle.id);
-                    env.oracle.handle_made(self.id, handle.id);
-                    if let Some(range) = handle.view {
-                        env.oracle.view_made(self.id, range);
+                    match handle.view {
+                        Some(range) => {
+                            let now = self.owner.add_view(handle.id, range);
+                            assert_eq!(now, range, "{:?} moved under a view", handle.id);
+                            env.oracle.view_made(self.id, range);
+                        }
+                        None => self.owner.add_local(handle.id),
                     }
+                    env.oracle.handle_made(self.id, handle.id);
                     home.state.push(handle.clone());
                     frame.handles.push(handle);
                 }

@@ -42,6 +42,8 @@ pub enum Event {
     Tick(ProcId),
     NodeTick,
     Drops(ProcId),
+    /// The next step of the thread that spills.
+    Spill(ProcId),
     Timeout(ProcId, WaitId),
     ForkDone(ProcId),
     ForkFailed(ProcId),
@@ -203,7 +205,7 @@ fn mentioned(message: &Peer, ids: &mut BTreeSet<ObjectId>) {
         Peer::Call { call } => ids.extend(covered_refs(call)),
         Peer::Reply { reply } => ids.extend(reply.results.iter().flat_map(|p| &p.refs).chain(&reply.retained)),
         Peer::StreamItems { items, .. } => ids.extend(items.iter().flat_map(|p| &p.refs)),
-        Peer::Fetched { id, payload } => ids.extend(payload.refs.iter().chain([id])),
+        Peer::Fetched { id, payload, .. } => ids.extend(payload.refs.iter().chain([id])),
         _ => {}
     }
 }

@@ -65,6 +65,8 @@ pub struct Frame {
     pub ending: Option<Ending>,
     /// The store refused: go on without shared memory.
     pub no_shm: bool,
+    /// The memory that was wanted came as a segment on disk.
+    pub on_disk: bool,
     /// Streams that it reads.
     pub readers: Vec<Reader>,
     /// It waits for the next item of one of them.
@@ -89,6 +91,7 @@ impl Frame {
             waiting: None,
             ending: None,
             no_shm: false,
+            on_disk: false,
             readers: vec![],
             peeked: None,
             producing: None,
@@ -105,7 +108,7 @@ impl Process {
     pub fn run_frame(&mut self, env: &mut Env, mut frame: Frame) {
         debug_assert!(frame.waiting.is_none(), "only what can run is run");
         if let Some((id, range)) = frame.unread.front().copied() {
-            if self.extents.owns(range.extent) || self.opened.contains(&range.extent) {
+            if self.allocator(range.extent).owns(range.extent) || self.opened.contains(&range.extent) {
                 env.oracle.check_range(self.id, id, range);
                 frame.unread.pop_front();
             } else {
@@ -151,6 +154,7 @@ impl Process {
                 frame.unread.pop_front();
             }
             (None, None) => frame.no_shm = true,
+            (None, Some(extent)) => frame.on_disk = extent.is_on_disk(),
             _ => {}
         }
         self.post_step(env);
@@ -158,13 +162,15 @@ impl Process {
 
     /// Memory for a value. None: the node was asked, try again later.
     pub fn allocate(&mut self, env: &mut Env, frame: &mut Frame, len: u64, token: u64) -> Option<ShmRange> {
-        if let Some(allocation) = self.extents.allocate(len) {
+        let from_disk = std::mem::take(&mut frame.on_disk);
+        let found = if from_disk { self.disk.allocate(len) } else { self.extents.allocate(len) };
+        if let Some(allocation) = found {
             env.oracle.write(self.id, allocation.range, token);
             return Some(allocation.range);
         }
         let ask = self.ask_node(frame);
-        let size = (64 * 1024).max(ray_logic::extents::rounded(len));
-        self.to_node(env, ToNode::ExtentWant { token: ask, size });
+        let least = ray_logic::extents::rounded(len);
+        self.to_node(env, ToNode::ExtentWant { token: ask, sizes: vec![(64 * 1024).max(least), least] });
         None
     }
 
@@ -176,7 +182,7 @@ impl Process {
 
     /// A view of a value in shared memory: a count, a pin, something to read.
     pub fn add_view(&mut self, env: &mut Env, frame: &mut Frame, id: ObjectId, range: ShmRange) {
-        self.owner.add_local(id);
+        let range = self.owner.add_view(id, range);
         env.oracle.handle_made(self.id, id);
         env.oracle.view_made(self.id, range);
         frame.handles.push(Handle { id, view: Some(range) });

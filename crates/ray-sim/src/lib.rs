@@ -11,5 +11,6 @@ pub mod rng;
 pub mod run;
 pub mod sabotage;
 mod script;
+mod spill;
 mod streams;
 mod world;

@@ -35,6 +35,10 @@ pub struct Options {
     pub lost_links: u32,
     pub fork_failure: u32,
     pub store_full: u32,
+    /// Bytes of disk to spill to; 0: spilling is off.
+    pub disk_bytes: u64,
+    /// A segment can't be made.
+    pub disk_failure: u32,
     /// Processes killed during the run.
     pub kills: u32,
     /// Processes stopped for a while during the run.
@@ -81,6 +85,12 @@ impl Options {
         // Last: what is drawn before stays as it was for every seed.
         o.leaks = some(300, 500);
         o.lost_links = some(200, 500);
+        if some(500, 1) == 1 {
+            o.store_bytes = 64 * 1024 * u64::from(2 + some(1000, 10));
+            o.disk_bytes = if some(300, 1) == 1 { 256 * 1024 } else { 1 << 40 };
+            o.disk_failure = some(200, 600);
+            o.shm = o.shm.max(some(1000, 700));
+        }
         o
     }
 
@@ -105,6 +115,8 @@ impl Options {
             lost_links: 0,
             fork_failure: 0,
             store_full: 0,
+            disk_bytes: 0,
+            disk_failure: 0,
             kills: 0,
             stalls: 0,
             actor_ends: 0,

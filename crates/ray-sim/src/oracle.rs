@@ -135,6 +135,12 @@ impl Oracle {
         self.memory.insert((range.extent, range.offset), token);
     }
 
+    /// `by` copies a value to a place it was just given.
+    pub fn copied(&mut self, by: ProcId, from: ShmRange, to: ShmRange) {
+        let token = self.memory.get(&(from.extent, from.offset)).copied().expect("a value was written there");
+        self.write(by, to, token);
+    }
+
     pub fn check_range(&self, by: ProcId, id: ObjectId, range: ShmRange) {
         let found = self.memory.get(&(range.extent, range.offset)).copied();
         assert_eq!(found, Some(token(id)), "{} reads {id:?} at {range:?} and finds another value", name(by));

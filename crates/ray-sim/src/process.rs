@@ -3,6 +3,7 @@
 use crate::env::{name, Env, Event, LinkId, Packet};
 use crate::frame::{Frame, Handle};
 use crate::sabotage::Bug;
+use crate::spill::SpillJob;
 use ray_logic::exec::{Exec, Queued};
 use ray_logic::extents::Extents;
 use ray_logic::owner::{Command, Limits, Owner, Template};
@@ -39,11 +40,15 @@ pub struct Process {
     pub owner: Owner,
     pub exec: Exec,
     pub extents: Extents,
+    /// Segments on disk.
+    pub disk: Extents,
+    /// What the thread that spills is at.
+    pub spill: Option<SpillJob>,
     /// What runs or waits: one script, or several in an actor with threads.
     pub frames: Vec<Frame>,
     pub width: usize,
-    /// Released by Python, not yet told to the owner.
-    pub drops: Vec<ObjectId>,
+    /// Released by Python, not yet told to the owner; true: a view.
+    pub drops: Vec<(ObjectId, bool)>,
     /// Readers of streams released by Python, not yet told to the owner.
     pub dropped_readers: Vec<u64>,
     /// Pickled out of band: kept until the program's end.
@@ -80,6 +85,8 @@ impl Process {
             owner: Owner::new(id, total, Limits::default()),
             exec: Exec::default(),
             extents: Extents::default(),
+            disk: Extents::default(),
+            spill: None,
             frames: Vec::new(),
             width: 1,
             drops: Vec::new(),
@@ -142,7 +149,7 @@ impl Process {
         if let Some(range) = handle.view {
             env.oracle.view_dropped(self.id, range);
         }
-        self.drops.push(handle.id);
+        self.drops.push((handle.id, handle.view.is_some()));
         self.post_soon(env);
     }
 
@@ -157,8 +164,11 @@ impl Process {
     /// Tell the owner what Python let go of; now and then give back what is empty.
     pub fn flush_drops(&mut self, env: &mut Env) {
         self.drops_posted = false;
-        for id in std::mem::take(&mut self.drops) {
-            self.owner.release_local(id);
+        for (id, is_view) in std::mem::take(&mut self.drops) {
+            match is_view {
+                true => self.owner.release_view(id),
+                false => self.owner.release_local(id),
+            }
         }
         for call in std::mem::take(&mut self.dropped_readers) {
             self.owner.stream_dropped(call);
@@ -166,10 +176,7 @@ impl Process {
         self.owner.send_all_items();
         self.pump(env);
         if env.rng.permille(100) {
-            for (extent, _) in self.extents.empty_extents() {
-                self.extents.remove(extent);
-                self.to_node(env, ToNode::ExtentDrop { extent });
-            }
+            self.give_back_empty(env);
         }
     }
 
@@ -214,15 +221,23 @@ impl Process {
             }
             FromNode::Exit { .. } => self.exited = true,
             FromNode::ExtentGrant { extent, size, token } => {
-                self.extents.add(extent, size);
-                self.extent_answer(env, token, Some(extent));
+                self.allocator(extent).add(extent, size);
+                match self.is_for_spilling(token) {
+                    true => self.segment_answer(env, true),
+                    false => self.extent_answer(env, token, Some(extent)),
+                }
             }
+            FromNode::StoreFull { token, .. } if self.is_for_spilling(token) => self.segment_answer(env, false),
             FromNode::StoreFull { token, .. } | FromNode::ExtentGone { token } => self.extent_answer(env, token, None),
+            FromNode::ExtentRetry { token } => self.extent_answer(env, token, Some(ExtentId::default())),
+            FromNode::Spill { bytes } => self.spill_asked(env, bytes),
+            // Views keep their mappings.
+            FromNode::ExtentClosed { .. } => {}
             FromNode::ExtentOpened { token, extent, .. } => {
                 self.opened.insert(extent);
                 self.extent_answer(env, token, Some(extent));
             }
-            FromNode::RangeFreed { range } => assert!(self.extents.free(range), "{} is told to free {range:?} twice", name(self.id)),
+            FromNode::RangeFreed { range } => assert!(self.allocator(range.extent).free(range), "{} is told to free {range:?} twice", name(self.id)),
             other => self.owner.on_node(env.now, other),
         }
         self.pump(env);
@@ -306,6 +321,7 @@ impl Process {
         }
         self.owner.check_invariants();
         self.extents.check_invariants();
+        self.disk.check_invariants();
     }
 
     fn send_peer(&mut self, env: &mut Env, to: ProcId, message: Peer) {
@@ -316,9 +332,9 @@ impl Process {
         }
     }
 
-    fn free(&mut self, env: &mut Env, range: ShmRange) {
-        match self.extents.owns(range.extent) {
-            true => assert!(self.extents.free(range), "{} frees {range:?} twice", name(self.id)),
+    pub fn free(&mut self, env: &mut Env, range: ShmRange) {
+        match self.allocator(range.extent).owns(range.extent) {
+            true => assert!(self.allocator(range.extent).free(range), "{} frees {range:?} twice", name(self.id)),
             false => self.to_node(env, ToNode::FreeRange { range }),
         }
     }

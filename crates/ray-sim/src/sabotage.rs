@@ -10,6 +10,8 @@ pub enum Bug {
     LostWake,
     /// A range is free for its creator while somebody reads it.
     FreeUnderPin,
+    /// An object is moved to disk although somebody may read the old place.
+    MoveUnderPin,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -218,7 +218,7 @@ impl Process {
         for item in &refs {
             // The list of references is a Python object for a while.
             self.owner.add_local(*item);
-            self.drops.push(*item);
+            self.drops.push((*item, false));
             env.oracle.made.insert(*item, Made { path: frame.path.clone(), pure: true, ready: true });
         }
         self.post_soon(env);

@@ -4,7 +4,7 @@ use crate::env::{name, Env, Event, LinkId, Packet};
 use crate::options::Options;
 use crate::process::Process;
 use crate::sabotage::Bug;
-use ray_logic::node::{MemoryRules, Node, NodeCommand, NodeConfig};
+use ray_logic::node::{MemoryRules, Node, NodeCommand, NodeConfig, SpillConfig};
 use ray_logic::Time;
 use ray_proto::msg::{Evidence, FromNode, MemoryKill, ToNode};
 use ray_proto::{ObjectId, ProcId, Resources};
@@ -35,6 +35,7 @@ impl World {
             warm_workers: 2,
             idle_worker: 1_000_000,
             infeasible_is_error: false,
+            spill: (options.disk_bytes > 0).then(|| SpillConfig { place: "/disk".into(), quota: options.disk_bytes, batch: 32 * 1024 }),
             memory: MemoryRules { growth_bytes: (options.leaks > 0).then_some(LEAK / 2), growth_look: 2_000, ..MemoryRules::default() },
         };
         let mut node = Node::new(config);
@@ -87,6 +88,7 @@ impl World {
             Event::Deliver(link) => self.deliver(link),
             Event::Step(id) => self.unless_stalled(id, event, |process, env| process.step(env)),
             Event::Drops(id) => self.unless_stalled(id, event, |process, env| process.flush_drops(env)),
+            Event::Spill(id) => self.unless_stalled(id, event, |process, env| process.spill_step(env)),
             Event::Tick(id) => self.unless_stalled(id, event, |_, _| ()),
             Event::Timeout(id, wait) => self.unless_stalled(id, event, |process, env| process.woken(env, wait)),
             Event::NodeTick => self.after_node(),
@@ -221,16 +223,26 @@ impl World {
                 env.send(ProcId::NODE, a, Packet::Down(FromNode::Link { peer: b }));
                 env.send(ProcId::NODE, b, Packet::Down(FromNode::Link { peer: a }));
             }
-            NodeCommand::NewExtent { to, token, extent, size } => {
-                let message = match env.rng.permille(env.options.store_full) {
-                    true => {
-                        self.node.extent_failed(extent);
-                        FromNode::StoreFull { token, text: "the simulator says no".into() }
-                    }
-                    false => FromNode::ExtentGrant { token, extent, size },
-                };
-                env.send(ProcId::NODE, to, Packet::Down(message));
-            }
+            NodeCommand::NewExtent { to, token, extent, size } => match env.rng.permille(env.options.store_full) {
+                true => {
+                    env.send(ProcId::NODE, to, Packet::Down(FromNode::StoreFull { token, text: "the simulator says no".into(), disk: false }));
+                    self.node.extent_failed(self.env.now, extent);
+                    self.after_node();
+                }
+                false => env.send(ProcId::NODE, to, Packet::Down(FromNode::ExtentGrant { token, extent, size })),
+            },
+            NodeCommand::NewSegment { to, token, extent, sizes } => match env.rng.permille(env.options.disk_failure) {
+                true => {
+                    self.node.segment_failed(env.now, extent, "the simulator says no".into());
+                    self.after_node();
+                }
+                false => {
+                    let size = env.rng.pick(&sizes).expect("a size");
+                    self.node.segment_made(extent, size);
+                    self.env.send(ProcId::NODE, to, Packet::Down(FromNode::ExtentGrant { token, extent, size }));
+                }
+            },
+            NodeCommand::Punch { .. } => {}
             NodeCommand::OpenExtent { to, token, extent, size } => env.send(ProcId::NODE, to, Packet::Down(FromNode::ExtentOpened { token, extent, size })),
             NodeCommand::CloseExtent { .. } => {}
             NodeCommand::LookAtMemory { .. } => panic!("the rules of this world ask for no look at memory"),
@@ -312,7 +324,7 @@ impl World {
             let left = process.owner.leftovers();
             assert!(left.is_empty(), "{} still has, at rest:\n  {}\n{}", name(*id), left.join("\n  "), self.explain());
             assert!(process.exec.is_empty() && process.exec.running() == 0, "{} has calls at rest", name(*id));
-            assert!(process.extents.live_bytes() == 0 || self.env.oracle.stranded_any, "{} has live ranges at rest", name(*id));
+            assert!(process.extents.live_bytes() + process.disk.live_bytes() == 0 || self.env.oracle.stranded_any, "{} has live ranges at rest", name(*id));
         }
         let left = self.node.leftovers();
         assert!(left.is_empty(), "the node still has, at rest:\n  {}", left.join("\n  "));

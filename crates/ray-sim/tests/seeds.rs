@@ -64,3 +64,17 @@ fn planted_reuse_under_a_pin_is_found() {
     let found = first_finding(Bug::FreeUnderPin, 20);
     assert!(found.contains("reused under a pin") || found.contains("finds another value") || found.contains("twice"), "{found}");
 }
+
+#[test]
+fn planted_move_under_a_view_is_found() {
+    hush_panics();
+    for seed in 1..=200 {
+        let mut options = Options { shm: 900, calls: 60, driver_steps: 60, store_bytes: 192 * 1024, disk_bytes: 1 << 30, ..Options::calm() };
+        options.sabotage = Some(Sabotage::new(Bug::MoveUnderPin, 0));
+        if let Some(found) = run_with(seed, options, false).violation {
+            assert!(found.contains("reused under a pin") || found.contains("finds another value") || found.contains("twice"), "{found}");
+            return;
+        }
+    }
+    panic!("nothing found");
+}

@@ -320,6 +320,9 @@ impl Engine {
                 let may_exit = core.is_spare();
                 core.queue_node(ToNode::IdleExitReply { may_exit });
             }),
+            FromNode::Spill { bytes } => crate::spill::spill_asked(&self.library, bytes),
+            // Views keep their own hold on it.
+            FromNode::ExtentClosed { extent } => drop(self.library.with(|core| core.open.remove(&extent))),
             FromNode::Lines { lines } => {
                 let records = lines.into_iter().map(|l| LogRecord { name: l.name, pid: l.pid, is_stderr: l.is_stderr, notice: false, text: l.text });
                 self.library.lock().logs.extend(records);
@@ -333,7 +336,7 @@ impl Engine {
                 Some(token) => self.answer(token, message, fd),
                 None if matches!(message, FromNode::RangeFreed { .. }) => self.in_core(|core, _| {
                     if let FromNode::RangeFreed { range } = message {
-                        core.extents.free(range);
+                        core.free_own(range);
                     }
                 }),
                 None => {
@@ -361,6 +364,10 @@ impl Engine {
     }
 
     fn answer(&self, token: u64, message: FromNode, fd: Option<OwnedFd>) {
+        if matches!(&message, FromNode::ExtentGrant { extent, .. } if extent.is_on_disk()) {
+            // Without it, what is freed there goes with the process.
+            crate::spill::ensure_thread(&self.library);
+        }
         let mut core = self.library.lock();
         if let Some(answer) = core.answers.get_mut(&token) {
             if let Answer::Waiting(gate) = std::mem::replace(answer, Answer::Here(message, fd)) {
@@ -453,6 +460,7 @@ fn answer_token(message: &FromNode) -> Option<u64> {
         | FromNode::NameFound { token, .. }
         | FromNode::Names { token, .. }
         | FromNode::ExtentGrant { token, .. }
+        | FromNode::ExtentRetry { token }
         | FromNode::StoreFull { token, .. }
         | FromNode::ExtentOpened { token, .. }
         | FromNode::ExtentGone { token }

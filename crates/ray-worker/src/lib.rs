@@ -1,7 +1,8 @@
 //! The library inside each driver and worker. It knows nothing of Python: values are bytes, and whoever blocks in it has let go of the GIL before.
 //!
 //! Locks: `Library::core` is the only one held while anything else is done; `Gate`s are opened after it is released.
-//! Threads: any number of callers, and a background thread. The one that has the role of the reader (role.rs) runs the engine (event_loop.rs).
+//! Threads: any number of callers, a background thread, and one that moves objects to disk (spill.rs) once it is needed. The one that has the role of the
+//! reader (role.rs) runs the engine (event_loop.rs).
 
 mod event_loop;
 mod exec;
@@ -12,6 +13,7 @@ mod report;
 mod reserved;
 mod role;
 mod room;
+mod spill;
 mod stations;
 mod store;
 mod streams;

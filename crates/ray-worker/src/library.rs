@@ -5,6 +5,7 @@ use crate::exec::{Duty, WorkTemplate};
 use crate::gate::{Bell, Gate, Woken};
 use crate::reserved::Reserved;
 use crate::role::{self, Role};
+use crate::spill;
 use crate::stations::{Desk, Stations};
 use crate::store::Extent;
 use crate::waits::Waiter;
@@ -13,7 +14,7 @@ use ray_logic::exec::Exec;
 use ray_logic::extents::Extents;
 use ray_logic::owner::{ActorOptions, CallArgs, Command, Limits, Owner, SubmitError, Template, WaitId};
 use ray_proto::msg::{FromNode, Peer, ToNode, WorkerLine};
-use ray_proto::{ActorId, Blob, ClassId, ExtentId, ObjectId, Payload, ProcId, Resources, TemplateId, UNIT};
+use ray_proto::{ActorId, Blob, ClassId, ExtentId, ObjectId, Payload, ProcId, Resources, ShmRange, TemplateId, UNIT};
 use ray_shm::board::Board;
 use ray_shm::link::{Flushed, Reader, Writer};
 use ray_shm::poll::{Poll, Timer, Waker};
@@ -44,12 +45,14 @@ pub enum Failure {
     /// The session is over: shut down, or the daemon died. The text says which.
     SessionOver(String),
     StoreFull(String),
+    /// The store is full, and its disk is too or can't be used.
+    DiskFull(String),
     System(String),
 }
 
 impl Failure {
     pub fn into_text(self) -> String {
-        let (Failure::SessionOver(text) | Failure::StoreFull(text) | Failure::System(text)) = self;
+        let (Failure::SessionOver(text) | Failure::StoreFull(text) | Failure::DiskFull(text) | Failure::System(text)) = self;
         text
     }
 }
@@ -82,6 +85,10 @@ pub struct Library {
     pub(crate) core: Mutex<Core>,
     /// References dropped by Python, in any thread, at any moment.
     dropped: SegQueue<ObjectId>,
+    /// The same for zero-copy views.
+    dropped_views: SegQueue<ObjectId>,
+    /// Where the reader leaves work for the thread that spills.
+    pub(crate) desk: Arc<spill::Desk>,
     /// Readers of streams dropped by Python, by call.
     dropped_readers: SegQueue<u64>,
     /// What children of forks see, each with a pipe that tells of their end. The engine takes them over.
@@ -141,6 +148,11 @@ pub(crate) struct Core {
     next_token: u64,
     pub templates: FxHashMap<(ProcId, TemplateId), Arc<WorkTemplate>>,
     pub extents: Extents,
+    /// Segments of ours on disk. Only a range that `trash` never had, or whose blocks have gone back, is free there.
+    pub disk: Extents,
+    /// Ranges on disk whose last reference is gone.
+    pub trash: Vec<ShmRange>,
+    pub desk: Arc<spill::Desk>,
     pub open: FxHashMap<ExtentId, Extent>,
     pub over: Option<String>,
     pub logs: VecDeque<LogRecord>,
@@ -177,6 +189,7 @@ impl Library {
     pub fn start(reserved: Reserved, node: Reader, welcome: FromNode, config: Config) -> Result<Arc<Library>, Failure> {
         let FromNode::Welcome { proc_id, node_id, total, .. } = welcome else { return Err(Failure::System("the daemon did not say welcome".into())) };
         let Reserved { poll, relief, soon, now, thread } = reserved;
+        let desk = Arc::new(spill::Desk::default());
         let mut limits = config.limits;
         if limits.pending_bytes == 0 {
             limits.pending_bytes = match (total.get("memory") / UNIT) as u64 {
@@ -199,6 +212,9 @@ impl Library {
             next_token: 1,
             templates: FxHashMap::default(),
             extents: Extents::default(),
+            disk: Extents::default(),
+            trash: Vec::new(),
+            desk: desk.clone(),
             open: FxHashMap::default(),
             over: None,
             logs: VecDeque::new(),
@@ -212,6 +228,8 @@ impl Library {
         let library = Arc::new(Library {
             core: Mutex::new(core),
             dropped: SegQueue::new(),
+            dropped_views: SegQueue::new(),
+            desk,
             dropped_readers: SegQueue::new(),
             kept: SegQueue::new(),
             wakers: Mutex::new(Some(Wakers { relief: relief.clone(), soon, now })),
@@ -294,6 +312,9 @@ impl Library {
         while let Some(id) = self.dropped.pop() {
             core.owner.release_local(id);
         }
+        while let Some(id) = self.dropped_views.pop() {
+            core.owner.release_view(id);
+        }
         while let Some(call) = self.dropped_readers.pop() {
             core.owner.stream_dropped(call);
         }
@@ -303,6 +324,14 @@ impl Library {
     pub fn drop_ref(&self, id: ObjectId) {
         if !self.forked.load(Ordering::Relaxed) {
             self.dropped.push(id);
+            self.arm_soon();
+        }
+    }
+
+    /// The same for a view.
+    pub fn drop_view(&self, id: ObjectId) {
+        if !self.forked.load(Ordering::Relaxed) {
+            self.dropped_views.push(id);
             self.arm_soon();
         }
     }
@@ -349,6 +378,8 @@ impl Library {
         core.direct.clear();
         core.open.clear();
         core.extents = Extents::default();
+        core.disk = Extents::default();
+        core.trash.clear();
         drop(core);
         self.ended.open();
         self.with_wakers(|wakers| wakers.arm_relief(1));
@@ -394,6 +425,7 @@ impl Library {
         self.rouse_reader();
         self.stations.ring_all(u32::MAX);
         self.log_bell.ring(u32::MAX);
+        self.desk.close();
     }
 
     /// Tell the daemon to end everything, and take what it still says: the last lines of the workers. The caller waits for its exit.

@@ -1,9 +1,9 @@
 //! Shared memory from this process's side: allocating and filling ranges, opening others', giving back.
 
 use crate::library::{Core, Failure, Library};
-use ray_logic::extents::{rounded, Allocation};
+use ray_logic::extents::{rounded, Allocation, Extents};
 use ray_proto::msg::{FromNode, ToNode};
-use ray_proto::{Blob, ExtentId, ShmRange, Value};
+use ray_proto::{Blob, ExtentId, ObjectId, ShmRange};
 use ray_shm::host::explain;
 use ray_shm::memory::{write_cold, Mapping};
 use rustix::io::Errno;
@@ -18,11 +18,18 @@ const DOUBLINGS: usize = 12;
 /// An extent that stays empty this long goes back to the node; so do the pages of a range that stays free.
 pub(crate) const KEEP_EMPTY_US: u64 = 10_000_000;
 
-/// An extent open in this process. Ours can be written through `fd`.
+/// An extent open in this process. Ours can be written through `fd`, one in memory through its mapping as well.
 pub(crate) struct Extent {
     pub fd: Option<Arc<OwnedFd>>,
     pub mapping: Arc<Mapping>,
     pub empty_since: Option<u64>,
+}
+
+/// A range of ours, to be written.
+pub(crate) struct Place {
+    pub allocation: Allocation,
+    pub fd: Arc<OwnedFd>,
+    mapping: Arc<Mapping>,
 }
 
 /// The bytes of a value, in place.
@@ -52,92 +59,94 @@ fn no_descriptor(of: &str) -> Failure {
 impl Library {
     /// Bytes in a fresh range: `parts` are written one after another at their offsets.
     pub fn store(&self, len: u64, parts: &[(u64, &[u8])]) -> Result<ShmRange, Failure> {
-        let (allocation, fd, mapping) = self.allocate(len)?;
+        let Place { allocation, fd, mapping } = self.allocate(len)?;
         let range = allocation.range;
         for (at, bytes) in parts {
-            if allocation.warm {
+            if allocation.warm && !range.extent.is_on_disk() {
                 mapping.write(range.offset + at, bytes);
             } else if let Err(error) = write_cold(fd.as_fd(), range.offset + at, bytes) {
-                self.with(|core| core.extents.free(range));
-                return Err(Failure::StoreFull(explain(&format!("the system gave no memory for {len} bytes of shared memory"), error)));
+                self.with(|core| core.free(range));
+                return Err(match range.extent.is_on_disk() {
+                    true => Failure::DiskFull(explain(&format!("the object store is full and {len} bytes could not be written to its disk"), error)),
+                    false => Failure::StoreFull(explain(&format!("the system gave no memory for {len} bytes of shared memory"), error)),
+                });
             }
         }
         Ok(range)
     }
 
-    fn allocate(&self, len: u64) -> Result<(Allocation, Arc<OwnedFd>, Arc<Mapping>), Failure> {
-        let mut wanted = 0;
+    fn allocate(&self, len: u64) -> Result<Place, Failure> {
         loop {
             self.check()?;
-            let found = self.with(|core| {
-                let allocation = core.extents.allocate(len)?;
-                let extent = core.open.get_mut(&allocation.range.extent).expect("an extent of ours");
-                extent.empty_since = None;
-                Some((allocation, extent.fd.clone().expect("ours to write"), extent.mapping.clone()))
-            });
-            if let Some(found) = found {
-                return Ok(found);
+            let found = self.with(|core| core.extents.allocate(len).map(|allocation| core.place_of(allocation)));
+            let found = if found.is_none() { self.grow(len)? } else { found };
+            if let Some(place) = found {
+                return Ok(place);
             }
-            wanted = self.grow(len, wanted)?;
         }
     }
 
-    /// Ask the node for one more extent. Falls back to the least that would do. Returns what was asked last.
-    fn grow(&self, len: u64, asked_before: u64) -> Result<u64, Failure> {
+    /// Ask the node for one more extent, or the least that would do, and take the range from it. The node answers when there is room; what it gives is on disk
+    /// if nobody could make room. None: try again.
+    fn grow(&self, len: u64) -> Result<Option<Place>, Failure> {
         let least = rounded(len);
         let largest = LARGEST.max(rounded(self.store_bytes() / LARGEST_SHARE));
         let next = self.with(|core| (SMALLEST << core.extents.len().min(DOUBLINGS)).min(largest));
-        let sizes = if asked_before == 0 && least < next { vec![next, least.max(SMALLEST), least] } else { vec![least] };
-        let mut full = String::new();
-        for size in sizes {
-            match self.ask_and_wait(|token| ToNode::ExtentWant { token, size })? {
-                (FromNode::ExtentGrant { extent, size, .. }, Some(fd)) => {
-                    self.add_extent(extent, size, fd)?;
-                    return Ok(size);
-                }
-                (FromNode::ExtentGrant { extent, size, .. }, None) => {
-                    self.with(|core| core.queue_node(ToNode::ExtentDrop { extent }));
-                    return Err(no_descriptor(&format!("{size} bytes of shared memory")));
-                }
-                (FromNode::StoreFull { text, .. }, _) => full = text,
-                _ => return Err(Failure::System("the daemon answered a request for shared memory with something else".into())),
-            }
-            if self.with(|core| core.give_back_empty(0, 0)) {
-                return Ok(0);
-            }
+        let sizes = if least < next { vec![next, least.max(SMALLEST), least] } else { vec![least] };
+        match self.ask_and_wait(|token| ToNode::ExtentWant { token, sizes })? {
+            (FromNode::ExtentGrant { extent, size, .. }, Some(fd)) => self.add_extent(extent, size, fd, len),
+            (FromNode::ExtentGrant { extent, size, .. }, None) => Err(self.undescribed(extent, size)),
+            (FromNode::ExtentRetry { .. }, _) => Ok(None),
+            (FromNode::StoreFull { .. }, _) if self.with(|core| core.give_back_empty(0, 0) > 0) => Ok(None),
+            (FromNode::StoreFull { text, disk, .. }, _) => Err(if disk { Failure::DiskFull(text) } else { Failure::StoreFull(text) }),
+            _ => Err(Failure::System("the daemon answered a request for shared memory with something else".into())),
         }
-        Err(Failure::StoreFull(full))
     }
 
-    fn add_extent(&self, id: ExtentId, size: u64, fd: OwnedFd) -> Result<(), Failure> {
-        let mapping = Mapping::read_write(fd.as_fd(), size).map_err(|error| {
+    /// An extent was granted, and its descriptor found no room here: others may have it.
+    pub(crate) fn undescribed(&self, extent: ExtentId, size: u64) -> Failure {
+        self.with(|core| core.queue_node(ToNode::ExtentDrop { extent }));
+        no_descriptor(&format!("{size} bytes of {}", if extent.is_on_disk() { "disk" } else { "shared memory" }))
+    }
+
+    /// A new extent of ours. The first range is taken from it before anybody may find it empty and give it back.
+    pub(crate) fn add_extent(&self, id: ExtentId, size: u64, fd: OwnedFd, len: u64) -> Result<Option<Place>, Failure> {
+        let mapped = if id.is_on_disk() { Mapping::read_only(fd.as_fd(), size) } else { Mapping::read_write(fd.as_fd(), size) };
+        let mapping = mapped.map_err(|error| {
             // Granted and of no use here: others may have it.
             self.with(|core| core.queue_node(ToNode::ExtentDrop { extent: id }));
             not_mapped(size, error)
         })?;
         let extent = Extent { fd: Some(Arc::new(fd)), mapping: Arc::new(mapping), empty_since: None };
-        self.with(|core| {
+        Ok(self.with(|core| {
             core.open.insert(id, extent);
-            core.extents.add(id, size);
-        });
-        Ok(())
+            let allocator = core.allocator(id);
+            allocator.add(id, size);
+            allocator.allocate(len).map(|allocation| core.place_of(allocation))
+        }))
     }
 
-    /// The bytes of a value. Opens the extent on first use.
-    pub fn view(&self, value: &Value) -> Result<View, Failure> {
-        let range = match value {
-            Value::Inline(bytes) => return Ok(View::Inline(bytes.clone())),
-            Value::Shm(range) => **range,
-        };
-        let known = self.lock().open.get(&range.extent).map(|extent| extent.mapping.clone());
-        let mapping = match known {
-            Some(mapping) => mapping,
-            None => self.open_extent(range.extent)?,
-        };
-        match mapping.slice(range.offset, range.len) {
-            Some(_) => Ok(View::Shm { mapping, range }),
-            None => Err(Failure::System(format!("a value claims to lie outside its extent: {range:?}"))),
+    /// A view of an object whose value was seen at `range` begins. Returns where the value is: it stays there until `drop_view`.
+    pub fn add_view(&self, id: ObjectId, range: ShmRange) -> ShmRange {
+        self.lock().owner.add_view(id, range)
+    }
+
+    /// The bytes of a range that something keeps in its place. Opens the extent on first use, and reads what is on disk.
+    pub fn view(&self, range: ShmRange) -> Result<View, Failure> {
+        let mapping = self.mapping(range.extent)?;
+        if mapping.slice(range.offset, range.len).is_none() {
+            return Err(Failure::System(format!("a value claims to lie outside its extent: {range:?}")));
         }
+        if range.extent.is_on_disk() {
+            let unreadable = |error| Failure::System(format!("{} bytes of a spilled object could not be read from disk: {error}", range.len));
+            mapping.populate(range.offset, range.len).map_err(unreadable)?;
+        }
+        Ok(View::Shm { mapping, range })
+    }
+
+    pub(crate) fn mapping(&self, extent: ExtentId) -> Result<Arc<Mapping>, Failure> {
+        let known = self.lock().open.get(&extent).map(|extent| extent.mapping.clone());
+        known.map_or_else(|| self.open_extent(extent), Ok)
     }
 
     fn open_extent(&self, id: ExtentId) -> Result<Arc<Mapping>, Failure> {
@@ -155,10 +164,35 @@ impl Library {
 }
 
 impl Core {
+    /// Who gives out the ranges of an extent of ours.
+    pub(crate) fn allocator(&mut self, extent: ExtentId) -> &mut Extents {
+        if extent.is_on_disk() {
+            &mut self.disk
+        } else {
+            &mut self.extents
+        }
+    }
+
+    /// What is needed to write to a range of ours.
+    pub(crate) fn place_of(&mut self, allocation: Allocation) -> Place {
+        let extent = self.open.get_mut(&allocation.range.extent).expect("an extent of ours");
+        extent.empty_since = None;
+        Place { allocation, fd: extent.fd.clone().expect("ours to write"), mapping: extent.mapping.clone() }
+    }
+
     /// A range's last reference is gone.
     pub(crate) fn free(&mut self, range: ShmRange) {
-        if !self.extents.owns(range.extent) {
-            return self.queue_node(ToNode::FreeRange { range });
+        match self.allocator(range.extent).owns(range.extent) {
+            true => self.free_own(range),
+            false => self.queue_node(ToNode::FreeRange { range }),
+        }
+    }
+
+    /// One of ours. On disk it is free once its blocks have gone back, which another thread sees to.
+    pub(crate) fn free_own(&mut self, range: ShmRange) {
+        if range.extent.is_on_disk() {
+            self.trash.push(range);
+            return self.desk.sweep();
         }
         let was_live = self.extents.free(range);
         debug_assert!(was_live, "{range:?} was freed twice");
@@ -173,19 +207,19 @@ impl Core {
         }
     }
 
-    /// Return extents that have been empty for `age_us`, keeping `spare` of them. True if any went.
-    pub(crate) fn give_back_empty(&mut self, now: u64, age_us: u64) -> bool {
-        let mut any = false;
-        for (id, _) in self.extents.empty_extents() {
+    /// Return extents that have been empty for `age_us`. Tells how many bytes went.
+    pub(crate) fn give_back_empty(&mut self, now: u64, age_us: u64) -> u64 {
+        let mut given = 0;
+        for (id, size) in self.extents.empty_extents() {
             let Some(extent) = self.open.get_mut(&id) else { continue };
             let since = *extent.empty_since.get_or_insert(now);
             if age_us == 0 || now >= since + age_us {
                 self.extents.remove(id);
                 self.open.remove(&id);
                 self.queue_node(ToNode::ExtentDrop { extent: id });
-                any = true;
+                given += size;
             }
         }
-        any
+        given
     }
 }

@@ -406,6 +406,7 @@ _SYSTEM_ERRORS: dict[str, Callable[[Mapping[str, str], str], BaseException]] = {
     "object_lost": _object_error(errors.ObjectLostError),
     "object_freed": _object_error(errors.ObjectFreedError),
     "store_full": _text_error(errors.ObjectStoreFullError),
+    "disk_full": _text_error(errors.OutOfDiskError),
     "system": _text_error(errors.RaySystemError),
     "out_of_memory": _text_error(errors.OutOfMemoryError),
     "daemon_died": _text_error(errors.LocalRayletDiedError),

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from ray._core import RAY_COMMIT, RAY_VERSION, door, host, session
 from ray._core.calls.options import check_namespace
-from ray._core.config import WORKER_SETTINGS, env, worker_settings
+from ray._core.config import WORKER_SETTINGS, env, spilling, worker_settings
 from ray._core.environment import canonical_env, check_runtime_env
 
 TYPE_CHECKING = False
@@ -28,11 +28,11 @@ SETTINGS: frozenset[str] = frozenset(
 )
 """Names that `_system_config` may hold: seconds before surplus idle workers end; whether a request that can never be met raises instead of staying
 pending; bytes that the calls of a process may keep before submitting waits, and seconds without progress after which that raises
-(docs/design/005); whether a worker stopped for 5 s counts as dead; workers kept ready; those of config.py. The daemon reads them
+(docs/design/005); whether a worker stopped for 5 s counts as dead; workers kept ready; those of config. The daemon reads them
 (crates/ray-node/src/event_loop.rs), and those of calls each process for itself (crates/ray-py/src/core.rs)."""
 
 LOCAL_HOST = "127.0.0.1"
-_PRIVATE_ARGUMENTS = ("_memory", "_system_config", "_temp_dir")
+_PRIVATE_ARGUMENTS = ("_memory", "_system_config", "_temp_dir", "object_spilling_directory")
 _NOT_YET = {
     # argument: values that mean "not asked for"
     "job_config": (None,),
@@ -135,6 +135,7 @@ def check_arguments(arguments: dict[str, Any], private: dict[str, Any]) -> None:
     _check_amounts(arguments)
     _check_labels(arguments["labels"])
     _check_settings(private.get("_system_config"))
+    spilling.check(private)
 
 
 def _check_address(address: Any) -> None:
@@ -184,9 +185,10 @@ def _check_settings(settings: Any) -> None:
         return
     if not isinstance(settings, dict):
         raise TypeError(f"_system_config must be a dict, got {type(settings).__name__}")
+    known = SETTINGS | spilling.SETTINGS | spilling.WITHOUT_EFFECT
     for name in settings:
-        if name not in SETTINGS:
-            raise ValueError(f"_system_config has no setting {name!r}\nhint: known settings: {', '.join(sorted(SETTINGS)) or 'none'}")
+        if name not in known:
+            raise ValueError(f"_system_config has no setting {name!r}\nhint: known settings: {', '.join(sorted(known))}")
     worker_settings(settings)
 
 
@@ -283,7 +285,7 @@ def engine_config(arguments: dict[str, Any], private: dict[str, Any], native_pat
         "job_env": canonical_env(arguments["runtime_env"]),
         "namespace": arguments["namespace"] or env("RAY_NAMESPACE") or str(uuid4()),
         "log_to_driver": arguments["log_to_driver"] is not False,
-        "settings": engine_settings(private.get("_system_config") or {}),
+        "settings": {**engine_settings(private.get("_system_config") or {}), **_spill_settings(private, session_dir)},
     }
 
 
@@ -294,11 +296,21 @@ def engine_settings(given: dict[str, Any]) -> dict[str, str]:
         given: Checked `_system_config`.
 
     Returns:
-        Its values, those of the environment, and where the control group of this process keeps its memory limit.
+        Its values but those about spilling, those of the environment, and where the control group of this process keeps its memory limit.
     """
-    settings = {name: str(int(value) if isinstance(value, bool) else value) for name, value in given.items()}
+    settings = {name: str(int(value) if isinstance(value, bool) else value) for name, value in given.items() if name in SETTINGS}
     folder = host.memory_cgroup()
     return {**settings, **worker_settings(given), **({"memory_cgroup": folder} if folder else {})}
+
+
+def _spill_settings(private: dict[str, Any], session_dir: str) -> dict[str, str]:
+    idle = sorted(spilling.WITHOUT_EFFECT & (private.get("_system_config") or {}).keys())
+    if idle:
+        logger.info("these settings have no effect in this engine: %s", ", ".join(idle))
+    settings = spilling.engine_settings(private, session_dir)
+    if settings.get("spill_folders") == "":
+        logger.warning("no folder above %s can be written to: objects can't be spilled, and a full store is an error", session_dir)
+    return settings
 
 
 def _import_path() -> list[str]:

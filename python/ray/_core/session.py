@@ -133,7 +133,8 @@ def init(
         system_reserved_cpu: Not available yet.
         system_reserved_memory: Not available yet.
         proxy_server_url: Unused without a dashboard.
-        **kwargs: `_temp_dir` (where the session folder goes), `_system_config` (settings of the engine), `_memory` (bytes to offer).
+        **kwargs: `object_spilling_directory` (where objects go when the store is full; by default the disk of the session folder), `_temp_dir` (where the
+            session folder goes), `_system_config` (settings of the engine), `_memory` (bytes to offer).
 
     Returns:
         A context with the addresses, usable in a `with` statement.

@@ -5,12 +5,13 @@
 //! 2. A worker serves at most one lease or one actor at a time; an actor has at most one living incarnation.
 //! 3. When nothing is starting, no request that fits is left waiting.
 //!
-//! Files: `procs` processes, links and watches; `sched` leases; `actors`; `store` extents; `memory` shortages of memory; `growth` workers that leak;
-//! `report` answers about what waits for what.
+//! Files: `procs` processes, links and watches; `sched` leases; `actors`; `store` extents; `pressure` what happens when they fill the memory;
+//! `memory` shortages of memory; `growth` workers that leak; `report` answers about what waits for what.
 
 mod actors;
 mod growth;
 mod memory;
+mod pressure;
 mod procs;
 mod report;
 mod sched;
@@ -20,9 +21,11 @@ mod tests;
 
 pub use memory::{MemoryRules, MemorySample};
 
+pub use pressure::SpillConfig;
+
 use crate::Time;
 use ray_proto::msg::{Evidence, FromNode, ToNode};
-use ray_proto::{ActorId, ExtentId, LeaseId, ProcId, Resources, UNIT};
+use ray_proto::{ActorId, ExtentId, LeaseId, ProcId, Resources, ShmRange, UNIT};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +54,17 @@ pub enum NodeCommand {
         token: u64,
         extent: ExtentId,
         size: u64,
+    },
+    /// Make a file of the first of these sizes that the disk has room for, grant it with `ExtentGrant` and tell `segment_made`; or tell `segment_failed`.
+    NewSegment {
+        to: ProcId,
+        token: u64,
+        extent: ExtentId,
+        sizes: Vec<u64>,
+    },
+    /// Give a range's blocks back to the disk.
+    Punch {
+        range: ShmRange,
     },
     OpenExtent {
         to: ProcId,
@@ -83,6 +97,8 @@ pub struct NodeConfig {
     /// Idle workers above the number of CPUs end after this.
     pub idle_worker: Time,
     pub infeasible_is_error: bool,
+    /// None: a full store is an error at once.
+    pub spill: Option<SpillConfig>,
     pub memory: MemoryRules,
 }
 
@@ -107,6 +123,7 @@ pub struct Node {
     names: BTreeMap<(String, String), (ActorId, ray_proto::Blob)>,
     extents: BTreeMap<ExtentId, store::Extent>,
     store_used: u64,
+    pressure: pressure::Pressure,
     links: BTreeSet<(ProcId, ProcId)>,
     /// A fork has just failed: none is tried before this, or before a process ends.
     forks_paused_until: Option<Time>,
@@ -145,6 +162,7 @@ impl Node {
             names: BTreeMap::new(),
             extents: BTreeMap::new(),
             store_used: 0,
+            pressure: pressure::Pressure::default(),
             links: BTreeSet::new(),
             forks_paused_until: None,
             failed_starts: 0,
@@ -184,7 +202,10 @@ impl Node {
             ToNode::NameTake { token, name, namespace, actor, payload } => self.name_take(from, token, (namespace, name), (actor, payload)),
             ToNode::NameFind { token, name, namespace } => self.name_find(from, token, (namespace, name)),
             ToNode::NameList { token, all, namespace } => self.name_list(from, token, all, &namespace),
-            ToNode::ExtentWant { token, size } => self.extent_wanted(from, token, size),
+            ToNode::ExtentWant { token, sizes } => self.extent_wanted(now, from, token, sizes),
+            ToNode::SegmentWant { token, sizes } => self.segment_wanted(now, from, token, &sizes),
+            ToNode::SegmentFailed { extent, text } => self.segment_broke(from, extent, text),
+            ToNode::Spilled { bytes, own } => self.spilled(from, bytes, own),
             ToNode::ExtentOpen { token, extent } => self.extent_open(from, token, extent),
             ToNode::ExtentDrop { extent } => self.extent_dropped(from, extent),
             ToNode::Published { range, owner } => self.range_published(from, range, owner),
@@ -204,6 +225,7 @@ impl Node {
             // The shell answers questions with `report`: it knows which processes are stopped. It counts the lines, too.
             ToNode::Shutdown {} | ToNode::Boot { .. } | ToNode::Ask { .. } | ToNode::LinesShown { .. } => {}
         }
+        self.make_room(now);
     }
 
     /// Time passed. Returns when to call again.
@@ -212,7 +234,8 @@ impl Node {
             self.forks_paused_until = None;
             self.schedule(now);
         }
-        [self.reap_idle(now), self.memory_tick(now), self.growth_tick(now), self.forks_paused_until].into_iter().flatten().min()
+        let ticks = [self.reap_idle(now), self.memory_tick(now), self.growth_tick(now), self.forks_paused_until, self.tick_pressure(now)];
+        ticks.into_iter().flatten().min()
     }
 
     /// What keeps the node from being idle, one line each; for leak checks and for "why does it not end".
@@ -221,6 +244,7 @@ impl Node {
         lines.extend(self.order.values().map(|key| format!("wanted by {key:?}: {:?}", self.wants[key])));
         lines.extend(self.actors.iter().filter(|(_, actor)| !actor.is_dead()).map(|(id, actor)| format!("actor {id:?}: {actor:?}")));
         lines.extend(self.extents.iter().filter(|(_, e)| e.is_busy()).map(|(id, extent)| format!("{id:?}: {extent:?}")));
+        lines.extend(self.waiting_for_memory().map(|(id, bytes, since)| format!("{id:?} waits for {bytes} bytes of memory since {since}")));
         if self.available != self.config.total {
             lines.push(format!("available {} of {}", self.available, self.config.total));
         }

@@ -214,7 +214,9 @@ impl Node {
             _ => {}
         }
         self.forget_owner(now, proc_id);
+        self.forget_pressure_of(proc_id);
         self.creator_died(proc_id);
+        self.make_room(now);
         self.schedule(now);
     }
 

@@ -22,6 +22,7 @@ fn resources(pairs: &[(&str, f64)]) -> Resources {
 impl Bench {
     fn new(memory: MemoryRules) -> Self {
         let config = NodeConfig {
+            spill: None,
             total: resources(&[("CPU", 4.0), ("memory", 1e12)]),
             store_bytes: 0,
             job_env: String::new(),

@@ -37,6 +37,10 @@ impl ActorClient {
         self.unsent.len() + self.in_flight.len()
     }
 
+    pub(super) fn in_flight(&self) -> impl Iterator<Item = u64> + '_ {
+        self.in_flight.values().copied()
+    }
+
     /// Where the actor lives, whether the call is there, and how many calls of ours are before it. `is_mate`: of the same group.
     pub(super) fn whereabouts(&self, call: u64, is_mate: impl Fn(u64) -> bool) -> (Option<ProcId>, bool, u32) {
         let at = match self.place {

@@ -11,7 +11,7 @@
 //! Files: `objects` the table and its counts, `refs` the borrowing protocol, `waits` local waiters, `tasks` calls and their ends,
 //! `backlog` how much of them may wait, `leases` pushing calls to workers, `postponed` calls that wait for memory, `actors` calls to actors,
 //! `callee` our side of calls made to us, `streams` and `yields` the two ends of calls that give their results one after another,
-//! `report` answers about what waits for what.
+//! `spilling` moving objects to disk, `report` answers about what waits for what.
 
 mod actors;
 mod backlog;
@@ -22,6 +22,7 @@ mod objects;
 mod postponed;
 mod refs;
 mod report;
+mod spilling;
 mod streams;
 mod tasks;
 mod unsent;
@@ -32,6 +33,7 @@ pub use actors::ActorOptions;
 pub use backlog::{Patience, Standing, Want};
 pub use holdings::Holding;
 pub use objects::{Object, State};
+pub use spilling::Victim;
 pub use streams::{Next, StreamOptions};
 pub use tasks::{CallArgs, CallKind, SubmitError, Template};
 pub use waits::{WaitId, Waiting};
@@ -122,7 +124,9 @@ pub struct Owner {
     unsent: bool,
     /// Releases and fetches of the current event, one message per owner.
     releases: BTreeMap<ProcId, Vec<(ObjectId, u32)>>,
-    fetches: BTreeMap<ProcId, Vec<ObjectId>>,
+    fetches: BTreeMap<ProcId, Vec<(ObjectId, u64)>>,
+    /// Objects of ours whose value is in shared memory (not on disk), oldest first.
+    large: BTreeSet<ObjectId>,
     postponed: postponed::Postponed,
     out: Vec<Command>,
 }
@@ -156,6 +160,7 @@ impl Owner {
             unsent: false,
             releases: BTreeMap::new(),
             fetches: BTreeMap::new(),
+            large: BTreeSet::new(),
             postponed: Default::default(),
             out: Vec::new(),
         }
@@ -227,7 +232,7 @@ impl Owner {
             Peer::Reply { reply } => self.replied(now, from, *reply),
             Peer::Returned { tasks, blocked } => self.returned(now, from, &tasks, blocked),
             Peer::Fetch { ids } => self.fetch_asked(from, &ids),
-            Peer::Fetched { id, payload } => self.fetched(from, id, payload),
+            Peer::Fetched { id, request, payload } => self.fetched(from, id, request, payload),
             Peer::Borrow { ids, token } => self.borrow_asked(from, &ids, token),
             Peer::BorrowAck { token } => self.borrow_acked(from, token),
             Peer::Release { ids } => self.released_by(from, &ids),

@@ -34,13 +34,18 @@ pub(super) struct More {
     pub waits: Vec<WaitId>,
     /// Calls of ours that take it as an argument.
     pub dependents: Vec<u64>,
-    /// Processes that asked for the value.
-    pub fetchers: Vec<ProcId>,
-    pub fetch_sent: bool,
+    /// Processes that asked for the value, with their request's number.
+    pub fetchers: Vec<(ProcId, u64)>,
+    /// The request for the value that is on its way; 0 for none. Only its own answer counts: an earlier one may tell where the value once was.
+    pub fetch: u64,
     /// Running calls of others that mention it: their caller keeps it for us.
     pub covers: u32,
     /// Borrowed only: grants of the owner not yet released.
     pub granted: u32,
+    /// Zero-copy views in this process; they count as `local`, too.
+    pub views: u32,
+    /// A process that borrowed it has died: whoever got it from that one may still read it where it is.
+    pub lost_track: bool,
 }
 
 impl Object {
@@ -78,6 +83,15 @@ impl Object {
         self.more.as_ref().map_or(0, |more| more.granted)
     }
 
+    pub(super) fn fetch(&self) -> u64 {
+        self.more.as_ref().map_or(0, |more| more.fetch)
+    }
+
+    /// Nobody but this process's own handles and containers counts it, and nothing here reads it.
+    pub(super) fn is_unread(&self) -> bool {
+        self.more.as_ref().is_none_or(|more| more.borrowers.is_empty() && more.covers == 0 && more.views == 0 && !more.lost_track)
+    }
+
     pub fn borrowers(&self) -> impl Iterator<Item = (ProcId, u32)> + '_ {
         self.more.iter().flat_map(|more| more.borrowers.iter().map(|(p, n)| (*p, *n)))
     }
@@ -94,6 +108,7 @@ impl Owner {
         let id = ObjectId::new(self.me, call, 0);
         let mut object = Object::new(State::Ready(payload.value));
         object.local = 1;
+        self.note_large(id, &object.state);
         self.objects.insert(id, object);
         for inner in &payload.refs {
             self.hold(*inner);
@@ -198,7 +213,10 @@ impl Owner {
 
     fn free_owned(&mut self, id: ObjectId, state: State) {
         match state {
-            State::Ready(Value::Shm(range)) => self.out.push(Command::Free(*range)),
+            State::Ready(Value::Shm(range)) => {
+                self.large.remove(&id);
+                self.out.push(Command::Free(*range));
+            }
             State::Handle => self.actor_out_of_scope(id),
             _ => {}
         }
@@ -226,6 +244,9 @@ impl Owner {
             return self.discard(payload);
         }
         object.state = State::Ready(payload.value);
+        if id.owner == self.me && matches!(&object.state, State::Ready(Value::Shm(range)) if !range.extent.is_on_disk()) {
+            self.large.insert(id);
+        }
         if object.more.is_none() && payload.refs.is_empty() {
             return self.many_waits_progress(id);
         }
@@ -234,7 +255,7 @@ impl Owner {
         let (waits, dependents, fetchers) = (std::mem::take(&mut more.waits), std::mem::take(&mut more.dependents), std::mem::take(&mut more.fetchers));
         waits.into_iter().for_each(|wait| self.wait_progress(wait));
         self.many_waits_progress(id);
-        fetchers.into_iter().for_each(|to| self.answer_fetch(to, id));
+        fetchers.into_iter().for_each(|(to, request)| self.answer_fetch(to, id, request));
         dependents.into_iter().for_each(|task| self.dependency_ready(task, id));
     }
 
@@ -251,30 +272,32 @@ impl Owner {
         if id.owner == self.me || self.is_ready(id) {
             return;
         }
-        if !std::mem::replace(&mut self.object(id).more().fetch_sent, true) {
-            self.fetches.entry(id.owner).or_default().push(id);
+        if self.object(id).more().fetch == 0 {
+            let request = self.next_token();
+            self.object(id).more().fetch = request;
+            self.fetches.entry(id.owner).or_default().push((id, request));
         }
     }
 
-    pub(super) fn fetch_asked(&mut self, from: ProcId, ids: &[ObjectId]) {
-        for &id in ids {
+    pub(super) fn fetch_asked(&mut self, from: ProcId, ids: &[(ObjectId, u64)]) {
+        for &(id, request) in ids {
             match self.objects.get_mut(&id) {
-                Some(object) if !object.is_ready() => object.more().fetchers.push(from),
-                Some(_) => self.answer_fetch(from, id),
+                Some(object) if !object.is_ready() => object.more().fetchers.push((from, request)),
+                Some(_) => self.answer_fetch(from, id, request),
                 None => {
                     let payload = Payload { value: lost(id, "its owner has freed it: no counted reference was left"), refs: vec![] };
-                    self.send(from, Peer::Fetched { id, payload }, true);
+                    self.send(from, Peer::Fetched { id, request, payload }, true);
                 }
             }
         }
     }
 
-    fn answer_fetch(&mut self, to: ProcId, id: ObjectId) {
+    fn answer_fetch(&mut self, to: ProcId, id: ObjectId, request: u64) {
         let Some(object) = self.objects.get(&id) else { return };
         let State::Ready(value) = &object.state else { return };
         let payload = Payload { value: value.clone(), refs: object.refs().to_vec() };
         self.grant_refs(to, &payload.refs);
-        self.send(to, Peer::Fetched { id, payload }, true);
+        self.send(to, Peer::Fetched { id, request, payload }, true);
     }
 
     pub(super) fn owner_died(&mut self, owner: ProcId, evidence: &ray_proto::msg::Evidence) {
@@ -341,6 +364,7 @@ impl Owner {
         for id in holds.keys() {
             assert!(self.objects.contains_key(id), "{id:?} is held and not in the table");
         }
+        self.check_large();
         self.check_leases();
         self.check_streams();
         self.check_backlog();

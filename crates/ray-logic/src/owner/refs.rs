@@ -226,7 +226,9 @@ impl Owner {
         let mut lent: Vec<ObjectId> = self.objects.iter().filter(|(_, o)| o.borrowers().any(|(p, _)| p == proc_id)).map(|(id, _)| *id).collect();
         lent.sort_unstable();
         for id in lent {
-            self.object(id).more().borrowers.remove(&proc_id);
+            let more = self.object(id).more();
+            more.borrowers.remove(&proc_id);
+            more.lost_track = true;
             self.free_if_unused(id);
         }
     }
@@ -248,8 +250,8 @@ impl Owner {
     }
 
     /// The answer to our fetch. References inside are granted by the owner or registered while we hold the outer object.
-    pub(super) fn fetched(&mut self, from: ProcId, id: ObjectId, payload: Payload) {
-        if self.objects.get(&id).is_none_or(|object| object.is_ready()) {
+    pub(super) fn fetched(&mut self, from: ProcId, id: ObjectId, request: u64, payload: Payload) {
+        if self.objects.get(&id).is_none_or(|object| object.is_ready() || object.fetch() != request) {
             // Nobody here wants it any more. Its shared-memory range is the owner's to free.
             return self.return_grants(from, &payload.refs);
         }

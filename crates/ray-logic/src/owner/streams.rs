@@ -145,6 +145,7 @@ impl Owner {
         if !payload.refs.is_empty() {
             object.more().refs = payload.refs;
         }
+        self.note_ready(id);
     }
 
     fn grant_credit(&mut self, call: u64) {

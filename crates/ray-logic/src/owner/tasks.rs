@@ -242,7 +242,9 @@ impl Owner {
             let State::Ready(value) = &object.state else { unreachable!("{id:?} is resolved") };
             (*id, Payload { value: value.clone(), refs: object.refs().to_vec() })
         };
-        Args { body: task.body.clone(), body_id: refs.body_id, deps: refs.deps.iter().map(resolved).collect(), nested: refs.nested.clone() }
+        // A body in shared memory may have been moved since the submission.
+        let body = self.value(refs.body_id).unwrap_or(&task.body).clone();
+        Args { body, body_id: refs.body_id, deps: refs.deps.iter().map(resolved).collect(), nested: refs.nested.clone() }
     }
 
     pub(super) fn replied(&mut self, now: Time, from: ProcId, reply: Reply) {
