@@ -1,7 +1,8 @@
 //! Ids. Each is a newtype; the layouts users see are made here and nowhere else.
 //!
 //! Invariants
-//! 1. A `ProcId` names one incarnation of one process; it is never reused within a session. Top 16 bits: job number (0 = the node itself).
+//! 1. A `ProcId` names one incarnation of one process; it is never reused within a cluster. It says on which node the process is, and for which job
+//!    (0 = none); so do an `ExtentId` and a `LeaseId` for their node (docs/design/011).
 //! 2. An `ObjectId` carries its owner, so no directory is needed to find who knows about it.
 //! 3. `seq` = call counter << 24 | index. Index 0 is a `put`, 1.. are the returns of the call, `ACTOR_INDEX` is an actor's handle object,
 //!    `END_INDEX` what becomes ready at the end of a call that gives its results one after another.
@@ -23,6 +24,8 @@ macro_rules! newtype {
 newtype! {
     /// One incarnation of one process.
     ProcId(u64);
+    /// One incarnation of a node, numbered by the head and never used twice. 0: the head's own node, or the only one.
+    NodeIndex(u16);
     /// A granted use of one worker, given by the node.
     LeaseId(u64);
     /// A scheduling class within its owner.
@@ -36,26 +39,59 @@ newtype! {
 /// Set in the number of an extent whose bytes are a file's.
 const ON_DISK: u64 = 1 << 63;
 
+/// Nodes whose extents can be told apart; more can't join one cluster in its life.
+pub const NODES_MAX: u16 = 1 << 15;
+/// Jobs whose processes can be told apart.
+pub const JOBS_MAX: u32 = 1 << 22;
+
 impl ExtentId {
-    pub fn on_disk(number: u64) -> Self {
-        ExtentId(number | ON_DISK)
+    pub fn in_memory(node: NodeIndex, number: u64) -> Self {
+        ExtentId((u64::from(node.0) << 48) | number)
+    }
+
+    pub fn on_disk(node: NodeIndex, number: u64) -> Self {
+        ExtentId(Self::in_memory(node, number).0 | ON_DISK)
     }
 
     pub fn is_on_disk(self) -> bool {
         self.0 & ON_DISK != 0
     }
+
+    /// Where its bytes are.
+    pub fn node(self) -> NodeIndex {
+        NodeIndex(((self.0 & !ON_DISK) >> 48) as u16)
+    }
+}
+
+impl LeaseId {
+    pub fn new(node: NodeIndex, number: u64) -> Self {
+        LeaseId((u64::from(node.0) << 48) | number)
+    }
+
+    pub fn node(self) -> NodeIndex {
+        NodeIndex((self.0 >> 48) as u16)
+    }
+}
+
+impl NodeIndex {
+    pub const HEAD: NodeIndex = NodeIndex(0);
 }
 
 impl ProcId {
     /// The node's own daemon.
     pub const NODE: ProcId = ProcId(0);
 
-    pub fn new(job: u16, counter: u64) -> Self {
-        ProcId((u64::from(job) << 48) | counter)
+    pub fn new(job: u32, node: NodeIndex, counter: u32) -> Self {
+        debug_assert!(job < JOBS_MAX && counter < 1 << 24);
+        ProcId((u64::from(job) << 40) | (u64::from(node.0) << 24) | u64::from(counter))
     }
 
     pub fn job(self) -> u32 {
-        (self.0 >> 48) as u32
+        (self.0 >> 40) as u32
+    }
+
+    pub fn node(self) -> NodeIndex {
+        NodeIndex((self.0 >> 24) as u16)
     }
 }
 
@@ -159,9 +195,18 @@ mod tests {
 
     #[test]
     fn object_id_survives_its_public_form() {
-        let id = ObjectId::new(ProcId::new(7, 12345), 99, 3);
+        let id = ObjectId::new(ProcId::new(7, NodeIndex(3), 12345), 99, 3);
         assert_eq!(ObjectId::from_bytes(&id.bytes()), id);
         assert_eq!(ObjectId::from_bytes(&ObjectId::NIL.bytes()), ObjectId::NIL);
         assert_eq!(&id.bytes()[20..24], &7u32.to_le_bytes());
+    }
+
+    #[test]
+    fn ids_say_where_they_are_from() {
+        let proc_id = ProcId::new(JOBS_MAX - 1, NodeIndex(NODES_MAX - 1), (1 << 24) - 1);
+        assert_eq!((proc_id.job(), proc_id.node(), proc_id.0 >> 62), (JOBS_MAX - 1, NodeIndex(NODES_MAX - 1), 0));
+        let segment = ExtentId::on_disk(NodeIndex(NODES_MAX - 1), 7);
+        assert!(segment.is_on_disk() && !ExtentId::in_memory(NodeIndex(1), 7).is_on_disk());
+        assert_eq!((segment.node(), LeaseId::new(NodeIndex(9), 4).node()), (NodeIndex(NODES_MAX - 1), NodeIndex(9)));
     }
 }

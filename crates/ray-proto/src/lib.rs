@@ -1,6 +1,7 @@
 //! Ids, resources, values, messages and their codec: what every other crate speaks.
 //! Pure: no clock, no I/O, no threads.
 
+pub mod cluster;
 pub mod ids;
 pub mod msg;
 pub mod report;
@@ -8,6 +9,7 @@ pub mod resources;
 pub mod value;
 pub mod wire;
 
-pub use ids::{ActorId, ClassId, ExtentId, LeaseId, ObjectId, ProcId, TemplateId};
+pub use cluster::Strategy;
+pub use ids::{ActorId, ClassId, ExtentId, LeaseId, NodeIndex, ObjectId, ProcId, TemplateId};
 pub use resources::{Resources, UNIT};
 pub use value::{Blob, Payload, ShmRange, Value};

@@ -1,7 +1,8 @@
 //! Every message of the protocol. `ToNode` and `FromNode` run between a process and its daemon, `Peer` between two processes,
 //! `ToTemplate` and `FromTemplate` between the daemon and the process that forks workers (its half is Python: see ray/_core/worker/template.py).
 
-use crate::ids::{ActorId, ClassId, ExtentId, LeaseId, ObjectId, ProcId, TemplateId};
+use crate::cluster::{JobInfo, JobSpec, KvStep, NodeInfo, NodeView, Strategy};
+use crate::ids::{ActorId, ClassId, ExtentId, LeaseId, NodeIndex, ObjectId, ProcId, TemplateId};
 use crate::report::{Fact, Subject};
 use crate::resources::Resources;
 use crate::value::{Blob, Payload, ShmRange, Value};
@@ -25,6 +26,8 @@ wire_struct! {
         pub stderr_tail: String,
         /// Caller and call that the process last started, from the status board.
         pub last_started: Option<(ProcId, u64)>,
+        /// It went with its node: nothing more is known of it, nor of what it had started.
+        pub node_lost: bool,
     }
 
     /// Constructor arguments and everything the node needs to start an actor, again and again.
@@ -40,6 +43,7 @@ wire_struct! {
         pub name: String,
         pub namespace: String,
         pub detached: bool,
+        pub strategy: Strategy,
     }
 
     /// Arguments of a call: pickled `(args, kwargs)` with slots for the top-level references, whose values follow.
@@ -135,7 +139,7 @@ wire_enum! {
         /// `max_links`: direct links that the sender's file limit leaves room for.
         0 = Hello { protocol: u32, pid: u32, max_links: u32 },
         /// Scheduling class `class` of the sender needs `shape` and `env`. Sent once, before its first `LeaseWant`.
-        1 = DefineClass { class: ClassId, shape: Resources, env: String },
+        1 = DefineClass { class: ClassId, shape: Resources, env: String, strategy: Strategy },
         /// Level-triggered: with `granted` leases of the class received so far, `want` more are wished for.
         2 = LeaseWant { class: ClassId, granted: u64, want: u32 },
         /// The lease is over; `leaving`: so is the worker.
@@ -168,6 +172,19 @@ wire_enum! {
         28 = Ask { token: u64, subject: Subject },
         /// The driver has shown lines of workers: so many bytes (`WorkerLine::weight`) less wait for it.
         29 = LinesShown { bytes: u64 },
+        /// The first message of a driver that comes through the door of a running node. The welcome says which process of which job it is.
+        30 = HelloDriver { protocol: u32, pid: u32, max_links: u32, job: Box<JobSpec> },
+        31 = Kv { token: u64, step: KvStep },
+        32 = NodesQuery { token: u64 },
+        /// The bytes of an object on another node are wanted here. Answered by `ExtentOpened` (they are its whole extent's first) or `PullFailed`.
+        33 = Pull { token: u64, id: ObjectId, range: ShmRange },
+        /// No view of the copy is left in the sender.
+        34 = CopyDone { id: ObjectId },
+        /// Freed by their owner, the sender, with the nodes that their bytes were on: copies are of no use any more.
+        35 = Freed { ids: Vec<(ObjectId, NodeIndex)> },
+        /// End the node. Only through its door.
+        36 = Stop { reason: String },
+        37 = JobsQuery { token: u64 },
         /// A segment on disk to spill to. Answered at once.
         40 = SegmentWant { token: u64, sizes: Vec<u64> },
         /// What became of `Spill`: bytes moved to disk or given back since it came; 0: nothing here can be moved. `own`: some of them in own extents.
@@ -194,6 +211,27 @@ wire_struct! {
         pub max_links: u32,
         /// Name of the door through which others join; empty for none.
         pub door: String,
+        pub labels: std::collections::BTreeMap<String, String>,
+        pub namespace: String,
+        /// A node that outlives who starts it and speaks to others. None: one driver's own.
+        pub network: Option<NetworkBoot>,
+    }
+
+    pub struct NetworkBoot {
+        /// Where to listen and be found. The port 0 asks for any.
+        pub ip: String,
+        pub port: u16,
+        /// `ip:port` of the head to join; empty: be the head.
+        pub head: String,
+        /// The cluster's secret.
+        pub token: Blob,
+        /// The cluster to join, if it must be that one; empty: whichever it is. A head's own new name.
+        pub cluster: Blob,
+        pub host: String,
+        pub python: String,
+        pub release: String,
+        /// Messages of the daemon itself go there.
+        pub log: String,
     }
 }
 
@@ -234,6 +272,20 @@ wire_enum! {
         24 = Told { token: u64, facts: Vec<Fact> },
         /// The session is over. A worker at rest runs its exit handlers and ends; one that runs a call ends at once.
         25 = Dismiss {},
+        30 = NodesAre { token: u64, nodes: Vec<NodeInfo>, views: Vec<NodeView> },
+        /// `existed`: the key was there before. `count`: keys deleted.
+        31 = KvIs { token: u64, existed: bool, value: Option<Blob>, keys: Vec<Blob>, count: u64 },
+        /// Everything on that node is gone.
+        32 = NodeDied { node: NodeIndex, text: String },
+        /// `lost`: nothing answers for the bytes; their owner may know better. Else a failure of this node's own.
+        33 = PullFailed { token: u64, lost: bool, text: String },
+        /// What all living nodes have together.
+        34 = Capacity { total: Resources, nodes: u32 },
+        35 = JobsAre { token: u64, jobs: Vec<JobInfo> },
+        /// To who started a node that is to outlive him.
+        36 = Up { info: NodeInfo, cluster: Blob, head: String },
+        /// The same, when it can't start.
+        37 = Down { reason: String },
         /// Others wait for memory: move about so many bytes to disk, give back what is empty, then say `Spilled`.
         40 = Spill { bytes: u64 },
         /// Answer to `ExtentWant`: the asker's own extents have room now, or had.
