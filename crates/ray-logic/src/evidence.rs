@@ -65,6 +65,7 @@ mod tests {
             peak_rss_kib: 2048,
             stderr_tail: "a\nb".into(),
             last_started: None,
+            node_lost: false,
         };
         let text = describe(&evidence);
         assert!(text.contains("signal 9 (SIGKILL), not sent by the runtime"));

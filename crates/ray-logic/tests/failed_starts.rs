@@ -2,10 +2,11 @@
 
 use ray_logic::node::{MemoryRules, Node, NodeCommand, NodeConfig};
 use ray_proto::msg::{Evidence, FromNode, MemoryKill, ToNode};
-use ray_proto::{ClassId, ProcId, Resources};
+use ray_proto::{ClassId, NodeIndex, ProcId, Resources, Strategy};
 
 fn node() -> (Node, ProcId) {
     let config = NodeConfig {
+        index: NodeIndex::HEAD,
         total: Resources::from_f64([("CPU", 1.0)]),
         store_bytes: 1 << 30,
         job_env: String::new(),
@@ -18,7 +19,7 @@ fn node() -> (Node, ProcId) {
     let mut node = Node::new(config);
     let driver = node.driver_connected(1, 1, 16);
     let class = ClassId(1);
-    node.on_message(0, driver, ToNode::DefineClass { class, shape: Resources::from_f64([("CPU", 1.0)]), env: String::new() });
+    node.on_message(0, driver, ToNode::DefineClass { class, shape: Resources::from_f64([("CPU", 1.0)]), env: String::new(), strategy: Strategy::DEFAULT });
     node.on_message(0, driver, ToNode::LeaseWant { class, granted: 0, want: 1 });
     (node, driver)
 }
@@ -34,6 +35,7 @@ fn failed(pid: u32) -> Evidence {
         peak_rss_kib: 0,
         stderr_tail: "no more threads".into(),
         last_started: None,
+        node_lost: false,
     }
 }
 

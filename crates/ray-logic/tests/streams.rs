@@ -79,6 +79,7 @@ impl Stage {
             peak_rss_kib: 0,
             stderr_tail: String::new(),
             last_started: Some((ME, self.call)),
+            node_lost: false,
         };
         self.owner.on_node(self.now, FromNode::ProcDied { proc_id: worker, evidence });
         self.commands()

@@ -173,6 +173,7 @@ impl Token {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ray_proto::NodeIndex;
 
     #[test]
     fn lines_carry_the_name_of_what_runs_and_an_unfinished_one_is_not_lost() {
@@ -190,9 +191,14 @@ mod tests {
 
     #[test]
     fn tokens_survive_packing() {
-        for token in
-            [Token::Template, Token::Door, Token::Children, Token::Link(ProcId::new(3, 9)), Token::Out(ProcId::new(3, 9)), Token::Err(ProcId::new(3, 9))]
-        {
+        for token in [
+            Token::Template,
+            Token::Door,
+            Token::Children,
+            Token::Link(ProcId::new(3, NodeIndex::HEAD, 9)),
+            Token::Out(ProcId::new(3, NodeIndex::HEAD, 9)),
+            Token::Err(ProcId::new(3, NodeIndex::HEAD, 9)),
+        ] {
             assert_eq!(Token::unpack(token.pack()), token);
         }
     }

@@ -10,7 +10,7 @@ use crate::template::{Report, Template};
 use ray_logic::node::{Node, NodeCommand, NodeConfig};
 use ray_proto::msg::{Boot, Evidence, FromNode, MemoryKill, ToNode, WorkerLine};
 use ray_proto::wire::{decode, PROTOCOL};
-use ray_proto::{ProcId, UNIT};
+use ray_proto::{NodeIndex, ProcId, UNIT};
 use ray_shm::board::{Board, SLOTS};
 use ray_shm::door;
 use ray_shm::host::{explain, explain_memfd};
@@ -145,6 +145,7 @@ fn node_config(boot: &Boot) -> NodeConfig {
     let setting = |name: &str| boot.settings.get(name).map(String::as_str);
     let cpus = (boot.total.get("CPU") / UNIT).max(0) as u32;
     NodeConfig {
+        index: NodeIndex::HEAD,
         total: boot.total.clone(),
         store_bytes: boot.store_bytes,
         job_env: boot.job_env.clone(),
@@ -510,6 +511,7 @@ impl Daemon {
             ended_by_us: conn.ended_by_us,
             peak_rss_kib,
             last_started: self.board.last_started(conn.slot).map(|(caller, task)| (ProcId(caller), task)),
+            node_lost: false,
         };
         self.oom_kills = kills;
         self.free_slots.push(conn.slot);

@@ -103,6 +103,7 @@ fn group(folder: &str) -> Option<Usage> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ray_proto::NodeIndex;
 
     #[test]
     fn meminfo_counts_what_is_not_available_as_used() {
@@ -123,7 +124,7 @@ mod tests {
     #[test]
     fn own_limit_counts_the_workers() {
         let reader = MemoryReader::new(&[("memory_limit_bytes".to_owned(), "100".to_owned())].into());
-        let sample = reader.sample(false, || vec![(ProcId::new(1, 2), 30), (ProcId::new(1, 3), 40)]).expect("a sample");
+        let sample = reader.sample(false, || vec![(ProcId::new(1, NodeIndex::HEAD, 2), 30), (ProcId::new(1, NodeIndex::HEAD, 3), 40)]).expect("a sample");
         assert_eq!((sample.used, sample.limit, sample.processes.map(|p| p.len())), (70, 100, Some(2)));
     }
 }

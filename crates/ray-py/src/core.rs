@@ -10,7 +10,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use ray_logic::owner::{ActorOptions, Holding, Limits};
 use ray_proto::msg::{Boot, FromNode, ToNode};
 use ray_proto::wire::{decode, PROTOCOL};
-use ray_proto::{ObjectId, ProcId, Resources, UNIT};
+use ray_proto::{ObjectId, ProcId, Resources, Strategy, UNIT};
 use ray_shm::board::Board;
 use ray_shm::host;
 use ray_shm::link::{Filled, Reader, Writer};
@@ -278,6 +278,9 @@ impl Core {
             job_env: job.env.clone(),
             max_links: max_links(),
             door: get_config(config, "door")?,
+            labels: get_config(config, "labels")?,
+            namespace: job.namespace.clone(),
+            network: None,
         };
         let started = py.detach(|| -> Result<Core, String> {
             host::occupy_standard_descriptors().map_err(|error| host::explain("no descriptors for the engine", error))?;
@@ -474,7 +477,7 @@ impl Core {
         let call_args = template::encode_args(library, args, Some(kwargs))?;
         let body_id = call_args.body_id;
         let (held, to_place) = (shape(&resources), shape(&placement_resources));
-        let options = ActorOptions { class_name, payload, held, to_place, env, max_restarts, name, namespace, detached };
+        let options = ActorOptions { class_name, payload, held, to_place, env, max_restarts, name, namespace, detached, strategy: Strategy::DEFAULT };
         library.create_actor(actor, options, call_args);
         if !body_id.is_nil() {
             library.drop_ref(body_id);

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The driver of job 1: the one process of the session.
-const ME: ProcId = ProcId((1 << 48) | 1);
+const ME: ProcId = ProcId((1 << 40) | 1);
 
 #[derive(Default)]
 struct Entry {

@@ -173,7 +173,7 @@ impl CallTemplate {
         binder: Option<Py<PyAny>>,
     ) -> Self {
         let shape = Resources::from_f64(resources.iter().map(|(name, amount)| (name.as_str(), *amount)));
-        let class = core.library().class_for(&shape, env);
+        let class = core.library().class_for(&shape, env, &ray_proto::Strategy::DEFAULT);
         let kind = CallKind::Task { class };
         let template = Template {
             id: Default::default(),

@@ -7,7 +7,7 @@ use crate::process::Process;
 use ray_logic::owner::{ActorOptions, CallArgs, CallKind, SubmitError, Template};
 use ray_proto::msg::ToNode;
 use ray_proto::value::FLAG_PICKLE;
-use ray_proto::{ActorId, ObjectId, Payload, Resources, Value};
+use ray_proto::{ActorId, ObjectId, Payload, Resources, Strategy, Value};
 use std::sync::Arc;
 
 /// Concurrency groups of every actor, the default one included.
@@ -161,7 +161,7 @@ impl Process {
         let cpu = env.rng.pick(&[1.0, 1.0, 1.0, 0.5, 0.0, f64::from(env.options.widest)]).expect("a shape");
         let odd = if env.rng.permille(100) { "other" } else { "" };
         let gpu = env.rng.pick(&[0.0, 0.0, 0.5, 0.3, 1.0]).filter(|_| env.options.gpus > 0).unwrap_or(0.0);
-        let class = self.owner.class_for(&Resources::from_f64([("CPU", cpu), ("GPU", gpu)]), odd);
+        let class = self.owner.class_for(&Resources::from_f64([("CPU", cpu), ("GPU", gpu)]), odd, &Strategy::DEFAULT);
         let max_calls = if env.rng.permille(env.options.max_calls) { env.rng.range(1, 3) as u32 } else { 0 };
         let site = self.site(env, if gpu > 0.0 { "gpu" } else { "f" }, CallKind::Task { class }, max_calls);
         self.sites.push(site.clone());
@@ -240,6 +240,7 @@ impl Process {
             name: String::new(),
             namespace: String::new(),
             detached: false,
+            strategy: Strategy::DEFAULT,
         };
         env.oracle.calls.insert(
             (self.id, actor.call()),

@@ -7,7 +7,7 @@ use crate::sabotage::Bug;
 use ray_logic::node::{MemoryRules, Node, NodeCommand, NodeConfig, SpillConfig};
 use ray_logic::Time;
 use ray_proto::msg::{Evidence, FromNode, MemoryKill, ToNode};
-use ray_proto::{ObjectId, ProcId, Resources};
+use ray_proto::{NodeIndex, ObjectId, ProcId, Resources};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A run that makes more events than this will never end.
@@ -29,6 +29,7 @@ impl World {
     pub fn new(seed: u64, options: Options, trace: bool) -> Self {
         let total = Resources::from_f64([("CPU", f64::from(options.cpus)), ("GPU", f64::from(options.gpus))]);
         let config = NodeConfig {
+            index: NodeIndex::HEAD,
             total: total.clone(),
             store_bytes: options.store_bytes,
             job_env: String::new(),
@@ -290,6 +291,7 @@ impl World {
             peak_rss_kib: 0,
             stderr_tail: String::new(),
             last_started,
+            node_lost: false,
         };
         self.env.corpses.insert(id, evidence);
         let drained = self.env.drained_at(LinkId { from: id, to: ProcId::NODE }) - self.env.now;

@@ -14,7 +14,7 @@ use ray_logic::exec::Exec;
 use ray_logic::extents::Extents;
 use ray_logic::owner::{ActorOptions, CallArgs, Command, Limits, Owner, SubmitError, Template, WaitId};
 use ray_proto::msg::{FromNode, Peer, ToNode, WorkerLine};
-use ray_proto::{ActorId, Blob, ClassId, ExtentId, ObjectId, Payload, ProcId, Resources, ShmRange, TemplateId, UNIT};
+use ray_proto::{ActorId, Blob, ClassId, ExtentId, ObjectId, Payload, ProcId, Resources, ShmRange, Strategy, TemplateId, UNIT};
 use ray_shm::board::Board;
 use ray_shm::link::{Flushed, Reader, Writer};
 use ray_shm::poll::{Poll, Timer, Waker};
@@ -463,8 +463,8 @@ impl Library {
 
     // ---- calls
 
-    pub fn class_for(&self, shape: &Resources, env: &str) -> ClassId {
-        self.with(|core| core.owner.class_for(shape, env))
+    pub fn class_for(&self, shape: &Resources, env: &str, strategy: &Strategy) -> ClassId {
+        self.with(|core| core.owner.class_for(shape, env, strategy))
     }
 
     pub fn template(&self, template: Template) -> Arc<Template> {

@@ -25,7 +25,7 @@ pub use pressure::SpillConfig;
 
 use crate::Time;
 use ray_proto::msg::{Evidence, FromNode, ToNode};
-use ray_proto::{ActorId, ExtentId, LeaseId, ProcId, Resources, ShmRange, UNIT};
+use ray_proto::{ActorId, ExtentId, LeaseId, NodeIndex, ProcId, Resources, ShmRange, UNIT};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -89,6 +89,7 @@ pub enum NodeCommand {
 
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
+    pub index: NodeIndex,
     pub total: Resources,
     pub store_bytes: u64,
     /// The job's environment: workers kept warm have it.
@@ -105,7 +106,7 @@ pub struct NodeConfig {
 pub struct Node {
     config: NodeConfig,
     driver: ProcId,
-    next_proc: u64,
+    next_proc: u32,
     next_lease: u64,
     next_extent: u64,
     next_order: u64,
@@ -187,7 +188,7 @@ impl Node {
     pub fn on_message(&mut self, now: Time, from: ProcId, message: ToNode) {
         match message {
             ToNode::Hello { pid, max_links, .. } => self.connected(now, from, pid, max_links),
-            ToNode::DefineClass { class, shape, env } => self.class_defined(from, class, shape, env),
+            ToNode::DefineClass { class, shape, env, strategy } => self.class_defined(from, class, shape, env, strategy),
             ToNode::LeaseWant { class, granted, want } => self.leases_wanted(now, from, class, granted, want),
             ToNode::LeaseReturn { lease, leaving } => self.lease_returned(now, from, lease, leaving),
             ToNode::Blocked {} => self.worker_blocked(now, from, true),
@@ -224,6 +225,7 @@ impl Node {
             ToNode::Shutdown {} if from == self.driver => self.out.push(NodeCommand::Shutdown),
             // The shell answers questions with `report`: it knows which processes are stopped. It counts the lines, too.
             ToNode::Shutdown {} | ToNode::Boot { .. } | ToNode::Ask { .. } | ToNode::LinesShown { .. } => {}
+            _ => {}
         }
         self.make_room(now);
     }

@@ -360,12 +360,13 @@ impl Node {
 mod tests {
     use super::super::{Node, NodeCommand, NodeConfig, SpillConfig};
     use ray_proto::msg::{FromNode, ToNode};
-    use ray_proto::{ExtentId, ProcId, Resources, ShmRange};
+    use ray_proto::{ExtentId, NodeIndex, ProcId, Resources, ShmRange};
 
     const MIB: u64 = 1 << 20;
 
     fn node(quota: u64) -> (Node, ProcId) {
         let config = NodeConfig {
+            index: NodeIndex::HEAD,
             memory: crate::node::MemoryRules::default(),
             total: Resources::from_f64([("CPU", 1.0)]),
             store_bytes: 8 * MIB,

@@ -52,7 +52,7 @@ impl Proc {
 
 impl Node {
     /// The driver is there: it has the first id, and the warm workers start.
-    pub fn driver_connected(&mut self, job: u16, pid: u32, max_links: u32) -> ProcId {
+    pub fn driver_connected(&mut self, job: u32, pid: u32, max_links: u32) -> ProcId {
         let id = self.new_proc(job, Role::Driver, pid, String::new());
         self.driver = id;
         self.procs.get_mut(&id).expect("made above").links_left = max_links;
@@ -75,15 +75,15 @@ impl Node {
         }
     }
 
-    fn new_proc(&mut self, job: u16, role: Role, pid: u32, env: String) -> ProcId {
-        let id = ProcId::new(job, self.next_proc);
+    fn new_proc(&mut self, job: u32, role: Role, pid: u32, env: String) -> ProcId {
+        let id = ProcId::new(job, self.config.index, self.next_proc);
         self.next_proc += 1;
         self.procs.insert(id, Proc { role, pid, env, blocked: false, watchers: BTreeSet::new(), links_left: 0, growth: Default::default() });
         id
     }
 
     pub(super) fn fork(&mut self, env: String) {
-        let job = self.driver.job() as u16;
+        let job = self.driver.job();
         let proc_id = self.new_proc(job, Role::Starting, 0, env.clone());
         self.out.push(NodeCommand::Fork { proc_id, env });
     }
@@ -132,6 +132,7 @@ impl Node {
             peak_rss_kib: 0,
             stderr_tail: String::new(),
             last_started: None,
+            node_lost: false,
         };
         let evidence = self.graves.get(&proc_id).cloned().unwrap_or(unknown);
         self.send(from, FromNode::ProcDied { proc_id, evidence });

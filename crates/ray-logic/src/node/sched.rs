@@ -4,12 +4,13 @@ use super::procs::Role;
 use super::Node;
 use crate::Time;
 use ray_proto::msg::FromNode;
-use ray_proto::{ClassId, LeaseId, ProcId, Resources, UNIT};
+use ray_proto::{ClassId, LeaseId, ProcId, Resources, Strategy, UNIT};
 
 #[derive(Debug)]
 pub(super) struct Want {
     shape: Resources,
     env: String,
+    strategy: Strategy,
     /// Leases given so far.
     granted: u64,
     want: u32,
@@ -68,8 +69,8 @@ impl Gpus {
 }
 
 impl Node {
-    pub(super) fn class_defined(&mut self, owner: ProcId, class: ClassId, shape: Resources, env: String) {
-        self.wants.insert((owner, class), Want { shape, env, granted: 0, want: 0, order: 0, told_infeasible: false });
+    pub(super) fn class_defined(&mut self, owner: ProcId, class: ClassId, shape: Resources, env: String, strategy: Strategy) {
+        self.wants.insert((owner, class), Want { shape, env, strategy, granted: 0, want: 0, order: 0, told_infeasible: false });
     }
 
     pub(super) fn leases_wanted(&mut self, now: Time, owner: ProcId, class: ClassId, seen: u64, want: u32) {
@@ -145,7 +146,7 @@ impl Node {
         let Some(worker) = self.idle_worker(&env, owner) else { return false };
         let Some(gpus) = self.gpus.assign(shape.get("GPU")) else { return false };
         self.available.subtract(&shape);
-        let lease = LeaseId(self.next_lease);
+        let lease = LeaseId::new(self.config.index, self.next_lease);
         self.next_lease += 1;
         let gpu_ids = gpus.iter().map(|(device, _)| *device).collect();
         self.leases.insert(lease, Lease { owner, worker, shape, gpus });

@@ -53,7 +53,8 @@ impl Node {
 
     /// A record of an extent about to be made.
     pub(super) fn new_extent(&mut self, creator: ProcId, size: u64, on_disk: bool) -> ExtentId {
-        let extent = if on_disk { ExtentId::on_disk(self.next_extent) } else { ExtentId(self.next_extent) };
+        let (node, number) = (self.config.index, self.next_extent);
+        let extent = if on_disk { ExtentId::on_disk(node, number) } else { ExtentId::in_memory(node, number) };
         self.next_extent += 1;
         *self.used(extent) += size;
         let record = Extent { creator, size, foreign: BTreeMap::new(), early: BTreeSet::new(), orphan: false, readers: BTreeSet::new() };

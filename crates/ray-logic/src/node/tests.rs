@@ -3,7 +3,7 @@
 use super::{MemoryRules, MemorySample, Node, NodeCommand, NodeConfig};
 use crate::Time;
 use ray_proto::msg::{ActorSpec, Args, Evidence, FromNode, MemoryKill, ToNode};
-use ray_proto::{ActorId, Blob, ClassId, LeaseId, ObjectId, ProcId, Resources, Value};
+use ray_proto::{ActorId, Blob, ClassId, LeaseId, NodeIndex, ObjectId, ProcId, Resources, Strategy, Value};
 
 const MIB: u64 = 1 << 20;
 const LIMIT: u64 = 1000 * MIB;
@@ -22,6 +22,7 @@ fn resources(pairs: &[(&str, f64)]) -> Resources {
 impl Bench {
     fn new(memory: MemoryRules) -> Self {
         let config = NodeConfig {
+            index: NodeIndex::HEAD,
             spill: None,
             total: resources(&[("CPU", 4.0), ("memory", 1e12)]),
             store_bytes: 0,
@@ -75,7 +76,7 @@ impl Bench {
     /// A worker that runs a task which asked for so much memory, and its lease.
     fn task(&mut self, class: u32, memory: u64) -> (ProcId, LeaseId) {
         let shape = resources(&[("CPU", 1.0), ("memory", memory as f64)]);
-        self.tell(self.driver, ToNode::DefineClass { class: ClassId(class), shape, env: String::new() });
+        self.tell(self.driver, ToNode::DefineClass { class: ClassId(class), shape, env: String::new(), strategy: Strategy::DEFAULT });
         self.lease(class, 0)
     }
 
@@ -102,6 +103,7 @@ impl Bench {
             name: String::new(),
             namespace: String::new(),
             detached: false,
+            strategy: Strategy::DEFAULT,
         };
         self.tell(self.driver, ToNode::ActorCreate { actor, spec: Box::new(spec) });
         let started = |command: &NodeCommand| match command {
@@ -159,6 +161,7 @@ fn dead(pid: u32) -> Evidence {
         peak_rss_kib: 0,
         stderr_tail: String::new(),
         last_started: None,
+        node_lost: false,
     }
 }
 

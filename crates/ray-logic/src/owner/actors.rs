@@ -8,7 +8,7 @@ use crate::Time;
 use ray_proto::ids::ACTOR_INDEX;
 use ray_proto::msg::{ActorSpec, ActorState, Args, Peer, ToNode};
 use ray_proto::value::system_error;
-use ray_proto::{ActorId, Blob, ObjectId, ProcId, Resources, Value};
+use ray_proto::{ActorId, Blob, ObjectId, ProcId, Resources, Strategy, Value};
 use std::collections::BTreeMap;
 
 #[derive(Debug)]
@@ -66,6 +66,7 @@ pub struct ActorOptions {
     pub name: String,
     pub namespace: String,
     pub detached: bool,
+    pub strategy: Strategy,
 }
 
 impl Owner {
@@ -93,9 +94,9 @@ impl Owner {
             retry_raised: false,
             max_calls: 0,
         });
-        let ActorOptions { class_name, payload, held, to_place, env, max_restarts, name, namespace, detached } = options;
+        let ActorOptions { class_name, payload, held, to_place, env, max_restarts, name, namespace, detached, strategy } = options;
         let empty = Args { body: Value::Inline(Blob::EMPTY), body_id: ObjectId::NIL, deps: vec![], nested: vec![] };
-        let spec = ActorSpec { class_name, payload, args: empty, held, to_place, env, max_restarts, name, namespace, detached };
+        let spec = ActorSpec { class_name, payload, args: empty, held, to_place, env, max_restarts, name, namespace, detached, strategy };
         self.creating.insert(actor.call(), (actor, Box::new(spec)));
         self.accept(now, actor.call(), &template, args);
         if self.tasks[&actor.call()].unresolved == 0 {

@@ -200,7 +200,7 @@ mod tests {
     use super::super::{CallArgs, Limits, Template};
     use super::*;
     use ray_proto::msg::{FromNode, Outcome, Peer, Reply};
-    use ray_proto::{LeaseId, ObjectId, Payload, ProcId, Resources, UNIT};
+    use ray_proto::{LeaseId, ObjectId, Payload, ProcId, Resources, Strategy, UNIT};
     use std::sync::Arc;
 
     const ME: ProcId = ProcId(1);
@@ -212,7 +212,7 @@ mod tests {
         let each = BODY as u64 + CALL_BYTES;
         let shape = Resources::from_f64([("CPU", 1.0)]);
         let mut owner = Owner::new(ME, shape.clone(), Limits { pending_bytes: 8 * each, ..Limits::default() });
-        let class = owner.class_for(&shape, "");
+        let class = owner.class_for(&shape, "", &Strategy::DEFAULT);
         let kind = CallKind::Task { class };
         let template = owner.template(Template {
             id: Default::default(),

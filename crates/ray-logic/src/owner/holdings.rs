@@ -42,11 +42,11 @@ fn size_of(value: &Value) -> u64 {
 mod tests {
     use super::*;
     use crate::owner::Limits;
-    use ray_proto::{Payload, ProcId, Resources};
+    use ray_proto::{NodeIndex, Payload, ProcId, Resources};
 
     #[test]
     fn holdings_are_what_is_referred_to() {
-        let mut owner = Owner::new(ProcId::new(1, 1), Resources::default(), Limits::default());
+        let mut owner = Owner::new(ProcId::new(1, NodeIndex::HEAD, 1), Resources::default(), Limits::default());
         let id = owner.put(Payload { value: Value::inline(b"abc"), refs: vec![] });
         assert_eq!(owner.holdings(), vec![(id, Holding::Object { bytes: 3 }, String::new())]);
         owner.release_local(id);

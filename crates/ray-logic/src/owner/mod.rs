@@ -101,7 +101,7 @@ pub struct Owner {
     tasks: FxHashMap<u64, tasks::Task>,
     backlog: backlog::Backlog,
     templates: Vec<Arc<Template>>,
-    class_ids: FxHashMap<(Resources, String), ClassId>,
+    class_ids: FxHashMap<(Resources, String, Vec<u8>), ClassId>,
     classes: Vec<leases::Class>,
     leases: BTreeMap<LeaseId, leases::Lease>,
     leased_workers: FxHashMap<ProcId, LeaseId>,

@@ -60,14 +60,14 @@ mod tests {
     use super::*;
     use crate::owner::{CallArgs, Limits, State, Template};
     use ray_proto::msg::{Evidence, FromNode};
-    use ray_proto::{Blob, LeaseId, ObjectId, ProcId, Resources, Value};
+    use ray_proto::{Blob, LeaseId, NodeIndex, ObjectId, ProcId, Resources, Strategy, Value};
 
     const ME: u64 = 1;
 
     fn owner_with_a_call(max_retries: i32) -> (Owner, u64) {
         let one = Resources::from_f64([("CPU", 1.0)]);
-        let mut owner = Owner::new(ProcId::new(1, ME), one.clone(), Limits::default());
-        let class = owner.class_for(&one, "");
+        let mut owner = Owner::new(ProcId::new(1, NodeIndex::HEAD, ME as u32), one.clone(), Limits::default());
+        let class = owner.class_for(&one, "", &Strategy::DEFAULT);
         let template = owner.template(Template {
             id: Default::default(),
             kind: CallKind::Task { class },
@@ -86,7 +86,7 @@ mod tests {
 
     /// It is given a worker, which then dies of `kill`.
     fn die(owner: &mut Owner, now: Time, life: u64, call: u64, kill: MemoryKill) {
-        let worker = ProcId::new(1, 10 + life);
+        let worker = ProcId::new(1, NodeIndex::HEAD, 10 + life as u32);
         let class = ray_proto::ClassId(0);
         owner.on_node(now, FromNode::LeaseGrant { class, lease: LeaseId(life), worker, pid: 7, gpu_ids: vec![] });
         let evidence = Evidence {
@@ -99,6 +99,7 @@ mod tests {
             peak_rss_kib: 0,
             stderr_tail: String::new(),
             last_started: Some((owner.me(), call)),
+            node_lost: false,
         };
         owner.on_node(now, FromNode::ProcDied { proc_id: worker, evidence });
         owner.check_invariants();

@@ -155,7 +155,7 @@ mod tests {
     use super::*;
     use crate::owner::{CallArgs, CallKind, Limits, Template};
     use ray_proto::msg::{FromNode, Outcome, Peer, Reply};
-    use ray_proto::{LeaseId, Payload, ProcId, Resources};
+    use ray_proto::{LeaseId, NodeIndex, Payload, ProcId, Resources, Strategy};
 
     const SIZE: u64 = 8192;
 
@@ -164,11 +164,11 @@ mod tests {
     }
 
     fn on_disk(slot: u64) -> ShmRange {
-        ShmRange { extent: ExtentId::on_disk(9), offset: slot * SIZE, len: SIZE }
+        ShmRange { extent: ExtentId::on_disk(NodeIndex::HEAD, 9), offset: slot * SIZE, len: SIZE }
     }
 
     fn owner() -> Owner {
-        Owner::new(ProcId::new(1, 1), Resources::from_f64([("CPU", 1.0)]), Limits::default())
+        Owner::new(ProcId::new(1, NodeIndex::HEAD, 1), Resources::from_f64([("CPU", 1.0)]), Limits::default())
     }
 
     fn put(owner: &mut Owner, range: ShmRange) -> ObjectId {
@@ -220,7 +220,7 @@ mod tests {
         let victims = owner.pick_victims(u64::MAX, |_| None);
         assert_eq!(victims.len(), 2);
         owner.add_view(viewed, at(1, 0));
-        let borrower = ProcId::new(1, 7);
+        let borrower = ProcId::new(1, NodeIndex::HEAD, 7);
         owner.on_peer(1, borrower, Peer::Borrow { ids: vec![lent], token: 0 });
         assert_eq!(owner.moved(&[(victims[0], on_disk(0)), (victims[1], on_disk(1))]), [false, false]);
         assert_eq!(picked(&mut owner, u64::MAX), []);
@@ -233,7 +233,7 @@ mod tests {
     fn a_borrower_that_died_keeps_the_object_where_it_is() {
         let mut owner = owner();
         let lent = put(&mut owner, at(1, 0));
-        let borrower = ProcId::new(1, 7);
+        let borrower = ProcId::new(1, NodeIndex::HEAD, 7);
         owner.on_peer(1, borrower, Peer::Borrow { ids: vec![lent], token: 0 });
         let evidence = ray_proto::msg::Evidence {
             pid: 7,
@@ -245,6 +245,7 @@ mod tests {
             peak_rss_kib: 0,
             stderr_tail: String::new(),
             last_started: None,
+            node_lost: false,
         };
         owner.on_node(2, FromNode::ProcDied { proc_id: borrower, evidence });
         assert_eq!(picked(&mut owner, u64::MAX), []);
@@ -253,7 +254,7 @@ mod tests {
     #[test]
     fn only_the_answer_to_the_request_on_its_way_counts() {
         let mut owner = owner();
-        let (lender, foreign) = (ProcId::new(1, 7), ObjectId::new(ProcId::new(1, 7), 1, 0));
+        let (lender, foreign) = (ProcId::new(1, NodeIndex::HEAD, 7), ObjectId::new(ProcId::new(1, NodeIndex::HEAD, 7), 1, 0));
         let request = |owner: &mut Owner| {
             owner.add_local(foreign);
             owner.wait_start(&[foreign], 1, Default::default());
@@ -275,7 +276,7 @@ mod tests {
 
     /// A call with `dep` as its argument and its body in shared memory; returns (call, body's object).
     fn submit(owner: &mut Owner, dep: ObjectId, body: ShmRange) -> (u64, ObjectId) {
-        let class = owner.class_for(&Resources::from_f64([("CPU", 1.0)]), "");
+        let class = owner.class_for(&Resources::from_f64([("CPU", 1.0)]), "", &Strategy::DEFAULT);
         let template = owner.template(Template {
             id: Default::default(),
             kind: CallKind::Task { class },
@@ -301,8 +302,8 @@ mod tests {
         assert_eq!(victims.iter().map(|victim| victim.id).collect::<Vec<_>>(), [dep, body]);
         assert_eq!(owner.moved(&[(victims[0], on_disk(0)), (victims[1], on_disk(1))]), [true, true]);
         commands(&mut owner);
-        let class = owner.class_for(&Resources::from_f64([("CPU", 1.0)]), "");
-        let worker = ProcId::new(1, 2);
+        let class = owner.class_for(&Resources::from_f64([("CPU", 1.0)]), "", &Strategy::DEFAULT);
+        let worker = ProcId::new(1, NodeIndex::HEAD, 2);
         owner.on_node(2, FromNode::LeaseGrant { class, lease: LeaseId(1), worker, pid: 2, gpu_ids: vec![] });
         let sent = commands(&mut owner).into_iter().find_map(|command| match command {
             Command::Peer { message: Peer::Call { call }, .. } => Some(call.args),

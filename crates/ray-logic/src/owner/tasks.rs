@@ -7,7 +7,7 @@ use super::{Command, Owner};
 use crate::Time;
 use ray_proto::msg::{Args, Call, Outcome, Reply};
 use ray_proto::value::system_error;
-use ray_proto::{ActorId, Blob, ClassId, LeaseId, ObjectId, Payload, ProcId, Resources, TemplateId, Value};
+use ray_proto::{ActorId, Blob, ClassId, LeaseId, ObjectId, Payload, ProcId, Resources, Strategy, TemplateId, Value};
 use std::sync::Arc;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,16 +117,17 @@ impl Owner {
         template
     }
 
-    /// The scheduling class of a shape and an environment.
-    pub fn class_for(&mut self, shape: &Resources, env: &str) -> ClassId {
-        if let Some(class) = self.class_ids.get(&(shape.clone(), env.to_owned())) {
+    /// The scheduling class of a shape, an environment and a strategy.
+    pub fn class_for(&mut self, shape: &Resources, env: &str, strategy: &Strategy) -> ClassId {
+        let key = (shape.clone(), env.to_owned(), strategy.key());
+        if let Some(class) = self.class_ids.get(&key) {
             return *class;
         }
         let class = ClassId(self.classes.len() as u32);
         let slots = shape.slots_in(&self.node_total, 1024).max(1);
         self.classes.push(super::leases::Class::new(shape.clone(), slots));
-        self.class_ids.insert((shape.clone(), env.to_owned()), class);
-        self.out.push(Command::Node(ray_proto::msg::ToNode::DefineClass { class, shape: shape.clone(), env: env.to_owned() }));
+        self.class_ids.insert(key, class);
+        self.out.push(Command::Node(ray_proto::msg::ToNode::DefineClass { class, shape: shape.clone(), env: env.to_owned(), strategy: strategy.clone() }));
         class
     }
 
