@@ -19,7 +19,7 @@ impl Stage {
     /// One call of a generator, on its worker.
     fn start(window: Option<u64>, max_retries: i32) -> (Self, Box<Call>) {
         let mut owner = Owner::new(ME, Resources::from_f64([("CPU", 4.0)]), Limits::default());
-        let class = owner.class_for(&Resources::from_f64([("CPU", 1.0)]), "");
+        let class = owner.class_for(&Resources::from_f64([("CPU", 1.0)]), "", &ray_proto::Strategy::DEFAULT);
         let template = owner.template(Template {
             id: Default::default(),
             kind: CallKind::Task { class },

@@ -333,7 +333,7 @@ mod tests {
     use crate::wire::{decode, frame, Wire};
 
     fn sample_call() -> Peer {
-        let dep = ObjectId::new(ProcId::new(1, 2), 3, 1);
+        let dep = ObjectId::new(ProcId::new(1, NodeIndex::HEAD, 2), 3, 1);
         let args = Args {
             body: Value::inline(b"\0body"),
             body_id: ObjectId::NIL,
