@@ -16,6 +16,7 @@ Address = tuple[str, int]
 Chunk = tuple[float, bytes]
 CHUNK_BYTES = 1 << 16
 QUEUED_CHUNKS = 256
+FIRST_BYTES = 4096
 SO_ORIGINAL_DST = 80
 SO_MARK = 36
 RESET = struct.pack("ii", 1, 0)  # to linger for 0 s: closing sends a reset
@@ -29,6 +30,7 @@ class Direction:
         self.flowing = asyncio.Event()
         self.flowing.set()
         self.passed_bytes = 0
+        self.first = b""  # what the first connections said, up to FIRST_BYTES
 
 
 class Proxy:
@@ -192,6 +194,7 @@ async def send(queue: "asyncio.Queue[Chunk]", writer: asyncio.StreamWriter, dire
         writer.write(data)
         await writer.drain()
         direction.passed_bytes += len(data)
+        direction.first += data[: FIRST_BYTES - len(direction.first)]
 
 
 def abort(end: asyncio.StreamWriter) -> None:
