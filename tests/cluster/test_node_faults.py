@@ -16,7 +16,7 @@ import pytest
 import ray
 from ray.exceptions import NodeDiedError, ObjectLostError, WorkerCrashedError
 from support import is_alive, wait_for
-from support.clusters import DEATH_S, alive, here, near, on, port_of, stopped, wait_until_dead, wait_until_free
+from support.clusters import DEATH_S, alive, daemon_pid, here, near, on, port_of, stopped, wait_until_dead, wait_until_free
 
 pytestmark = pytest.mark.limit(20)
 
@@ -205,8 +205,7 @@ def test_stopped_head_declares_nobody_dead(nodes, n2, tally):
     """SIGSTOP of the head's daemon for six seconds: afterwards the other node is a member as before, and its actor remembers."""
     counter = on(Counter, n2).remote()
     before = ray.get([counter.add.remote(), counter.pid.remote()])
-    head = nodes.cluster.head_node
-    with stopped(head.pid, LEASE_S + 1.5):
+    with stopped(daemon_pid(nodes.cluster.head_node), LEASE_S + 1.5):
         pass
     assert ray.get(on(note, n2).remote(tally, "x"), timeout=10) == "x"
     assert alive() == {nodes.head_id, n2.id}
@@ -234,7 +233,7 @@ def test_reset_links_in_mid_traffic_lose_and_double_nothing(nodes, n2, tally):
         calls += [counter.add.remote() for _ in range(50)]
         notes += [on(note, n2).remote(tally, f"{part}.{i}") for i in range(20)]
         sums.append(total.remote(source if part % 4 else ray.put(np.arange(LARGE))))
-        results.append(on(ray.remote(num_cpus=0)(np.arange), n2).remote(LARGE // 4))
+        results.append(on(ray.remote(num_cpus=0)(lambda length: np.arange(length)), n2).remote(LARGE // 4))
         broken += reset_connections(ports)
         ray.wait(notes[-20:], num_returns=10, timeout=10)
     assert ray.get(calls, timeout=10) == list(range(2, 1002))

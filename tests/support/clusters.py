@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from support.processes import is_alive
@@ -104,6 +105,12 @@ def alive() -> set[str]:
     import ray
 
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def loopback_bytes() -> int:
+    """What went over the machine's loopback so far, where all nodes of a `Cluster` talk to each other."""
+    line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:"))
+    return int(line.split(":")[1].split()[0])
 
 
 def port_of(node_id: str) -> int:
