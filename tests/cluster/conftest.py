@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from support.clusters import Node, Nodes
+from support.started import StartedCluster, started
 
 STORE_BYTES = 512 << 20
 
@@ -33,3 +34,10 @@ def n2(nodes: Nodes) -> Node:
 def n3(nodes: Nodes, n2: Node) -> Node:
     """A third node, after the second."""
     return nodes.add("n3", object_store_memory=STORE_BYTES)
+
+
+@pytest.fixture
+def three() -> Iterator[StartedCluster]:
+    """Three machines, joined to one cluster by the command."""
+    with started(3) as cluster:
+        yield cluster

@@ -69,6 +69,7 @@ def test_f50_restartable_actor_of_a_killed_node_restarts_elsewhere(nodes, n2, ta
     check_never_two(tally, first, second)
 
 
+@pytest.mark.slow
 def test_f50_actor_of_a_daemon_stopped_for_long_never_lives_twice(nodes, n2, tally):
     """A daemon that is stopped far beyond its lease is declared dead and its actor restarted; the old one does not go on beside it, then or later."""
     actor = near(Beating, n2, max_restarts=1, max_task_retries=-1).remote(tally)

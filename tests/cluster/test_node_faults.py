@@ -169,6 +169,7 @@ def test_remote_worker_that_exits_is_told_with_its_code(n2):
         ray.get(on(ray.remote(max_retries=0)(lambda: os._exit(3)), n2).remote(), timeout=10)
 
 
+@pytest.mark.slow
 def test_stopped_remote_worker_goes_on_when_resumed(n2, gate, tally):
     """A worker on another node that is stopped for six seconds is not dead: its task ends with the right result, run once."""
 
@@ -201,6 +202,7 @@ def test_daemon_stopped_within_its_lease_is_not_dead(nodes, n2, tally):
     assert alive() == {nodes.head_id, n2.id}
 
 
+@pytest.mark.slow
 def test_stopped_head_declares_nobody_dead(nodes, n2, tally):
     """SIGSTOP of the head's daemon for six seconds: afterwards the other node is a member as before, and its actor remembers."""
     counter = on(Counter, n2).remote()

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from support.netns import Host, Hosts
 from support.processes import process
@@ -64,6 +65,14 @@ class StartedCluster:
         where = host or self.hosts[0]
         environment = {**where.environment, "RAY_ADDRESS": self.address, **env}
         return start_script(code, cwd=cwd, env=environment, under=where.under, args=args)
+
+    def nodes_seen_by(self, host: Host, cwd: Path) -> list[dict[str, Any]]:
+        """What a driver on this host reads of `ray.nodes()`."""
+        with self.driver("import json, ray; ray.init(address='auto', log_to_driver=False); print('nodes', json.dumps(ray.nodes()))", cwd, host) as script:
+            done = script.finish(20)
+        assert done.rc == 0, done
+        found: list[dict[str, Any]] = json.loads(done.stdout.split("nodes ")[1])
+        return found
 
     def daemon(self, host: Host) -> int:
         """The pid of the host's daemon."""
