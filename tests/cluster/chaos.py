@@ -52,7 +52,7 @@ class Chaos:
             self.stop_node,
             self.stop_long,
             self.reset,
-            self.refuse,
+            self.breaking,
             self.loss,
         ]
 
@@ -112,9 +112,9 @@ class Chaos:
             self.hosts.reset(host)
             self.last(0, 0.3)
 
-    def refuse(self, host: Host) -> None:
-        self.hosts.refuse(self.hosts[0], host)
-        self.last(0.1, 0.4)  # for longer, a refused connection means that the daemon is gone
+    def breaking(self, host: Host) -> None:
+        self.hosts.break_connections(self.hosts[0], host)
+        self.last(0.1, 1.0)
         self.hosts.heal_all()
 
     def loss(self, host: Host) -> None:

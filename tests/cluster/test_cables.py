@@ -114,13 +114,21 @@ def test_cable_that_comes_and_goes_loses_nothing(three, traffic):
     traffic()
 
 
-def test_refused_and_reset_connections_lose_nothing(three, traffic):
-    """For a second every packet between two hosts is answered with a reset, then all connections of the head are reset at once: nothing is lost."""
-    three.hosts.refuse(three.hosts[0], three.hosts[1])
+def test_connections_that_break_for_a_second_lose_nothing(three, traffic):
+    """For a second every connection between two hosts is reset as soon as it is used, then all of the head's at once: nothing is lost."""
+    three.hosts.break_connections(three.hosts[0], three.hosts[1])
     let_pass(1.0)
     three.hosts.heal_all()
     let_pass(0.3)
     assert three.hosts.reset(three.hosts[0]) > 0
+    traffic()
+
+
+def test_packets_refused_for_a_second_lose_nothing(three, traffic):
+    """A firewall answers every packet between two hosts with a reset for a second, new connections too: that alone is no proof of a death."""
+    three.hosts.refuse(three.hosts[0], three.hosts[1])
+    let_pass(1.0)
+    three.hosts.heal_all()
     traffic()
 
 

@@ -142,6 +142,18 @@ def test_refusal_resets_connections_and_new_ones(hosts):
     connect(hosts[1], hosts[0])
 
 
+def test_breaking_connections_lets_them_open_only(hosts):
+    """While connections are broken, they are not refused, but the first word on one resets it."""
+    serve(hosts[0])
+    hosts.break_connections(hosts[0], hosts[1])
+    script = CLIENT.replace('print("connected", flush=True)', 'print("connected", flush=True); time.sleep(0.2)').replace("import socket", "import time, socket")
+    broken = hosts[1].run([sys.executable, "-c", script, hosts[0].address, PORT], stdin=subprocess.PIPE)
+    assert "connected" in broken.stdout or "ConnectionResetError" in broken.stderr, broken
+    hosts.heal(hosts[0], hosts[1])
+    say(client := connect(hosts[1], hosts[0]), "x")
+    assert wait_for(lambda: heard(client))
+
+
 def test_reset_breaks_what_is_open_only(hosts):
     """Every open connection of a host is reset at both ends; the next one works."""
     serve(hosts[0])

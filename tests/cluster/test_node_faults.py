@@ -16,7 +16,7 @@ import pytest
 import ray
 from ray.exceptions import NodeDiedError, ObjectLostError, WorkerCrashedError
 from support import is_alive, wait_for
-from support.clusters import DEATH_S, alive, daemon_pid, here, near, on, port_of, stopped, wait_until_dead, wait_until_free
+from support.clusters import DEATH_S, address_of, alive, daemon_pid, here, near, on, stopped, wait_until_dead, wait_until_free
 
 pytestmark = pytest.mark.limit(20)
 
@@ -225,7 +225,7 @@ def test_reset_links_in_mid_traffic_lose_and_double_nothing(nodes, n2, tally):
     """All connections between two nodes are reset twenty times while calls, large arguments and results travel: each runs once, in order."""
     if os.geteuid() != 0 or shutil.which("ss") is None:
         pytest.skip("resetting connections needs root and `ss`: apt-get install iproute2")
-    ports = [port_of(nodes.head_id), port_of(n2.id)]
+    ports = [address_of(node_id)[1] for node_id in (nodes.head_id, n2.id)]
     counter = on(Counter, n2).remote()
     ray.get(counter.add.remote())
     source = ray.put(np.arange(LARGE))

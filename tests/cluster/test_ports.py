@@ -18,7 +18,7 @@ import pytest
 
 import ray
 from support import descendants, is_alive, run_script, start_script, wait_for
-from support.clusters import Nodes, alive, on, port_of
+from support.clusters import Nodes, address_of, alive, on
 from support.ports import approach, listening
 from support.processes import end
 from support.proxy import Proxy
@@ -71,10 +71,10 @@ def everyone():
 
 @pytest.fixture
 def busy(nodes, n2):
-    """Two nodes, each with a worker of a task and one of an actor; gives the ports by node."""
+    """Two nodes, each with a worker of a task and one of an actor; gives the addresses by node."""
     actors = [on(Asleep, tag).remote() for tag in ("head", n2)]
     ray.get([actor.ready.remote() for actor in actors] + [on(answer, tag).remote() for tag in ("head", n2)], timeout=10)
-    yield {nodes.head_id: port_of(nodes.head_id), n2.id: port_of(n2.id)}
+    yield {node_id: address_of(node_id) for node_id in (nodes.head_id, n2.id)}
 
 
 def test_plain_init_listens_nowhere():
@@ -97,8 +97,8 @@ print("ports:", listening([os.getpid(), *(one.pid for one in descendants())]))
 def test_each_node_listens_at_one_port(nodes, n2, busy):
     """Of all processes only the daemons listen, each at one port, which `ray.nodes()` names."""
     found = listening(everyone())
-    assert set(found) == set(busy.values())
-    assert found[busy[n2.id]] == {n2.pid} and all(len(pids) == 1 for pids in found.values())
+    assert set(found) == {port for _, port in busy.values()}
+    assert found[busy[n2.id][1]] == {n2.pid} and all(len(pids) == 1 for pids in found.values())
 
 
 class Bomb:
@@ -142,7 +142,7 @@ def finish(node):
 def hello(nodes, token, tmp_path):
     """What a real node says first when it joins, as recorded between it and the head."""
     before = alive()
-    with Proxy(("127.0.0.1", port_of(nodes.head_id))) as proxy:
+    with Proxy(address_of(nodes.head_id)) as proxy:
         node = start_node(f"127.0.0.1:{proxy.address[1]}", tmp_path, token)
         try:
             wait_for(lambda: alive() - before, 10.0, "the node that joins through the proxy")
@@ -159,7 +159,7 @@ def check_refused(busy, payloads, tripwire):
     """Each payload at each port: closed in time, nothing told but the challenge, nothing run; the daemons go on."""
     pids = {pid for held in listening(everyone()).values() for pid in held}
     fds = {pid: len(os.listdir(f"/proc/{pid}/fd")) for pid in pids}
-    attempts = [(port, name) for port in busy.values() for name in payloads]
+    attempts = [(address, name) for address in busy.values() for name in payloads]
     with ThreadPoolExecutor(len(attempts)) as pool:
         answers = list(pool.map(lambda attempt: approach(attempt[0], payloads[attempt[1]]), attempts))
     for (_, name), got in zip(attempts, answers, strict=True):
@@ -220,8 +220,8 @@ def test_ports_refuse_every_bent_form_of_a_true_hello(nodes, n2, busy, hello, tm
 
 def test_http_client_gets_no_answer(busy):
     """A browser that finds a port learns nothing."""
-    for port in busy.values():
-        client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+    for host, port in busy.values():
+        client = http.client.HTTPConnection(host, port, timeout=PATIENCE_S)
         with pytest.raises((http.client.HTTPException, OSError)):
             client.request("GET", "/")
             client.getresponse()
@@ -242,9 +242,9 @@ def test_node_with_a_wrong_token_is_refused_in_clear_words(nodes, n2, busy, tmp_
 def test_half_open_connections_do_not_keep_a_node_out(nodes, n2, busy):
     """With 200 connections that say nothing, more of them again as they are closed, a real node joins within five seconds and works."""
     with ExitStack() as stack:
-        for port in busy.values():
+        for address in busy.values():
             for _ in range(HALF_OPEN):
-                stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+                stack.enter_context(socket.create_connection(address, timeout=5))
         n3 = nodes.add("n3")
         assert ray.get(on(answer, n3).remote(), timeout=5) == 42
     assert alive() == {nodes.head_id, n2.id, n3.id}

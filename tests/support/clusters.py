@@ -113,10 +113,12 @@ def loopback_bytes() -> int:
     return int(line.split(":")[1].split()[0])
 
 
-def port_of(node_id: str) -> int:
+def address_of(node_id: str) -> tuple[str, int]:
+    """Where the node listens."""
     import ray
 
-    return next(int(node["NodeManagerPort"]) for node in ray.nodes() if node["NodeID"] == node_id)
+    node = next(node for node in ray.nodes() if node["NodeID"] == node_id)
+    return str(node["NodeManagerAddress"]), int(node["NodeManagerPort"])
 
 
 def on(function: Any, node: Node | str, **options: Any) -> Any:

@@ -83,6 +83,7 @@ class Hosts:
         self._hosts = [Host(f"{self._names}-h{n}", f"{self.subnet}.{n}", base / f"h{n}") for n in range(1, count + 1)]
         self._cuts: set[frozenset[str]] = set()
         self._refused: set[frozenset[str]] = set()
+        self._breaking: set[frozenset[str]] = set()
         self._loss_percent = 0.0
         self._made: list[str] = []
         self._proxies: list[subprocess.Popen[str]] = []
@@ -145,23 +146,29 @@ class Hosts:
         self._change(self._cuts.add, [(one, other)])
 
     def heal(self, one: Host, other: Host) -> None:
-        """Undo `cut` and `refuse` between two."""
-        self._change(self._cuts.discard, [(one, other)])
-        self._change(self._refused.discard, [(one, other)])
+        """Undo `cut`, `refuse` and `break_connections` between two."""
+        self._heal([(one, other)])
 
     def cut_all(self, host: Host) -> None:
         """Pull the cable: the host hears nobody and nobody hears it."""
         self._change(self._cuts.add, self._pairs(host))
 
     def heal_all(self, host: Host | None = None) -> None:
-        """Undo every cut and refusal, of one host or of all."""
+        """Undo every cut, refusal and breaking, of one host or of all."""
         for one in self._hosts if host is None else [host]:
-            self._change(self._cuts.discard, self._pairs(one))
-            self._change(self._refused.discard, self._pairs(one))
+            self._heal(self._pairs(one))
+
+    def _heal(self, pairs: list[tuple[Host, Host]]) -> None:
+        for broken in (self._cuts, self._refused, self._breaking):
+            self._change(broken.discard, pairs)
 
     def refuse(self, one: Host, other: Host) -> None:
         """Answer every packet between two with a reset: connections break, new ones are refused. Undone by `heal`."""
         self._change(self._refused.add, [(one, other)])
+
+    def break_connections(self, one: Host, other: Host) -> None:
+        """Answer with a reset whatever comes over a connection between two; they can be opened, but carry nothing. Undone by `heal`."""
+        self._change(self._breaking.add, [(one, other)])
 
     def reset(self, host: Host) -> int:
         """Reset every TCP connection of a host at once; new ones work. Returns how many there were."""
@@ -221,6 +228,8 @@ class Hosts:
                 rules.append(f"ip saddr {other.address} drop")
             if pair in self._refused:
                 rules.append(f"ip saddr {other.address} tcp flags & rst == 0 reject with tcp reset")
+            if pair in self._breaking:
+                rules.append(f"ip saddr {other.address} tcp flags & (rst | syn) == 0 reject with tcp reset")
         if self._loss_percent:
             rules.append(f"iif eth0 numgen random mod 10000 < {round(self._loss_percent * 100)} drop")
         body = "\n".join(rules)

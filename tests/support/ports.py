@@ -57,11 +57,11 @@ class Answer:
     closed_after_s: float | None
 
 
-def approach(port: int, payload: bytes, host: str = "127.0.0.1", timeout_s: float = 8.0) -> Answer:
+def approach(address: tuple[str, int], payload: bytes, timeout_s: float = 8.0) -> Answer:
     """Connect, send `payload`, and read until the other side closes."""
     received = b""
     started = time.monotonic()
-    with socket.create_connection((host, port), timeout=timeout_s) as connection:
+    with socket.create_connection(address, timeout=timeout_s) as connection:
         connection.settimeout(timeout_s)
         try:
             connection.sendall(payload)
