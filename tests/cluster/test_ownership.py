@@ -264,18 +264,20 @@ def test_small_results_of_100k_tasks_over_nodes_are_right_and_freed(nodes, n2, n
 def test_owner_near_its_node_can_be_killed_while_results_are_unread(nodes, n2, n3, tally):
     """A task that owns twenty unread results of other nodes is killed with its node and runs again elsewhere: right, with nothing left."""
 
+    victim = n2.id
+
     @ray.remote(num_cpus=0, max_retries=2)
-    def fan_out(gate_like):
-        gate_like.add(here())
+    def fan_out(tally):
+        tally.add(here())
         refs = [on(ones, "n3").remote() for _ in range(20)]
         ray.wait(refs, num_returns=20, fetch_local=False)
-        gate_like.add("ready")
-        if here() == n2.id:
+        tally.add("ready")
+        if here() == victim:
             signal.pause()
         return float(sum(np.sum(ray.get(ref)) for ref in refs))
 
     ref = near(fan_out, n2).remote(tally)
-    wait_for(lambda: tally.words() == [n2.id, "ready"])
+    wait_for(lambda: tally.words() == [victim, "ready"])
     nodes.kill(n2)
     assert ray.get(ref, timeout=3 * DEATH_S) == 20.0 * LARGE
     del ref
