@@ -104,7 +104,7 @@ def test_two_clusters_of_the_same_machines_are_not_confused(tmp_path):
     with Hosts(3) as hosts:
         first, second = StartedCluster(hosts), StartedCluster(hosts)
         first.address = start_head(hosts[0])
-        hosts[0].environment["RAY_TMPDIR"] = str(tmp_path / "second")
+        hosts[0].environment["RAY_TMPDIR"] = str(hosts[0].folder / "second")
         second.address = start_head(hosts[0])
         assert first.address != second.address
         join(hosts[1], first.address)

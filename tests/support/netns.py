@@ -279,7 +279,11 @@ def sweep() -> list[str]:
     found = [(name, MINE.fullmatch(name)) for name in (os.listdir(FOLDER) if FOLDER.is_dir() else [])]
     stale = [name for name, match in found if match and not is_alive(int(match[1]))]
     for name in stale:
-        remove(name)
+        try:
+            remove(name)
+        except RuntimeError:
+            if (FOLDER / name).exists():  # else another run has swept it at the same time
+                raise
     return stale
 
 
