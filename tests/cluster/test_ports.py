@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 import ray
-from support import descendants, is_alive, run_script, start_script, wait_for
-from support.clusters import Nodes, address_of, alive, on
+from support import descendants, is_alive, run_script, start_script, tree_pids, wait_for
+from support.clusters import Nodes, address_of, alive, daemon_pid, on
 from support.ports import approach, listening
 from support.processes import end
 from support.proxy import Proxy
@@ -31,26 +31,25 @@ HALF_OPEN = 200
 
 
 @pytest.fixture(scope="module")
-def token():
-    return secrets.token_hex(24)
-
-
-@pytest.fixture(scope="module")
 def home(tmp_path_factory):
     return tmp_path_factory.mktemp("session")
 
 
 @pytest.fixture(scope="module")
-def _cluster(_module_runtime, token, home):
-    """A cluster whose token and folder are known here."""
-    settings = {"RAY_AUTH_TOKEN": token, "RAY_TMPDIR": str(home)}
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
+def _cluster(_module_runtime, home):
+    """A cluster whose files are in a folder of this test's."""
+    before = os.environ.get("RAY_TMPDIR")
+    os.environ["RAY_TMPDIR"] = str(home)
     made = Nodes()
     yield made
     made.close()
-    for name, value in before.items():
-        os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+    os.environ.pop("RAY_TMPDIR") if before is None else os.environ.__setitem__("RAY_TMPDIR", before)
+
+
+@pytest.fixture
+def token(nodes):
+    """The secret of the cluster, which it tells nobody."""
+    return nodes.cluster._token
 
 
 @ray.remote(num_cpus=0)
@@ -64,9 +63,10 @@ class Asleep:
         return True
 
 
-def everyone():
-    """This driver and every process below it."""
-    return [os.getpid(), *(one.pid for one in descendants())]
+def everyone(nodes):
+    """This driver, the daemons, and every process below them."""
+    roots = {os.getpid(), *(daemon_pid(handle) for handle in nodes.cluster.list_all_nodes())}
+    return sorted(roots.union(*map(tree_pids, roots)))
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ print("ports:", listening([os.getpid(), *(one.pid for one in descendants())]))
 
 def test_each_node_listens_at_one_port(nodes, n2, busy):
     """Of all processes only the daemons listen, each at one port, which `ray.nodes()` names."""
-    found = listening(everyone())
+    found = listening(everyone(nodes))
     assert set(found) == {port for _, port in busy.values()}
     assert found[busy[n2.id][1]] == {n2.pid} and all(len(pids) == 1 for pids in found.values())
 
@@ -155,9 +155,9 @@ def hello(nodes, token, tmp_path):
     return said
 
 
-def check_refused(busy, payloads, tripwire):
+def check_refused(nodes, busy, payloads, tripwire):
     """Each payload at each port: closed in time, nothing told but the challenge, nothing run; the daemons go on."""
-    pids = {pid for held in listening(everyone()).values() for pid in held}
+    pids = {pid for held in listening(everyone(nodes)).values() for pid in held}
     fds = {pid: len(os.listdir(f"/proc/{pid}/fd")) for pid in pids}
     attempts = [(address, name) for address in busy.values() for name in payloads]
     with ThreadPoolExecutor(len(attempts)) as pool:
@@ -192,7 +192,7 @@ def test_ports_serve_nothing_to_strangers(nodes, n2, busy, tmp_path):
         **bombs,
         **{f"{name}, framed": len(bomb).to_bytes(size, order) + bomb for name, bomb in bombs.items() for size in (4, 8) for order in ("little", "big")},
     }
-    check_refused(busy, payloads, tripwire)
+    check_refused(nodes, busy, payloads, tripwire)
     works(nodes, n2)
 
 
@@ -214,7 +214,7 @@ def test_ports_refuse_every_bent_form_of_a_true_hello(nodes, n2, busy, hello, tm
         "with a pickle": hello + pickle.dumps(Bomb(tripwire)),
         **flipped,
     }
-    check_refused(busy, payloads, tripwire)
+    check_refused(nodes, busy, payloads, tripwire)
     works(nodes, n2)
 
 
@@ -257,51 +257,52 @@ def text_of(path):
         return b""
 
 
-def test_token_stands_in_no_command_line_and_no_file(nodes, n2, busy, token, home):
-    """Neither `ps` nor a file of the sessions or logs shows the token, nor its binary form."""
+def test_token_stands_in_no_command_line_no_environment_and_no_file(nodes, n2, busy, token, home):
+    """Neither `ps`, nor what a process got from its parent, nor a file of the sessions or logs shows the token, nor its binary form."""
     ray.get(on(ray.remote(num_cpus=0)(lambda: print("a line for the log")), n2).remote(), timeout=5)
     secret_forms = (token.encode(), bytes.fromhex(token))
-    for pid in everyone():
-        command = text_of(Path(f"/proc/{pid}/cmdline"))
-        assert not any(form in command for form in secret_forms), command
+    for pid in everyone(nodes):
+        for kind in ("cmdline", "environ"):
+            assert not any(form in text_of(Path(f"/proc/{pid}/{kind}")) for form in secret_forms), (pid, kind)
     files = [path for path in home.rglob("*") if path.is_file()]
     assert files, "the sessions have folders"
     assert [path for path in files if any(form in text_of(path) for form in secret_forms)] == []
 
 
 TOKEN_FROM_FILE = """
-import os, sys, ray
+import os, re, signal, subprocess, sys
 from pathlib import Path
-sys.path.insert(0, os.environ["TESTS"])
-from support import descendants
-from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-ray.init(address=cluster.address, log_to_driver=False)
-cluster.add_node(num_cpus=1)
-secret = Path(os.environ["HOME"], ".ray", "auth_token").read_text().strip()
-assert len(secret) >= 32
+import ray
+from support import is_alive, wait_for
+from support.processes import marked
+from support.scripts import MARK
 
-@ray.remote
-def shown():
-    return {**os.environ}
-
-assert not any(secret in value for value in ray.get(shown.remote()).values())
-pids = [one.pid for one in descendants()]
-for pid in pids:
-    for kind in ("environ", "cmdline"):
-        assert secret.encode() not in Path(f"/proc/{pid}/{kind}").read_bytes(), (pid, kind)
-print("checked", len(pids))
-ray.shutdown()
-cluster.shutdown()
+argv = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--node-ip-address=127.0.0.1", "--port=0", "--num-cpus=1"]
+started = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=15)
+address, pid = re.search(r"127\\.0\\.0\\.1:\\d+", started.stdout)[0], int(re.search(r"pid (\\d+)", started.stdout)[1])
+try:
+    ray.init(address=address, log_to_driver=False)
+    secret = Path(os.environ["HOME"], ".ray", "auth_token").read_text().strip()
+    assert len(secret) >= 32 and secret not in started.stdout + started.stderr
+    assert ray.get(ray.remote(lambda: secret in str(os.environ)).remote()) is False
+    pids = {one.pid for one in marked(MARK, os.environ[MARK])} | {pid}
+    for one in pids:
+        for kind in ("environ", "cmdline"):
+            assert secret.encode() not in Path(f"/proc/{one}/{kind}").read_bytes(), (one, kind)
+    print("checked", len(pids))
+    ray.shutdown()
+finally:
+    os.kill(pid, signal.SIGTERM)
+wait_for(lambda: not is_alive(pid))
 """
 
 
 def test_token_that_nobody_gave_is_made_in_a_file_of_the_users_only(tmp_path):
-    """Without a token one is made, in a file of mode 0600; it is in no process's environment or command line."""
-    settings = {"HOME": str(tmp_path), "RAY_TMPDIR": str(tmp_path / "tmp"), "TESTS": str(Path(__file__).parents[1])}
+    """`ray start --head` without a token makes one, in a file of mode 0600; it is in no process's environment or command line, and never printed."""
+    settings = {"HOME": str(tmp_path), "RAY_TMPDIR": str(tmp_path / "tmp")}
     unset = ["env", "-u", "RAY_AUTH_TOKEN", "-u", "RAY_AUTH_TOKEN_PATH"]
     with start_script(TOKEN_FROM_FILE, cwd=tmp_path, env=settings, under=unset) as script:
-        done = script.finish(20)
+        done = script.finish(25)
     assert done.rc == 0 and "checked" in done.stdout, done
     kept = tmp_path / ".ray" / "auth_token"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600

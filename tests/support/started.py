@@ -1,7 +1,6 @@
 """Clusters on machines made of namespaces, started as a user starts them: by `ray start` in a terminal of each."""
 
 import json
-import os
 import re
 import secrets
 import subprocess
@@ -98,4 +97,4 @@ def readme_commands(words: str) -> list[str]:
 
 def without_token(home: Path) -> dict[str, str]:
     """Environment of a user who has no token at all."""
-    return {"HOME": str(home), "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": os.devnull}
+    return {"HOME": str(home), "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": ""}
