@@ -76,7 +76,7 @@ print("unharmed", flush=True)
 """
     victim, other = driver(code), driver(code)
     pids = [int(word_after(script, "pid")) for script in (victim, other)]
-    both = stored_bytes()
+    both = wait_for(lambda: stored_bytes() > 39_000_000 and stored_bytes(), 5.0, "ten objects of 4 MB")
     victim.signal(signal.SIGKILL)
     victim.popen.wait(5)
     wait_for(lambda: not is_alive(pids[0]), 5.0)
