@@ -192,6 +192,7 @@ impl Daemon {
                 }
             }
             token @ (Token::Out(id) | Token::Err(id)) => self.read_pipe(id, token),
+            Token::Net(_) => {}
         }
     }
 
