@@ -136,6 +136,8 @@ pub(crate) enum Token {
     Door,
     /// Children of ours ended.
     Children,
+    /// Bytes of objects of other nodes are here, or will not come.
+    Copied,
     Link(ProcId),
     Out(ProcId),
     Err(ProcId),
@@ -149,6 +151,7 @@ const ERR_BIT: u64 = 1 << 62;
 const NET_BITS: u64 = OUT_BIT | ERR_BIT;
 const DOOR: u64 = u64::MAX - 1;
 const CHILDREN: u64 = u64::MAX - 2;
+const COPIED: u64 = u64::MAX - 3;
 
 impl Token {
     pub(crate) fn pack(self) -> u64 {
@@ -156,6 +159,7 @@ impl Token {
             Token::Template => u64::MAX,
             Token::Door => DOOR,
             Token::Children => CHILDREN,
+            Token::Copied => COPIED,
             Token::Link(id) => id.0,
             Token::Out(id) => id.0 | OUT_BIT,
             Token::Err(id) => id.0 | ERR_BIT,
@@ -168,6 +172,7 @@ impl Token {
             u64::MAX => Token::Template,
             DOOR => Token::Door,
             CHILDREN => Token::Children,
+            COPIED => Token::Copied,
             word if word & NET_BITS == NET_BITS => Token::Net(word as u32),
             word if word & OUT_BIT != 0 => Token::Out(ProcId(word & !OUT_BIT)),
             word if word & ERR_BIT != 0 => Token::Err(ProcId(word & !ERR_BIT)),

@@ -10,12 +10,12 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use ray_logic::owner::{ActorOptions, Holding, Limits};
 use ray_proto::msg::{Boot, FromNode, ToNode};
 use ray_proto::wire::{decode, PROTOCOL};
-use ray_proto::{ObjectId, ProcId, Resources, Strategy, UNIT};
+use ray_proto::{ObjectId, ProcId, Resources, Strategy, Value, UNIT};
 use ray_shm::board::Board;
 use ray_shm::host;
 use ray_shm::link::{Filled, Reader, Writer};
 use ray_shm::processes;
-use ray_worker::{Config, Failure, Library, Reserved, Ticket, Woken};
+use ray_worker::{Config, Failure, Gate, Library, Reserved, Ticket, Woken};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
@@ -103,9 +103,7 @@ impl Core {
     /// Wait for an answer of the node; signals are handled meanwhile.
     fn ask(&self, py: Python<'_>, question: impl FnOnce(u64) -> ToNode) -> PyResult<FromNode> {
         let (token, gate) = self.library.ask(question).map_err(|failure| self.failure(py, failure))?;
-        while py.detach(|| self.library.wait_at(&gate, nap(None))) != Woken::Open {
-            py.check_signals()?;
-        }
+        wait_at(py, &self.library, &gate)?;
         self.library.answer(token).map(|(message, _)| message).map_err(|failure| self.failure(py, failure))
     }
 
@@ -113,6 +111,26 @@ impl Core {
     fn block(&self, py: Python<'_>, ids: &[ObjectId], need: usize, timeout_s: Option<f64>) -> PyResult<bool> {
         let start = |call| self.library.wait_start(ids, need, call).map_err(|failure| self.failure(py, failure));
         block(py, &self.library, ids, deadline(timeout_s), start)
+    }
+}
+
+/// Wait for an answer; signals are handled meanwhile.
+pub(crate) fn wait_at(py: Python<'_>, library: &Library, gate: &Gate) -> PyResult<()> {
+    while py.detach(|| library.wait_at(gate, nap(None))) != Woken::Open {
+        py.check_signals()?;
+    }
+    Ok(())
+}
+
+/// The value of an object that was lost, once there is one again. It may be an error.
+pub(crate) fn wait_for_value(py: Python<'_>, library: &Arc<Library>, id: ObjectId) -> PyResult<Value> {
+    loop {
+        if let Some(value) = library.values(&[id]).and_then(|mut values| values.pop()) {
+            return Ok(value);
+        }
+        let start = |call| library.wait_start(&[id], 1, call).map_err(|failure| errors::failure(py, failure));
+        block(py, library, &[id], None, start)?;
+        library.check().map_err(|failure| errors::failure(py, failure))?;
     }
 }
 

@@ -304,6 +304,7 @@ impl Node {
         for id in doomed {
             self.kill(id, "its job is over");
         }
+        self.peers.jobs.entry(job).and_modify(|info| info.ended_ms = info.ended_ms.max(1));
         // A detached actor may need workers of the job again: what they start with is kept while one is here.
         if !self.hosted.keys().any(|actor| actor.owner.job() == job) {
             self.peers.jobs.remove(&job);
@@ -396,6 +397,21 @@ impl Node {
         }
     }
 
+    /// A node's session with us can't go on: it is as good as dead.
+    pub fn session_broke(&mut self, now: Time, from: NodeIndex, why: &str) {
+        self.now = now;
+        match &mut self.head {
+            Some(head) => head.node_died(now, from, why),
+            None if from == NodeIndex::HEAD => self.fence(why),
+            None => {}
+        }
+    }
+
+    /// Others say that this node is dead.
+    pub fn disowned(&mut self, reason: &str) {
+        self.fence(reason);
+    }
+
     pub(super) fn fence(&mut self, reason: &str) {
         if !std::mem::replace(&mut self.peers.over, true) {
             self.out.push(NodeCommand::Fence { reason: reason.to_owned() });
@@ -404,8 +420,10 @@ impl Node {
 
     /// Good-bye in good order.
     pub fn leave_cluster(&mut self, reason: &str) {
-        if !self.is_head() {
-            self.to_head(NodeMessage::NodeLeaving { reason: reason.to_owned() });
+        let others: Vec<NodeIndex> = self.peers.members.keys().copied().filter(|index| *index != self.config.index).collect();
+        match self.is_head() {
+            true => others.into_iter().for_each(|to| self.to_node(to, NodeMessage::Fenced { reason: format!("the head of the cluster has ended: {reason}") })),
+            false => self.to_head(NodeMessage::NodeLeaving { reason: reason.to_owned() }),
         }
     }
 }
