@@ -209,10 +209,10 @@ impl Net {
         self.me.cluster = cluster;
     }
 
-    /// Where a node listens. Err: it is no address.
+    /// Where a node listens; our own entry in a list of nodes means nothing here. Err: it is no address.
     pub fn know(&mut self, index: NodeIndex, address: &str) -> Result<(), String> {
         let parsed = address.parse().map_err(|_| format!("node {} says that it listens at {address:?}, which is no ip:port", index.0))?;
-        if !self.dead.contains(&index) {
+        if !self.dead.contains(&index) && self.me.index != Some(index) {
             self.peers.entry(index).or_insert_with(|| Peer::new(index)).outbound.know(parsed);
             self.mark(index);
         }
