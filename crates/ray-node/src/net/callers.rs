@@ -38,7 +38,7 @@ pub(super) enum Outcome {
     Gone,
     /// The stream stands at its first byte.
     Is(Kind),
-    Asks(Joining),
+    Asks(Box<Joining>),
 }
 
 impl Caller {
@@ -114,7 +114,7 @@ impl Caller {
             Ok(Some(Ok(question))) => {
                 self.stage = Stage::Asked;
                 self.deadline = u64::MAX;
-                Ok(Outcome::Asks(question))
+                Ok(Outcome::Asks(Box::new(question)))
             }
             Ok(None) if filled != Filled::Closed => Ok(Outcome::Stays),
             _ => Ok(Outcome::Gone),

@@ -27,38 +27,56 @@ impl Default for Sides<'_> {
     }
 }
 
+/// Both machines, what is on its way to each, and what came of it.
+struct Play {
+    connector: Connector,
+    acceptor: Acceptor,
+    there: Vec<u8>,
+    back: Vec<u8>,
+    ends: Ends,
+    verdict: Verdict,
+}
+
+impl Play {
+    fn acceptor_hears(&mut self, step: usize, mut bytes: Vec<u8>) {
+        while self.ends.acceptor == Ok(None) && !bytes.is_empty() {
+            let piece: Vec<u8> = bytes.drain(..self.acceptor.wants().min(step).min(bytes.len())).collect();
+            self.ends.acceptor = self.acceptor.feed(&piece, &mut self.back);
+            if let Ok(Some(_)) = self.ends.acceptor {
+                self.acceptor.answer(self.verdict, &mut self.back);
+            }
+        }
+    }
+
+    fn connector_hears(&mut self, step: usize, mut bytes: Vec<u8>) {
+        while self.ends.connector == Ok(None) && !bytes.is_empty() {
+            let piece: Vec<u8> = bytes.drain(..self.connector.wants().min(step).min(bytes.len())).collect();
+            self.ends.connector = self.connector.feed(&piece, &mut self.there);
+        }
+    }
+}
+
 impl Sides<'_> {
     fn run(&self, wire: Wire<'_>) -> Ends {
         let (secret, other) = (Secret::new(self.tokens.0.as_bytes()), Secret::new(self.tokens.1.as_bytes()));
-        let (mut connector, mut there) = Connector::new(&secret, self.kind, &self.clusters.0, &[1; NONCE]);
-        let mut acceptor = Acceptor::new(&other, NodeIndex(0), &self.clusters.1, &[2; NONCE]);
-        let mut ends = Ends { connector: Ok(None), acceptor: Ok(None) };
-        let (mut back, mut number) = (Vec::new(), 0);
-        while !(there.is_empty() && back.is_empty()) {
-            for is_back in [false, true] {
-                let mut bytes = std::mem::take(if is_back { &mut back } else { &mut there });
-                if !bytes.is_empty() {
-                    wire(number, &mut bytes);
-                    number += 1;
-                }
-                while !bytes.is_empty() {
-                    let want = if is_back { connector.wants() } else { acceptor.wants() };
-                    let piece: Vec<u8> = bytes.drain(..want.min(self.step).min(bytes.len())).collect();
-                    if is_back && ends.connector == Ok(None) {
-                        ends.connector = connector.feed(&piece, &mut there);
-                    } else if !is_back && ends.acceptor == Ok(None) {
-                        ends.acceptor = acceptor.feed(&piece, &mut back);
-                        if let Ok(Some(_)) = ends.acceptor {
-                            acceptor.answer(self.verdict, &mut back);
-                        }
-                    }
-                    if want == 0 {
-                        break;
-                    }
-                }
+        let (connector, there) = Connector::new(&secret, self.kind, &self.clusters.0, &[1; NONCE]);
+        let acceptor = Acceptor::new(&other, NodeIndex(0), &self.clusters.1, &[2; NONCE]);
+        let ends = Ends { connector: Ok(None), acceptor: Ok(None) };
+        let mut play = Play { connector, acceptor, there, back: Vec::new(), ends, verdict: self.verdict };
+        for number in 0.. {
+            let is_back = number % 2 == 1;
+            let mut bytes = std::mem::take(if is_back { &mut play.back } else { &mut play.there });
+            if bytes.is_empty() {
+                break;
+            }
+            wire(number, &mut bytes);
+            if is_back {
+                play.connector_hears(self.step, bytes);
+            } else {
+                play.acceptor_hears(self.step, bytes);
             }
         }
-        ends
+        play.ends
     }
 }
 

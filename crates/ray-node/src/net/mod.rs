@@ -1,7 +1,7 @@
 //! What daemons say to each other over TCP (docs/design/011): one port per node, a handshake before everything, sessions that survive the end of a
 //! connection, the question of a node that joins. Bytes of objects only come through the door here, and are another module's from then on.
 //!
-//! `handshake` who may speak; `callers` connections that were accepted and are nothing yet; `outbound` and `inbound` the halves of a session;
+//! `handshake` who may speak; `doorway` who is let in; `callers` connections that were accepted and are nothing yet; `outbound` and `inbound` the halves of a session;
 //! `backlog` what is not acknowledged; `line` a socket in the poll set; `client` connections that a thread waits for.
 //!
 //! Invariants
@@ -12,6 +12,7 @@
 mod backlog;
 mod callers;
 mod client;
+mod doorway;
 mod handshake;
 mod inbound;
 mod line;
@@ -22,10 +23,10 @@ mod tests;
 pub use client::{connect_blocking, join, ConnectError, JoinError};
 pub use handshake::{Kind, Secret, ANY_CLUSTER, CLUSTER};
 
-use callers::{Caller, Outcome};
+use crate::conn::Token;
+use callers::Caller;
 use handshake::Verdict;
 use inbound::Inbound;
-use line::Line;
 use outbound::Outbound;
 use ray_proto::cluster::{Joining, NodeMessage};
 use ray_proto::NodeIndex;
@@ -37,13 +38,6 @@ use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-
-/// Connections that have not proven themselves; more wait in the kernel.
-const STRANGERS_MAX: usize = 64;
-/// With so many, one that is older makes room for the next: proving oneself takes a few round trips.
-const STRANGER_US: u64 = 1_000_000;
-/// After an error of the host (no descriptors left), nobody is let in for this long.
-const REST_US: u64 = 200_000;
 
 /// Names a socket of the network to the poll set: `Token::Net`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +92,7 @@ pub enum NetEvent {
     Disowned {
         by: NodeIndex,
     },
-    /// The node sends what no release sends, or a message to it can't be sent. It is not heard any more.
+    /// The node sends what no release sends, and is not heard any more; or a message to it can't be sent. A session can't go on.
     Garbled {
         from: NodeIndex,
         why: String,
@@ -140,7 +134,7 @@ impl Me {
         let Some(index) = self.index else { return Verdict::NotYet };
         match kind {
             Kind::Session { to, .. } | Kind::Bulk { to, .. } if to != index => Verdict::OtherNode,
-            Kind::Session { from, .. } | Kind::Bulk { from, .. } if is_shunned(from) => Verdict::Disowned,
+            Kind::Session { from, .. } | Kind::Bulk { from, .. } if from == index || is_shunned(from) => Verdict::Disowned,
             Kind::Join | Kind::Session { .. } | Kind::Bulk { .. } => Verdict::Welcome,
         }
     }
@@ -183,7 +177,7 @@ impl Net {
         let what = format!("the node can't listen at {ip}:{port}");
         let parsed: IpAddr = ip.parse().map_err(|_| format!("{what}: {ip} is no IP address.\nhint: give a numeric address of this machine, as in 10.0.0.1"))?;
         let (door, address) = tcp::listen(SocketAddr::new(parsed, port)).map_err(|error| explain_listen(&what, error))?;
-        poll.add(door.as_fd(), crate::conn::Token::Net(DOOR).pack()).map_err(|error| explain(&what, error))?;
+        poll.add(door.as_fd(), Token::Net(DOOR).pack()).map_err(|error| explain(&what, error))?;
         Ok(Net {
             me: Me { secret, cluster, index: None },
             door,
@@ -215,10 +209,10 @@ impl Net {
         self.me.cluster = cluster;
     }
 
-    /// Where a node listens. Err: it is no address.
+    /// Where a node listens; our own entry in a list of nodes means nothing here. Err: it is no address.
     pub fn know(&mut self, index: NodeIndex, address: &str) -> Result<(), String> {
         let parsed = address.parse().map_err(|_| format!("node {} says that it listens at {address:?}, which is no ip:port", index.0))?;
-        if !self.dead.contains(&index) {
+        if !self.dead.contains(&index) && self.me.index != Some(index) {
             self.peers.entry(index).or_insert_with(|| Peer::new(index)).outbound.know(parsed);
             self.mark(index);
         }
@@ -307,125 +301,6 @@ impl Net {
     /// Whether bytes that were written for a node have not reached its machine. True, too, where there is no connection; None: nothing was ever to be sent there.
     pub fn unacknowledged_by_kernel(&self, to: NodeIndex) -> Option<bool> {
         self.peers.get(&to).map(|peer| peer.outbound.is_cut_off())
-    }
-
-    // ---- who comes in
-
-    /// Accept whoever waits, as long as there is room for strangers.
-    fn let_in(&mut self, poll: &Poll, now: u64) {
-        if self.shut_until.is_some_and(|until| now < until && self.strangers() >= STRANGERS_MAX) {
-            return;
-        }
-        let shut_until = loop {
-            if let Err(until) = self.make_room(now) {
-                break Some(until);
-            }
-            match tcp::accept(&self.door) {
-                Ok(Some(fd)) => self.welcome(poll, now, fd),
-                Ok(None) => break None,
-                Err(_) => break Some(now + REST_US),
-            }
-        };
-        self.shut(poll, shut_until);
-    }
-
-    fn strangers(&self) -> usize {
-        self.callers.values().filter(|caller| caller.is_stranger()).count()
-    }
-
-    /// Err: there is no room before then.
-    fn make_room(&mut self, now: u64) -> Result<(), u64> {
-        if self.strangers() < STRANGERS_MAX {
-            return Ok(());
-        }
-        let oldest = self.callers.iter().filter(|(_, caller)| caller.is_stranger()).min_by_key(|(_, caller)| caller.since);
-        match oldest.map(|(number, caller)| (*number, caller.since)) {
-            Some((_, since)) if now < since + STRANGER_US => Err(since + STRANGER_US),
-            Some((number, _)) => {
-                self.callers.remove(&number);
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn shut(&mut self, poll: &Poll, until: Option<u64>) {
-        match (self.shut_until, until) {
-            (None, Some(_)) => poll.remove(self.door.as_fd()),
-            // When it can't be opened, the next time may do.
-            (Some(_), None) if poll.add(self.door.as_fd(), crate::conn::Token::Net(DOOR).pack()).is_err() => {
-                self.shut_until = Some(now_us() + REST_US);
-                return;
-            }
-            _ => {}
-        }
-        self.shut_until = until;
-        self.due = self.due.min(until.unwrap_or(u64::MAX));
-    }
-
-    fn welcome(&mut self, poll: &Poll, now: u64, fd: OwnedFd) {
-        let number = self.next_caller();
-        let Ok(line) = Line::new(poll, fd, number) else { return };
-        let caller = Caller::new(line, &self.me.at(poll, now));
-        self.due = self.due.min(caller.deadline);
-        self.callers.insert(number, caller);
-        self.hear(poll, now, number);
-    }
-
-    fn next_caller(&mut self) -> u32 {
-        loop {
-            self.last_caller = CALLER | self.last_caller.wrapping_add(1);
-            if !self.callers.contains_key(&self.last_caller) {
-                return self.last_caller;
-            }
-        }
-    }
-
-    fn hear(&mut self, poll: &Poll, now: u64, number: u32) {
-        let Some(caller) = self.callers.get_mut(&number) else { return };
-        let (me, dead, peers) = (&self.me, &self.dead, &self.peers);
-        let is_shunned = |from: NodeIndex| dead.contains(&from) || peers.get(&from).is_some_and(|peer| peer.inbound.garbled);
-        let outcome = caller.ready(&me.at(poll, now), &|kind| me.judge(kind, &is_shunned));
-        self.due = self.due.min(caller.deadline);
-        match outcome {
-            Outcome::Stays => return,
-            Outcome::Asks(question) => return self.events.push(NetEvent::Join { ticket: number, question }),
-            Outcome::Gone => drop(self.callers.remove(&number)),
-            Outcome::Is(kind) => {
-                if let Some(caller) = self.callers.remove(&number) {
-                    self.begin(poll, now, caller.line, kind);
-                }
-            }
-        }
-        if self.shut_until.is_some() {
-            self.due = now;
-        }
-    }
-
-    fn begin(&mut self, poll: &Poll, now: u64, line: Line, kind: Kind) {
-        match kind {
-            Kind::Session { from, .. } if !self.dead.contains(&from) => {
-                let peer = self.peers.entry(from).or_insert_with(|| Peer::new(from));
-                let Ok(line) = line.renumber(poll, IN | u32::from(from.0)) else { return };
-                let due = peer.inbound.open(&self.me.at(poll, now), line, &mut self.events, from);
-                self.due = self.due.min(due);
-            }
-            Kind::Bulk { from, .. } if !self.dead.contains(&from) => {
-                if let Some(stream) = line.release(poll) {
-                    self.events.push(NetEvent::Bulk { from, stream });
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Answer who asked to join. One who is gone does not hear it.
-    pub fn answer_join(&mut self, poll: &Poll, ticket: u32, answer: &Joining) {
-        let now = now_us();
-        if let Some(caller) = self.callers.get_mut(&ticket) {
-            caller.answer(now, answer);
-            self.hear(poll, now, ticket);
-        }
     }
 }
 

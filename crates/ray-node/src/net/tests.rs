@@ -1,9 +1,8 @@
 //! Whole networks over loopback, most of them in one thread, with connections that are cut, strangers at the door, and nodes that are gone.
 
+use super::doorway::STRANGERS_MAX;
 use super::handshake::{nonce, Acceptor, Connector};
 use super::*;
-use crate::conn::Token;
-use ray_proto::ProcId;
 use rustix::net::{shutdown, Shutdown};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -507,6 +506,94 @@ fn a_receiver_that_names_a_position_that_never_was_ends_the_session() {
     let outbound = &host.net.peers[&NodeIndex(3)].outbound;
     assert!(outbound.is_empty() && outbound.socket().is_none());
     drop(liar.join().unwrap());
+}
+
+#[test]
+fn a_receiver_that_is_stopped_is_not_cut_off_and_keeps_its_connection() {
+    let (mut a, mut b) = pair();
+    a.say(1, 0);
+    b.until("the message", |b| {
+        a.turn(0);
+        b.heard().pop()
+    });
+    // More than the sockets hold: probes of a full receiver are answered by its kernel.
+    for _ in 0..40 {
+        a.net.send(NodeIndex(1), &NodeMessage::Fenced { reason: "x".repeat(1 << 20) });
+    }
+    let since = now_us();
+    let mut cut_off = 0;
+    while now_us() < since + 2_500_000 {
+        a.turn(10_000);
+        cut_off += u32::from(a.net.unacknowledged_by_kernel(NodeIndex(1)) != Some(false));
+    }
+    assert!(cut_off == 0 && b.net.callers.is_empty());
+    b.until("the rest", |b| {
+        a.turn(0);
+        (b.events.len() == 40).then_some(())
+    });
+    assert!(b.net.callers.is_empty() && b.net.last_caller == CALLER | 1, "one connection was enough");
+}
+
+fn succeeds(line: &str) -> bool {
+    let mut words = line.split(' ');
+    std::process::Command::new(words.next().unwrap()).args(words).status().is_ok_and(|status| status.success())
+}
+
+fn command(line: &str) {
+    assert!(succeeds(line), "{line}");
+}
+
+/// For as long as packets are dropped, and a second more at most, nothing comes; then everything does.
+#[test]
+#[ignore = "takes 15 s, and a network namespace of its own"]
+fn a_network_that_swallows_packets_for_a_while_is_found_again_at_once() {
+    let devices = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+    if devices.matches(':').count() == 1 {
+        return drop_packets_for_a_while();
+    }
+    if !succeeds("unshare -rn iptables -L INPUT") {
+        return println!("skipped: this user makes no network namespace, or there is no iptables");
+    }
+    let myself = std::env::current_exe().unwrap();
+    let name = "net::tests::a_network_that_swallows_packets_for_a_while_is_found_again_at_once";
+    command(&format!("unshare -rn {} --exact {name} --ignored --nocapture", myself.display()));
+}
+
+fn drop_packets_for_a_while() {
+    command("ip link set lo up");
+    let (mut a, mut b) = pair();
+    a.say(1, 0);
+    let mut next = 0;
+    for dropped_us in [500_000, 1_500_000, 3_000_000, 3_900_000] {
+        let expected = next + 1;
+        b.until("the message", |b| {
+            a.turn(0);
+            check(b, &mut next);
+            (next == expected).then_some(())
+        });
+        command("iptables -A INPUT -p tcp -j DROP");
+        let since = now_us();
+        a.say(1, next);
+        let mut cut_off_at = None;
+        while now_us() < since + dropped_us {
+            a.turn(1_000);
+            b.turn(1_000);
+            if cut_off_at.is_none() && now_us() > since + 2_000 && a.net.unacknowledged_by_kernel(NodeIndex(1)) == Some(true) {
+                cut_off_at = Some(now_us() - since);
+            }
+        }
+        command("iptables -F INPUT");
+        let healed = now_us();
+        b.until("the message", |b| {
+            a.turn(0);
+            check(b, &mut next);
+            (next == expected + 1).then_some(())
+        });
+        let (late, seen) = ((now_us() - healed) / 1000, cut_off_at.map(|us| us / 1000));
+        println!("dropped for {} ms: cut off seen after {seen:?} ms, back {late} ms after", dropped_us / 1000);
+        assert!(late < 1_200 && seen.is_some() == (dropped_us > 1_000_000));
+        a.say(1, next);
+    }
 }
 
 /// `cargo test --release -p ray-node net::tests::figures -- --ignored --nocapture`
