@@ -2,19 +2,19 @@
 //! who only waits until it is up.
 
 use crate::conn::{Conn, Pipe, Token};
-use crate::extent_files::{spill_config, ExtentFiles};
+use crate::extent_files::ExtentFiles;
 use crate::host::{self, fd_limit};
-use crate::memory::{memory_rules, MemoryReader};
+use crate::memory::MemoryReader;
 use crate::oom;
 use crate::strays::Strays;
 use crate::template::{Report, Template};
-use ray_logic::node::{Node, NodeCommand, NodeConfig};
-use ray_proto::msg::{Boot, Evidence, FromNode, MemoryKill, ToNode, WorkerLine};
+use ray_logic::node::{Node, NodeCommand};
+use ray_proto::msg::{Boot, Evidence, FromNode, MemoryKill, ToNode};
 use ray_proto::wire::{decode, PROTOCOL};
-use ray_proto::{NodeIndex, ProcId, UNIT};
+use ray_proto::ProcId;
 use ray_shm::board::{Board, SLOTS};
 use ray_shm::door;
-use ray_shm::host::{explain, explain_memfd};
+use ray_shm::host::explain;
 use ray_shm::link::{pair, Filled, Flushed};
 use ray_shm::poll::{Poll, Ready};
 use ray_shm::processes::{self, Process};
@@ -33,8 +33,6 @@ const LOOK_US: u64 = 1_000_000;
 const REAP_US: u64 = 1_000;
 /// A driver that does not read its last log lines within this does not get them.
 const LAST_WORDS_US: u64 = 1_000_000;
-/// Bytes of log lines that the driver has not shown, above which workers' pipes are not read: they block, nothing is lost.
-const LOG_BACKLOG: u64 = 4 << 20;
 
 /// Of the board: processes that run no calls have none.
 const NO_SLOT: u32 = u32::MAX;
@@ -135,7 +133,6 @@ impl Daemon {
                 }
             }
             token @ (Token::Out(id) | Token::Err(id)) => self.read_pipe(id, token),
-            Token::Net(_) => {}
         }
     }
 
@@ -268,6 +265,7 @@ impl Daemon {
                 self.node.asked(now, from, token, &subject, &stopped);
             }
             ToNode::LinesShown { bytes } => self.lines_shown(from, bytes),
+            ToNode::Shutdown {} if from != self.driver => self.driver_leaves(now, from),
             message => {
                 if matches!(message, ToNode::Hello { .. }) {
                     self.welcome(from);

@@ -2,7 +2,7 @@
 //!
 //! `event_loop` the main loop; `conn` one process: link, output pipes, last words; `template` the process that forks workers; `extent_files` memory and
 //! disk; `oom` the kernel's counters; `memory` what is used and what there is; `strays` what workers started; `host` what a machine must offer;
-//! `net` links to other daemons.
+//! `net` links to other daemons; `transfer` the bytes of objects between nodes.
 
 mod conn;
 mod event_loop;
@@ -13,5 +13,6 @@ pub mod net;
 mod oom;
 mod strays;
 mod template;
+pub mod transfer;
 
 pub use event_loop::run;

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use ray_proto::value::{system_error_fields, FLAG_BUFFERS, FLAG_PICKLE, FLAG_RAISED, INLINE_MAX};
-use ray_proto::{Blob, ObjectId, Payload, Value};
+use ray_proto::{Blob, ObjectId, Payload, ShmRange, Value};
 use ray_worker::{Failure, Library, View};
 use std::cell::RefCell;
 use std::sync::Arc;

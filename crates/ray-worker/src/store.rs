@@ -194,9 +194,7 @@ impl Library {
 
     fn open_extent(&self, id: ExtentId) -> Result<Arc<Mapping>, Failure> {
         match self.ask_and_wait(|token| ToNode::ExtentOpen { token, extent: id })? {
-            (FromNode::ExtentOpened { size, .. }, Some(fd)) => {
-                self.keep_open(id, size, fd)
-            }
+            (FromNode::ExtentOpened { size, .. }, Some(fd)) => self.keep_open(id, size, fd),
             (FromNode::ExtentOpened { .. }, None) => Err(no_descriptor("the shared memory of an object")),
             _ => Err(Failure::System(format!("the shared memory of an object is gone ({id:?})"))),
         }

@@ -4,18 +4,20 @@ use super::{boot, Daemon};
 use crate::conn::Conn;
 use crate::host;
 use crate::net::{self, JoinError, Kind, Net, NetEvent, NetToken, Secret, ANY_CLUSTER, CLUSTER};
-use crate::transfer::{PullError, Pull, Transfers};
+use crate::transfer::{self, Pull, PullError, Transfers};
 use ray_logic::node::NodeCommand;
 use ray_proto::cluster::{JobInfo, Joining, NodeInfo, NodeMessage};
 use ray_proto::msg::{Boot, FromNode, NetworkBoot};
 use ray_proto::wire::PROTOCOL;
-use ray_proto::{ExtentId, NodeIndex, ProcId, ShmRange};
+use ray_proto::{ExtentId, NodeIndex, ShmRange};
 use ray_shm::poll::{Poll, Ready};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 /// A head that has not answered by then is not going to.
 const JOIN_WITHIN: Duration = Duration::from_secs(20);
+/// A connection for the bytes of objects is made within this.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// What is still to be said at the end is said within this.
 const GOODBYE_US: u64 = 300_000;
 
@@ -41,7 +43,8 @@ impl Network {
     /// Listen, and join the cluster or begin one. None: it is begun here.
     pub(super) fn enter(poll: &Poll, wanted: &NetworkBoot, given: &Boot) -> Result<(Self, Option<Joined>), String> {
         let secret = Secret::new(&wanted.token);
-        let cluster: [u8; CLUSTER] = if wanted.cluster.is_empty() { ANY_CLUSTER } else { wanted.cluster[..].try_into().map_err(|_| "a cluster's id has 28 bytes".to_owned())? };
+        let cluster: [u8; CLUSTER] =
+            if wanted.cluster.is_empty() { ANY_CLUSTER } else { wanted.cluster[..].try_into().map_err(|_| "a cluster's id has 28 bytes".to_owned())? };
         let mut net = Net::listen(poll, &wanted.ip, wanted.port, secret.clone(), cluster)?;
         let address = net.address();
         if wanted.head.is_empty() {
@@ -50,7 +53,8 @@ impl Network {
         }
         let question = Joining::Join { protocol: PROTOCOL, release: wanted.release.clone(), info: boot::node_info(given, address) };
         let asked = (cluster != ANY_CLUSTER).then_some(cluster);
-        let (answer, cluster) = net::join(&wanted.head, &secret, asked, &question, JOIN_WITHIN).map_err(|error: JoinError| format!("could not join the cluster at {}: {error}", wanted.head))?;
+        let (answer, cluster) = net::join(&wanted.head, &secret, asked, &question, JOIN_WITHIN)
+            .map_err(|error: JoinError| format!("could not join the cluster at {}: {error}", wanted.head))?;
         let joined = match answer {
             Joining::Joined { index, infos, jobs } => Joined { index, infos, jobs },
             Joining::Refused { reason } => return Err(format!("could not join the cluster at {}: {reason}", wanted.head)),
@@ -225,7 +229,7 @@ impl Daemon {
         let address = self.node.members().get(&from).map(|info| info.address.clone()).unwrap_or_default();
         let started = into.and_then(|into| match self.transfers() {
             Some(transfers) => {
-                transfers.pull(Pull { ticket, from: (from, address), source, into, warm });
+                transfers.pull(Pull { ticket, address: format!("{}@{address}", from.0), source, into });
                 Ok(())
             }
             None => Err("no thread could be started to fetch objects from other nodes".into()),
@@ -242,7 +246,9 @@ impl Daemon {
             match done.result {
                 Ok(()) => self.node.copied(now, done.ticket),
                 Err(PullError::Gone(text) | PullError::Unreachable(text)) => self.node.copy_failed(now, done.ticket, true, &text),
-                Err(error) => self.node.copy_failed(now, done.ticket, false, &error.to_string()),
+                Err(PullError::Destination(text)) => self.node.copy_failed(now, done.ticket, false, &text),
+                // Nobody waits for it any more.
+                Err(PullError::Cancelled) => self.node.copy_failed(now, done.ticket, true, "the transfer was given up"),
             }
         }
         self.carry_out();
@@ -251,26 +257,19 @@ impl Daemon {
 
 fn start_transfers(network: &Network, files: &crate::extent_files::ExtentFiles, poll: &Poll, me: NodeIndex) -> Result<Transfers, String> {
     let (secret, cluster) = (network.secret.clone(), network.cluster);
-    let connect = move |to: NodeIndex, address: &str| net::connect_blocking(address, Kind::Bulk { from: me, to }, &secret, &cluster, Duration::from_secs(5)).map(|(fd, _)| fd);
+    let connect = move |place: &str| connect_for_bytes(me, place, &secret, &cluster);
     let transfers = Transfers::start(files.shared(), Box::new(connect))?;
     poll.add(transfers.fd().as_fd(), crate::conn::Token::Copied.pack()).map_err(|error| error.to_string())?;
     Ok(transfers)
 }
 
-impl Daemon {
-    /// Who came through the door is a driver of a job from now on.
-    pub(super) fn adopt(&mut self, guest: ProcId, driver: ProcId) {
-        let Some(conn) = self.conns.remove(&guest) else { return };
-        self.poll.remove(conn.reader.fd());
-        let watched = self.poll.add(conn.reader.fd(), crate::conn::Token::Link(driver).pack());
-        self.conns.insert(driver, conn);
-        match watched {
-            Ok(()) => {
-                self.welcome(driver);
-                // What it said behind its hello is here already.
-                self.read_link(driver);
-            }
-            Err(_) => self.link_closed(ray_shm::now_us(), driver),
-        }
-    }
+/// `place`: the number of a node, "@" and its address.
+fn connect_for_bytes(me: NodeIndex, place: &str, secret: &Secret, cluster: &[u8; CLUSTER]) -> Result<std::os::fd::OwnedFd, transfer::ConnectError> {
+    let parsed = place.split_once('@').and_then(|(index, address)| Some((NodeIndex(index.parse().ok()?), address)));
+    let Some((to, address)) = parsed else { return Err(transfer::ConnectError::Rejected(format!("{place} is no address of a node"))) };
+    net::connect_blocking(address, Kind::Bulk { from: me, to }, secret, cluster, CONNECT_WITHIN).map(|(line, _)| line).map_err(|error| match error {
+        net::ConnectError::Refused(text) => transfer::ConnectError::Refused(text),
+        net::ConnectError::Unreachable(text) => transfer::ConnectError::Unreachable(text),
+        net::ConnectError::Rejected(text) => transfer::ConnectError::Rejected(text),
+    })
 }

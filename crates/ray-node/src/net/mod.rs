@@ -298,6 +298,11 @@ impl Net {
         into.append(&mut self.events);
     }
 
+    /// Something that was sent has not been handled there yet, as far as is known.
+    pub fn has_unsent(&self, to: NodeIndex) -> bool {
+        self.peers.get(&to).is_some_and(|peer| peer.outbound.has_work())
+    }
+
     /// Whether bytes that were written for a node have not reached its machine. True, too, where there is no connection; None: nothing was ever to be sent there.
     pub fn unacknowledged_by_kernel(&self, to: NodeIndex) -> Option<bool> {
         self.peers.get(&to).map(|peer| peer.outbound.is_cut_off())

@@ -144,7 +144,7 @@ impl Outbound {
         }
     }
 
-    fn has_work(&self) -> bool {
+    pub(super) fn has_work(&self) -> bool {
         self.backlog.base() < self.backlog.end()
     }
 
