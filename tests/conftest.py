@@ -21,7 +21,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), *filter(None, [os.enviro
 
 from support import Gate, Snapshot, Tally, init, is_own  # noqa: E402
 
-BLACK_BOX = ("conformance", "chaos", "integration", "local_mode", "contract", "hazards", "hosts", "scale")
+BLACK_BOX = ("conformance", "chaos", "integration", "local_mode", "contract", "hazards", "hosts", "scale", "cluster")
 TERMINAL = pytest.StashKey[int]()
 FAILED = pytest.StashKey[bool]()
 
@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     differences = _differences()
     for item in black_box:
         name = _name(item)
-        if name.startswith(("chaos/", "contract/", "hazards/", "hosts/", "local_mode/", "scale/")):
+        if name.startswith(("chaos/", "cluster/", "contract/", "hazards/", "hosts/", "local_mode/", "scale/")):
             item.add_marker(pytest.mark.skip(reason="promises of this project's engine, not of Ray's"))
         elif (found := differences.get(name)) is not None:
             item.add_marker(pytest.mark.xfail(reason=found["reason"], run=not found.get("hangs", False), strict=not found.get("sometimes", False)))
