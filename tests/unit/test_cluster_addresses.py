@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -25,13 +25,13 @@ class Doors:
         self._stack = stack
         self._count = 0
 
-    def open(self, head: str, is_head: bool = True, own: bool = False) -> str:
+    def open(self, head: str, is_head: bool = True, own: bool = False, backlog: int = 16) -> str:
         self._count += 1
         session = f"session_2099-01-01_00-00-00_{self._count:06d}_{os.getpid()}" + (door.PROGRAMS_OWN if own else "")
         name = door.cluster_name(head, is_head, session)
         listener = self._stack.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(b"\0" + name.encode())
-        listener.listen()
+        listener.listen(backlog)
         return name
 
 
@@ -72,6 +72,28 @@ def test_process_behind_a_door_is_told(doors: Doors) -> None:
     assert door.pid_behind(name) == os.getpid()
     assert name in [one.name for one in door.clusters()]
     assert door.pid_behind(name + "x") == 0
+
+
+def test_process_behind_a_door_that_nobody_answers_is_told_all_the_same(doors: Doors) -> None:
+    name = doors.open("127.0.0.1:1", backlog=0)
+    with ExitStack() as guests:
+        for _ in range(3):
+            guest = guests.enter_context(socket.socket(socket.AF_UNIX))
+            guest.setblocking(False)
+            with suppress(BlockingIOError):
+                guest.connect(b"\0" + name.encode())
+        assert door.pid_behind(name) == os.getpid()
+        assert door._pid_holding(name) == os.getpid()
+        assert door._pid_holding(name + "x") == 0
+
+
+def test_door_without_a_process_is_no_node(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    living = doors.open("127.0.0.1:8")
+    gone = door.parse(door.cluster_name("127.0.0.1:8", True, "session_2099-02-01"))
+    monkeypatch.setattr(door, "clusters", lambda: [door.parse(living), gone])
+    assert address.node_of_cluster("auto").name == living
+    monkeypatch.setattr(door, "clusters", lambda: [gone])
+    assert address.youngest_cluster(programs_own=True) is None
 
 
 # Addresses

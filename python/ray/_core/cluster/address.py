@@ -128,6 +128,11 @@ def is_same_place(one: Sequence[str], other: Sequence[str]) -> bool:
     return bool(set(one) & set(other)) or (any(map(is_own, one)) and any(map(is_own, other)))
 
 
+def _nodes_here() -> list[Door]:
+    """The standing nodes of this user here. A name alone proves nothing: anybody may take one, and a connection keeps one after its node's end."""
+    return [one for one in door.clusters() if door.pid_behind(one.name)]
+
+
 def _of_best_node(doors: Sequence[Door]) -> Door:
     """The head's own node if it is among them, else the youngest."""
     return next((one for one in reversed(doors) if one.is_head), doors[-1])
@@ -142,7 +147,7 @@ def youngest_cluster(programs_own: bool) -> Door | None:
     Returns:
         The node of it to connect to; None if there is no cluster.
     """
-    doors = door.clusters()
+    doors = _nodes_here()
     shared = [one for one in doors if not one.is_programs_own]
     chosen = shared or (doors if programs_own else [])
     if not chosen:
@@ -171,7 +176,7 @@ def node_of_cluster(text: str) -> Door:
     host, port = split(text)
     ips = resolve(host)
     doors = []
-    for one in door.clusters():
+    for one in _nodes_here():
         head_host, head_port = split(one.head)
         if head_port == port and is_same_place(ips, [head_host]):
             doors.append(one)
@@ -182,7 +187,7 @@ def node_of_cluster(text: str) -> Door:
 
 def _not_here(text: str, ips: Sequence[str]) -> str:
     if any(map(is_own, ips)):
-        known = sorted({one.head for one in door.clusters()})
+        known = sorted({one.head for one in _nodes_here()})
         others = f"running here: {', '.join(known)}" if known else "start one with ray start --head"
         return f"no cluster of yours has its head at {text} on this machine\nhint: {others}"
     return (

@@ -139,8 +139,30 @@ def pid_behind(name: str) -> int:
         link.setblocking(False)
         try:
             link.connect(b"\0" + name.encode())
+        except BlockingIOError:  # so many wait there already that it takes no more: it is stopped
+            return _pid_holding(name)
+        except OSError:
+            return 0
+        try:
             peer = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         except OSError:
             return 0
     pid, uid, _ = struct.unpack("3i", peer)
     return pid if uid == os.geteuid() else 0
+
+
+_LISTENS = 1 << 16  # __SO_ACCEPTCON, among the flags in /proc/net/unix
+
+
+def _pid_holding(name: str) -> int:
+    """Find who holds the listening socket, among the processes whose descriptors this user may see."""
+    with open("/proc/net/unix") as lines:
+        fields = [line.split() for line in lines]
+    targets = {f"socket:[{line[6]}]" for line in fields if line[-1] == f"@{name}" and int(line[3], 16) & _LISTENS}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if any(os.readlink(f"/proc/{pid}/fd/{fd}") in targets for fd in os.listdir(f"/proc/{pid}/fd")):
+                return int(pid)
+        except OSError:  # it ended, or is none of this user's
+            continue
+    return 0
