@@ -41,7 +41,8 @@ class Machine:
 
 
 @pytest.fixture
-def machine(no_runtime, tmp_path):
+def machine(no_runtime, tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if door.clusters():
         pytest.skip("ray stop would end somebody's cluster on this machine")
     made = Machine(tmp_path)
@@ -64,7 +65,7 @@ def test_cluster_is_started_joined_used_seen_and_stopped(machine, tmp_path):
     there = ray.get(where.options(label_selector={"zone": "b"}).remote())
     print(ray.get_runtime_context().gcs_address, len(here), here[there]["Resources"]["CPU"], ray.cluster_resources()["CPU"])
     """
-    done = run_script(code, cwd=tmp_path, env={"HOME": str(tmp_path)})
+    done = run_script(code, cwd=tmp_path, env={"HOME": str(tmp_path), "RAY_ADDRESS": ""})
     assert done.stdout.split() == [head, "2", "3.0", "5.0"], done.output
     status = machine.ray("status", "-v")
     assert status.returncode == 0, status.stderr

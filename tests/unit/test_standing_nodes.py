@@ -276,6 +276,13 @@ def _daemon_of(command: "subprocess.Popen[str]") -> int:
     raise AssertionError("it ended")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder away")
+def test_folder_of_another_user_is_left_to_him(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "ray").mkdir(0o777)
+    os.chown(tmp_path / "ray", 12345, 12345)
+    assert Path(start().session_dir).parent == tmp_path / f"ray-{os.geteuid()}"
+
+
 # Ending
 
 

@@ -426,8 +426,13 @@ def session_dir_path(temp_dir: str | None) -> str:
 
 
 def sessions_folder() -> str:
-    """Name the folder where folders of sessions go if nobody names another."""
-    return os.path.join(env("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray")
+    """Name the folder where folders of sessions go if nobody names another. One that belongs to somebody else is left to him."""
+    folder = os.path.join(env("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray")
+    try:
+        owner = os.stat(folder).st_uid
+    except OSError:
+        return folder
+    return folder if owner in (0, os.geteuid()) else f"{folder}-{os.geteuid()}"
 
 
 def _cluster_info(engine: Core, found: Door) -> dict[str, Any]:
