@@ -21,7 +21,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), *filter(None, [os.enviro
 
 from support import Gate, Snapshot, Tally, init, is_own  # noqa: E402
 
-BLACK_BOX = ("conformance", "chaos", "cluster", "integration", "local_mode", "contract", "hazards", "hosts", "scale")
+BLACK_BOX = ("conformance", "chaos", "integration", "local_mode", "contract", "hazards", "hosts", "scale", "cluster")
 TERMINAL = pytest.StashKey[int]()
 FAILED = pytest.StashKey[bool]()
 
@@ -44,6 +44,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     black_box = [item for item in items if _is_black_box(item)]
     if black_box and is_own() and os.environ.get("RAY_LOCAL_MODE") == "1":
         _skip_in_local_mode(black_box)
+    if black_box and is_own():
+        os.environ.setdefault("RAY_ADDRESS", "local")  # a cluster on this machine is none of the tests' business
     if not black_box or is_own():
         return
     differences = _differences()

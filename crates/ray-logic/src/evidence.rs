@@ -26,6 +26,9 @@ fn signal_name(signal: i32) -> String {
 
 /// One sentence on how the process ended, then its last words.
 pub fn describe(evidence: &Evidence) -> String {
+    if evidence.node_lost {
+        return format!("the process went with its node: {}", evidence.ended_by_us);
+    }
     let how = match (evidence.ended_by_us.as_str(), evidence.signal) {
         ("", 0) => format!("exited with code {}", evidence.exit_code),
         ("", signal) => format!("was ended by {}, not sent by the runtime", signal_name(signal)),

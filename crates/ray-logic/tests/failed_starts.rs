@@ -9,15 +9,15 @@ fn node() -> (Node, ProcId) {
         index: NodeIndex::HEAD,
         total: Resources::from_f64([("CPU", 1.0)]),
         store_bytes: 1 << 30,
-        job_env: String::new(),
+        job: Some(Default::default()),
         warm_workers: 0,
         idle_worker: 1_000_000,
         infeasible_is_error: false,
         spill: None,
         memory: MemoryRules { refresh: None, growth_bytes: None, ..MemoryRules::default() },
     };
-    let mut node = Node::new(config);
-    let driver = node.driver_connected(1, 1, 16);
+    let mut node = Node::alone(config);
+    let driver = node.driver_connected(1, 16);
     let class = ClassId(1);
     node.on_message(0, driver, ToNode::DefineClass { class, shape: Resources::from_f64([("CPU", 1.0)]), env: String::new(), strategy: Strategy::DEFAULT });
     node.on_message(0, driver, ToNode::LeaseWant { class, granted: 0, want: 1 });

@@ -70,6 +70,13 @@ wire_struct! {
     }
 }
 
+impl Default for JobSpec {
+    fn default() -> Self {
+        let text = String::new;
+        JobSpec { config: text(), env: text(), log_to_driver: true, entrypoint: text(), namespace: text(), weight: 100 }
+    }
+}
+
 impl LabelTerm {
     pub fn holds(&self, labels: &BTreeMap<String, String>) -> bool {
         let found = labels.get(&self.key).is_some_and(|value| self.values.is_empty() || self.values.contains(value));
@@ -128,6 +135,8 @@ wire_enum! {
         3 = CopiesStale { ids: Vec<ObjectId> },
         /// The receiver's node got a copy of this object of the sender's.
         4 = CopyMade { id: ObjectId },
+        /// A driver of the sender's node has shown so many bytes of lines that came from the receiver.
+        5 = LinesShown { driver: ProcId, bytes: u64 },
         // ---- to the head
         10 = Heartbeat { seq: u64 },
         11 = View { view: NodeView },
@@ -148,7 +157,8 @@ wire_enum! {
         30 = HeartbeatSeen { seq: u64 },
         /// What changed about nodes: those that joined or died, and views.
         31 = Nodes { infos: Vec<NodeInfo>, views: Vec<NodeView> },
-        32 = PlaceActor { actor: ActorId, incarnation: u32, spec: Box<ActorSpec> },
+        /// `restartable`: another life may follow this one.
+        32 = PlaceActor { actor: ActorId, incarnation: u32, restartable: bool, spec: Box<ActorSpec> },
         33 = UnplaceActor { actor: ActorId, incarnation: u32 },
         /// `reason` becomes evidence.
         34 = KillActor { actor: ActorId, incarnation: u32, reason: String },

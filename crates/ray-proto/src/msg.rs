@@ -101,6 +101,24 @@ wire_struct! {
     }
 }
 
+impl Evidence {
+    /// A process of a node that is dead.
+    pub fn of_lost_node(death: &str) -> Self {
+        Evidence {
+            pid: 0,
+            signal: 0,
+            exit_code: 0,
+            ended_by_us: death.to_owned(),
+            oom_kill: false,
+            memory_kill: MemoryKill::No {},
+            peak_rss_kib: 0,
+            stderr_tail: String::new(),
+            last_started: None,
+            node_lost: true,
+        }
+    }
+}
+
 impl WorkerLine {
     /// What a line counts while it waits to be shown: its text, and something for being a line.
     pub fn weight(text: &str) -> u64 {

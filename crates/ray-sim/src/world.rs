@@ -32,15 +32,15 @@ impl World {
             index: NodeIndex::HEAD,
             total: total.clone(),
             store_bytes: options.store_bytes,
-            job_env: String::new(),
+            job: Some(Default::default()),
             warm_workers: 2,
             idle_worker: 1_000_000,
             infeasible_is_error: false,
             spill: (options.disk_bytes > 0).then(|| SpillConfig { place: "/disk".into(), quota: options.disk_bytes, batch: 32 * 1024 }),
             memory: MemoryRules { growth_bytes: (options.leaks > 0).then_some(LEAK / 2), growth_look: 2_000, ..MemoryRules::default() },
         };
-        let mut node = Node::new(config);
-        let driver = node.driver_connected(1, 1, 4);
+        let mut node = Node::alone(config);
+        let driver = node.driver_connected(1, 4);
         let env = Env::new(seed, options, trace);
         let mut world = World { env, node, procs: BTreeMap::new(), unborn: BTreeSet::new(), driver, node_tick_at: 0 };
         let mut process = Process::new(driver, total);
@@ -252,7 +252,9 @@ impl World {
                 let leaks = env.now < LEAKS_UNTIL_US && env.rng.permille(env.options.leaks);
                 self.node.footprint_measured(env.now, proc_id, Some(if leaks { LEAK } else { 0 }));
             }
+            NodeCommand::Adopt { .. } => {}
             NodeCommand::Shutdown => panic!("the node shuts down by itself"),
+            other => panic!("a node alone speaks to nobody: {other:?}"),
         }
     }
 

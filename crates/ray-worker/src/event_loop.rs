@@ -465,6 +465,10 @@ fn answer_token(message: &FromNode) -> Option<u64> {
         | FromNode::ExtentOpened { token, .. }
         | FromNode::ExtentGone { token }
         | FromNode::Told { token, .. }
+        | FromNode::PullFailed { token, .. }
+        | FromNode::NodesAre { token, .. }
+        | FromNode::JobsAre { token, .. }
+        | FromNode::KvIs { token, .. }
         | FromNode::ResourcesAre { token, .. } => Some(*token),
         _ => None,
     }

@@ -1,13 +1,12 @@
-//! Actors of the node: placing, restarting, ending, names.
+//! Actors that the head gave to this node: they wait for room, start, live, end. What becomes of them next is the head's business.
 
 use super::procs::Role;
 use super::Node;
-use crate::evidence::describe;
 use crate::Time;
-use ray_proto::msg::{ActorSpec, ActorState, Evidence, FromNode, MemoryKill};
+use ray_proto::cluster::NodeMessage;
+use ray_proto::msg::{ActorSpec, Evidence, FromNode};
 use ray_proto::report::Fact;
-use ray_proto::value::system_error;
-use ray_proto::{ActorId, Blob, ProcId, Resources, Value};
+use ray_proto::{ActorId, ProcId, Resources, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -16,154 +15,102 @@ enum Life {
     Waiting,
     Starting(ProcId),
     Alive(ProcId),
-    Dead(Value),
 }
 
 #[derive(Debug)]
-pub(super) struct Actor {
-    /// None once dead: a dead actor costs only its cause.
-    spec: Option<Box<ActorSpec>>,
-    class_name: String,
+pub(super) struct Hosted {
+    spec: Box<ActorSpec>,
     life: Life,
     held: Resources,
     gpus: Vec<(u32, i64)>,
     incarnation: u32,
-    restarts_left: i32,
-    subscribers: BTreeSet<ProcId>,
-    /// One line per death.
-    deaths: Vec<String>,
-    /// Why no further incarnation may follow, once that is decided.
-    ending: Option<String>,
-    /// No handle exists any more: forget it with its process.
-    unreferenced: bool,
+    /// Another life may follow this one.
+    restartable: bool,
 }
 
-impl Actor {
-    /// Heard of, not created yet.
-    fn unknown() -> Self {
-        Actor {
-            spec: None,
-            class_name: String::new(),
-            life: Life::Waiting,
-            held: Resources::default(),
-            gpus: vec![],
-            incarnation: 0,
-            restarts_left: 0,
-            subscribers: BTreeSet::new(),
-            deaths: vec![],
-            ending: None,
-            unreferenced: false,
-        }
-    }
-
+impl Hosted {
     pub(super) fn held(&self) -> &Resources {
         &self.held
     }
 
-    pub(super) fn is_dead(&self) -> bool {
-        matches!(self.life, Life::Dead(_))
-    }
-
     pub(super) fn may_restart(&self) -> bool {
-        self.restarts_left != 0 && self.ending.is_none()
+        self.restartable
     }
 
     pub(super) fn class_name(&self) -> &str {
-        &self.class_name
+        &self.spec.class_name
+    }
+
+    pub(super) fn is_detached(&self) -> bool {
+        self.spec.detached
     }
 
     /// What a placement waits for: the spec while it waits.
     pub(super) fn waiting_spec(&self) -> Option<&ActorSpec> {
-        self.spec.as_deref().filter(|_| self.life == Life::Waiting)
+        (self.life == Life::Waiting).then_some(&self.spec)
     }
 
-    pub(super) fn report(&self) -> Fact {
-        let (life, cause) = match &self.life {
-            Life::Waiting if self.spec.is_none() => ("uncreated", None),
-            Life::Waiting => ("waiting", None),
-            Life::Starting(_) => ("starting", None),
-            Life::Alive(_) => ("alive", None),
-            Life::Dead(cause) => ("dead", Some(cause.clone())),
-        };
-        let to_place = self.spec.as_ref().map(|spec| spec.to_place.clone()).unwrap_or_default();
-        Fact::Actor {
-            class_name: self.class_name.clone(),
-            life: life.into(),
-            process: self.process(),
-            held: self.held.clone(),
-            to_place,
-            deaths: self.deaths.clone(),
-            cause,
+    /// What the head says of it, with what is known here only.
+    pub(super) fn located(&self, fact: Fact) -> Fact {
+        match fact {
+            Fact::Actor { class_name, life, to_place, deaths, cause, .. } => {
+                Fact::Actor { class_name, life, process: self.process(), held: self.held.clone(), to_place, deaths, cause }
+            }
+            Fact::Unknown {} => Fact::Actor {
+                class_name: self.spec.class_name.clone(),
+                life: if matches!(self.life, Life::Alive(_)) { "alive" } else { "starting" }.into(),
+                process: self.process(),
+                held: self.held.clone(),
+                to_place: self.spec.to_place.clone(),
+                deaths: vec![],
+                cause: None,
+            },
+            other => other,
         }
     }
 
     fn process(&self) -> Option<ProcId> {
         match self.life {
             Life::Starting(id) | Life::Alive(id) => Some(id),
-            _ => None,
-        }
-    }
-
-    fn state(&self) -> ActorState {
-        match &self.life {
-            Life::Alive(proc_id) => ActorState::Alive { proc_id: *proc_id, incarnation: self.incarnation },
-            Life::Dead(cause) => ActorState::Dead { cause: cause.clone() },
-            _ => ActorState::Pending {},
+            Life::Waiting => None,
         }
     }
 }
 
 impl Node {
-    pub(super) fn actor_create(&mut self, now: Time, creator: ProcId, id: ActorId, spec: Box<ActorSpec>) {
-        let infeasible = [&spec.to_place, &spec.held].into_iter().find(|shape| !shape.fits_in(&self.config.total));
-        let text = infeasible.map(|shape| format!("actor {}: {}", spec.class_name, super::sched::explain_infeasible(shape, &self.config.total)));
-        let actor = self.actors.entry(id).or_insert_with(Actor::unknown);
-        if actor.is_dead() {
-            // Somebody it was passed to killed it first.
-            let state = actor.state();
-            return self.send(creator, FromNode::ActorChanged { actor: id, state });
-        }
-        if actor.spec.is_some() {
+    pub(super) fn actor_placed(&mut self, now: Time, id: ActorId, incarnation: u32, restartable: bool, spec: Box<ActorSpec>) {
+        if self.hosted.get(&id).is_some_and(|hosted| hosted.incarnation >= incarnation) {
             return;
         }
-        actor.class_name = spec.class_name.clone();
-        actor.restarts_left = spec.max_restarts;
-        actor.spec = Some(spec);
-        actor.subscribers.insert(creator);
-        if let Some(text) = text {
-            if self.config.infeasible_is_error {
-                return self.actor_ends(id, "unschedulable", &text, "");
-            }
-            self.send(creator, FromNode::Notice { text });
-        }
+        self.hosted.insert(id, Hosted { spec, life: Life::Waiting, held: Resources::default(), gpus: vec![], incarnation, restartable });
         self.to_place.push_back(id);
         self.schedule(now);
     }
 
-    pub(super) fn actor_subscribe(&mut self, from: ProcId, id: ActorId) {
-        let state = match self.actors.get_mut(&id) {
-            Some(actor) => {
-                actor.subscribers.insert(from);
-                actor.state()
-            }
-            None if id.owner != from && !self.procs.contains_key(&id.owner) => {
-                let cause = actor_error("actor_died", id, "?", "the actor is unknown: its creator is gone, and so is the actor", "");
-                ActorState::Dead { cause }
-            }
-            // Its creator still resolves the constructor's arguments: remember who asked.
-            None => {
-                let mut blank = Actor::unknown();
-                blank.subscribers.insert(from);
-                self.actors.insert(id, blank);
-                ActorState::Pending {}
-            }
-        };
-        self.send(from, FromNode::ActorChanged { actor: id, state });
+    /// The head wants it back if it has not started.
+    pub(super) fn actor_unplace(&mut self, now: Time, id: ActorId, incarnation: u32) {
+        let waits = self.hosted.get(&id).is_some_and(|hosted| hosted.incarnation == incarnation && hosted.life == Life::Waiting);
+        if waits {
+            self.hosted.remove(&id);
+            self.to_place.retain(|other| *other != id);
+            self.to_head(NodeMessage::ActorUnplaced { actor: id, incarnation });
+            self.schedule(now);
+        }
     }
 
-    fn tell(&mut self, id: ActorId, state: ActorState) {
-        for to in self.actors[&id].subscribers.clone() {
-            self.send(to, FromNode::ActorChanged { actor: id, state: state.clone() });
+    pub(super) fn actor_kill(&mut self, now: Time, id: ActorId, incarnation: u32, reason: &str) {
+        let Some(hosted) = self.hosted.get(&id).filter(|hosted| hosted.incarnation == incarnation) else { return };
+        match hosted.process() {
+            Some(process) => self.kill(process, reason),
+            None => self.actor_unplace(now, id, incarnation),
+        }
+    }
+
+    pub(super) fn actor_finish(&mut self, now: Time, id: ActorId, incarnation: u32) {
+        let Some(hosted) = self.hosted.get(&id).filter(|hosted| hosted.incarnation == incarnation) else { return };
+        match hosted.process() {
+            Some(process) => self.send(process, FromNode::ActorFinish { actor: id }),
+            None => self.actor_unplace(now, id, incarnation),
         }
     }
 
@@ -180,34 +127,33 @@ impl Node {
     }
 
     fn try_place(&mut self, id: ActorId, idle: &mut usize) -> bool {
-        let Some(spec) = self.actors.get(&id).and_then(|actor| actor.spec.as_ref()) else { return true };
+        let Some(spec) = self.hosted.get(&id).map(|hosted| &hosted.spec) else { return true };
         if !spec.to_place.fits_in(&self.available) || !spec.held.fits_in(&self.available) {
             return false;
         }
-        let Some(worker) = self.idle_worker(&spec.env, ProcId::NODE) else { return false };
+        let Some(worker) = self.idle_worker(&spec.env, id.owner.job(), None) else { return false };
         let spec = spec.clone();
         let Some(gpus) = self.gpus.assign(spec.held.get("GPU")) else { return false };
         *idle -= 1;
         self.available.subtract(&spec.held);
         self.procs.get_mut(&worker).expect("an idle worker").role = Role::Actor(id);
-        let actor = self.actors.get_mut(&id).expect("looked up above");
-        actor.held = spec.held.clone();
-        actor.incarnation += 1;
-        actor.life = Life::Starting(worker);
+        let hosted = self.hosted.get_mut(&id).expect("looked up above");
+        hosted.held = spec.held.clone();
+        hosted.life = Life::Starting(worker);
         let gpu_ids = gpus.iter().map(|(device, _)| *device).collect();
-        actor.gpus = gpus;
-        let incarnation = actor.incarnation;
+        hosted.gpus = gpus;
+        let incarnation = hosted.incarnation;
         self.send(worker, FromNode::ActorStart { actor: id, incarnation, gpu_ids, spec });
         true
     }
 
-    /// Actors that would fit but for a worker, by environment.
-    pub(super) fn actors_without_worker(&self) -> BTreeMap<String, usize> {
+    /// Actors that would fit but for a worker, by job and environment.
+    pub(super) fn actors_without_worker(&self) -> BTreeMap<(u32, String), usize> {
         let mut counts = BTreeMap::new();
         for id in &self.to_place {
-            let Some(spec) = self.actors.get(id).and_then(|actor| actor.spec.as_ref()) else { continue };
+            let Some(spec) = self.hosted.get(id).map(|hosted| &hosted.spec) else { continue };
             if spec.to_place.fits_in(&self.available) {
-                let count = counts.entry(spec.env.clone()).or_insert(0);
+                let count = counts.entry((id.owner.job(), spec.env.clone())).or_insert(0);
                 *count = (*count + 1usize).min(64);
             }
         }
@@ -217,7 +163,7 @@ impl Node {
     /// Actors wait for whole processes; calls must not starve them of what they hold.
     pub(super) fn reserve_for_actors(&self, room: &mut Resources) {
         for id in &self.to_place {
-            if let Some(spec) = self.actors.get(id).and_then(|actor| actor.spec.as_ref()) {
+            if let Some(spec) = self.hosted.get(id).map(|hosted| &hosted.spec) {
                 if spec.held.fits_in(room) {
                     room.subtract(&spec.held);
                 }
@@ -226,41 +172,23 @@ impl Node {
     }
 
     pub(super) fn actor_up(&mut self, from: ProcId, id: ActorId) {
-        let Some(actor) = self.actors.get_mut(&id) else { return };
-        if actor.life == Life::Starting(from) {
-            actor.life = Life::Alive(from);
-            let state = actor.state();
-            self.tell(id, state);
+        let Some(hosted) = self.hosted.get_mut(&id) else { return };
+        if hosted.life == Life::Starting(from) {
+            hosted.life = Life::Alive(from);
+            let incarnation = hosted.incarnation;
+            self.to_head(NodeMessage::ActorUp { actor: id, incarnation, proc_id: from });
         }
     }
 
-    /// The constructor raised.
-    pub(super) fn actor_failed(&mut self, now: Time, from: ProcId, id: ActorId, error: Value) {
-        if from == id.owner && self.actors.get(&id).is_none_or(|actor| actor.spec.is_none()) {
-            return self.actor_never_was(id, error);
-        }
-        let Some(actor) = self.actors.get(&id) else { return };
-        if actor.life != Life::Starting(from) {
-            return;
-        }
-        let cause = match &error {
-            Value::Inline(bytes) => bytes.iter().map(|b| format!("{b:02x}")).collect::<String>(),
-            Value::Shm(_) => String::new(),
-        };
-        let text = format!("the actor {} died because its constructor raised an exception", actor.class_name);
+    /// The constructor raised. False: it is not this node's to construct.
+    pub(super) fn actor_failed(&mut self, now: Time, from: ProcId, id: ActorId, error: &Value) -> bool {
+        let Some(hosted) = self.hosted.get(&id).filter(|hosted| hosted.life == Life::Starting(from)) else { return false };
+        let incarnation = hosted.incarnation;
         self.release_actor(id, false);
-        self.actor_ends(id, "actor_init_failed", &text, &cause);
         self.leave(from, "the actor's constructor failed");
+        self.to_head(NodeMessage::ActorFailed { actor: id, incarnation, error: error.clone() });
         self.schedule(now);
-    }
-
-    /// Its creator could not create it: `error` is the last word.
-    fn actor_never_was(&mut self, id: ActorId, error: Value) {
-        let actor = self.actors.entry(id).or_insert_with(Actor::unknown);
-        if !actor.is_dead() {
-            actor.life = Life::Dead(error.clone());
-            self.tell(id, ActorState::Dead { cause: error });
-        }
+        true
     }
 
     fn leave(&mut self, worker: ProcId, reason: &str) {
@@ -272,154 +200,29 @@ impl Node {
     }
 
     fn release_actor(&mut self, id: ActorId, blocked: bool) {
-        let actor = self.actors.get_mut(&id).expect("a known actor");
-        let (held, gpus) = (std::mem::take(&mut actor.held), std::mem::take(&mut actor.gpus));
-        self.give_back(&held, blocked);
-        self.gpus.release(&gpus);
-    }
-
-    /// The last word on an actor.
-    fn actor_ends(&mut self, id: ActorId, code: &str, text: &str, cause_hex: &str) {
-        let actor = self.actors.get_mut(&id).expect("a known actor");
-        let mut message = text.to_owned();
-        if actor.deaths.len() > 1 {
-            message.push_str(&format!("\nit had died {} times:", actor.deaths.len()));
-            actor.deaths.iter().enumerate().for_each(|(n, line)| message.push_str(&format!("\n  {}. {line}", n + 1)));
-        }
-        let cause = actor_error(code, id, &actor.class_name, &message, cause_hex);
-        actor.life = Life::Dead(cause.clone());
-        actor.spec = None;
-        self.to_place.retain(|other| *other != id);
-        self.names.retain(|_, (other, _)| *other != id);
-        self.tell(id, ActorState::Dead { cause });
+        let hosted = self.hosted.remove(&id).expect("a known actor");
+        self.give_back(&hosted.held, blocked);
+        self.gpus.release(&hosted.gpus);
     }
 
     pub(super) fn actor_process_died(&mut self, id: ActorId, blocked: bool, evidence: &Evidence) {
+        let incarnation = self.hosted[&id].incarnation;
         self.release_actor(id, blocked);
-        let actor = self.actors.get_mut(&id).expect("a known actor");
-        let how = describe(evidence);
-        actor.deaths.push(how.lines().next().unwrap_or_default().to_owned());
-        let name = actor.class_name.clone();
-        match (&actor.ending, actor.restarts_left) {
-            (Some(why), _) => {
-                let text = format!("the actor {name} is dead: {why}");
-                let unreferenced = actor.unreferenced;
-                self.actor_ends(id, "actor_died", &text, "");
-                if unreferenced {
-                    self.actors.remove(&id);
-                }
-            }
-            (None, 0) => {
-                let text = format!("the actor {name} is dead: {how}");
-                // Compat: not an ActorDiedError.
-                let code = if evidence.memory_kill == (MemoryKill::No {}) { "actor_died" } else { "out_of_memory" };
-                self.actor_ends(id, code, &text, "");
-            }
-            (None, left) => {
-                actor.restarts_left -= i32::from(left > 0);
-                actor.life = Life::Waiting;
-                let cause = actor_error("actor_unavailable", id, &name, &format!("the actor {name} died during the call and is being restarted: {how}"), "");
-                self.to_place.push_back(id);
-                self.tell(id, ActorState::Restarting { cause });
-            }
-        }
-    }
-
-    pub(super) fn actor_kill(&mut self, now: Time, id: ActorId, no_restart: bool) {
-        let Some(actor) = self.actors.get_mut(&id) else { return };
-        let why = "it was killed by ray.kill";
-        if no_restart {
-            actor.ending = Some(why.into());
-        }
-        match actor.process() {
-            Some(process) => self.kill(process, why),
-            None if no_restart && !matches!(actor.life, Life::Dead(_)) => {
-                let text = format!("the actor {} is dead: {why}", actor.class_name);
-                self.actor_ends(id, "actor_died", &text, "");
-                self.schedule(now);
-            }
-            None => {}
-        }
-    }
-
-    /// Nobody can call it any more; its calls are done, since each held a handle.
-    pub(super) fn actor_out_of_scope(&mut self, now: Time, id: ActorId) {
-        let Some(actor) = self.actors.get_mut(&id) else { return };
-        let why = "every handle to it went out of scope";
-        actor.ending.get_or_insert_with(|| why.into());
-        actor.unreferenced = true;
-        match actor.life {
-            Life::Alive(process) | Life::Starting(process) => self.send(process, FromNode::ActorFinish { actor: id }),
-            Life::Waiting => {
-                self.actor_ends(id, "actor_died", why, "");
-                self.actors.remove(&id);
-                self.schedule(now);
-            }
-            Life::Dead(_) => {
-                self.actors.remove(&id);
-            }
-        }
-    }
-
-    /// The actor ends itself (exit_actor): its exit is no failure.
-    pub(super) fn actor_leaving(&mut self, id: ActorId, reason: String) {
-        if let Some(actor) = self.actors.get_mut(&id) {
-            actor.ending = Some(reason);
-        }
-    }
-
-    pub(super) fn owner_of_actors_died(&mut self, now: Time, owner: ProcId) {
-        let orphans: Vec<ActorId> =
-            self.actors.iter().filter(|(id, a)| id.owner == owner && !a.spec.as_ref().is_some_and(|s| s.detached)).map(|(id, _)| *id).collect();
-        for id in orphans {
-            let actor = self.actors.get_mut(&id).expect("listed");
-            let why = "its owner, the process that created it, has died";
-            actor.ending = Some(why.into());
-            match actor.process() {
-                Some(process) => self.kill(process, why),
-                None if actor.life == Life::Waiting => {
-                    let text = format!("the actor {} is dead: {why}", actor.class_name);
-                    self.actor_ends(id, "actor_died", &text, "");
-                }
-                None => {}
-            }
-        }
-        self.schedule(now);
-    }
-
-    pub(super) fn name_take(&mut self, from: ProcId, token: u64, key: (String, String), value: (ActorId, Blob)) {
-        let existing = self.names.get(&key).cloned();
-        if existing.is_none() {
-            self.names.insert(key, value);
-        }
-        self.send(from, FromNode::NameTaken { token, existing });
-    }
-
-    pub(super) fn name_find(&mut self, from: ProcId, token: u64, key: (String, String)) {
-        let existing = self.names.get(&key).cloned();
-        self.send(from, FromNode::NameFound { token, existing });
-    }
-
-    pub(super) fn name_list(&mut self, from: ProcId, token: u64, all: bool, namespace: &str) {
-        let names = self.names.keys().filter(|(ns, _)| all || ns == namespace).cloned().collect();
-        self.send(from, FromNode::Names { token, names });
+        self.to_head(NodeMessage::ActorEnded { actor: id, incarnation, evidence: evidence.clone() });
     }
 
     pub(super) fn check_actors(&self) {
-        for (id, actor) in &self.actors {
-            if let Some(process) = actor.process() {
-                let role = self.procs.get(&process).map(|p| p.role);
-                assert_eq!(role, Some(Role::Actor(*id)), "the process of {id:?} knows it");
+        for (id, hosted) in &self.hosted {
+            match hosted.process() {
+                Some(process) => {
+                    let role = self.procs.get(&process).map(|p| p.role);
+                    assert_eq!(role, Some(Role::Actor(*id)), "the process of {id:?} knows it");
+                }
+                None => assert!(self.to_place.contains(id), "{id:?} waits in no line"),
             }
         }
-        let placed: BTreeSet<_> = self.actors.values().filter_map(Actor::process).collect();
+        let placed: BTreeSet<_> = self.hosted.values().filter_map(Hosted::process).collect();
         let roles = self.procs.values().filter(|p| matches!(p.role, Role::Actor(_))).count();
         assert_eq!(placed.len(), roles, "one process per living actor");
     }
-}
-
-fn actor_error(code: &str, id: ActorId, class_name: &str, message: &str, cause_hex: &str) -> Value {
-    let hex: String = id.actor_bytes().iter().map(|b| format!("{b:02x}")).collect();
-    let fields = [("actor_id", hex.as_str()), ("class_name", class_name), ("message", message), ("cause", cause_hex)];
-    system_error(code, &fields)
 }

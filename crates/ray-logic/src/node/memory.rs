@@ -134,7 +134,7 @@ impl Node {
         let (memory, retriable, what) = match proc.role {
             Role::Leased(lease) => (self.leases[&lease].shape.get("memory"), true, "a task".to_owned()),
             Role::Actor(actor) => {
-                let actor = &self.actors[&actor];
+                let actor = &self.hosted[&actor];
                 (actor.held().get("memory"), actor.may_restart(), format!("actor {}", actor.class_name()))
             }
             Role::Idle { .. } | Role::Leaving => (0, false, "idle".to_owned()),
@@ -218,7 +218,7 @@ impl Node {
             sample.basis,
             list(candidates)
         );
-        self.send(self.driver, FromNode::Notice { text });
+        self.notify(&text);
     }
 
     /// A process ended: what its watchers are told about the reason.

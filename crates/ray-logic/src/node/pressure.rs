@@ -8,6 +8,7 @@
 //! 1. The first parked request does not fit, and there is somebody or a time that it waits for.
 //! 2. The bytes of all segments are at most the quota.
 
+use super::copies::CopyWant;
 use super::{Node, NodeCommand};
 use crate::Time;
 use ray_proto::msg::FromNode;
@@ -45,6 +46,8 @@ struct Parked {
     dry: BTreeSet<ProcId>,
     /// The disk refused: nothing is tried before this.
     again_at: Option<Time>,
+    /// It is for a copy of an object of another node.
+    copy: Option<CopyWant>,
 }
 
 impl Parked {
@@ -89,14 +92,23 @@ pub(super) struct Pressure {
 impl Node {
     /// Memory is wanted: `sizes` from the best to the least that would do.
     pub(super) fn extent_wanted(&mut self, now: Time, from: ProcId, token: u64, sizes: Vec<u64>) {
-        if sizes.is_empty() {
-            return;
+        if !sizes.is_empty() {
+            self.memory_wanted(now, from, token, sizes, None);
         }
+    }
+
+    /// The same for a copy of an object of another node.
+    pub(super) fn memory_for_copy(&mut self, now: Time, from: ProcId, token: u64, copy: CopyWant, size: u64) {
+        self.memory_wanted(now, from, token, vec![size], Some(copy));
+    }
+
+    fn memory_wanted(&mut self, now: Time, from: ProcId, token: u64, sizes: Vec<u64>, copy: Option<CopyWant>) {
         self.pressure.ticket += 1;
-        let want = Parked { from, token, sizes, since: now, ticket: self.pressure.ticket, dry: BTreeSet::new(), again_at: None };
+        let want = Parked { from, token, sizes, since: now, ticket: self.pressure.ticket, dry: BTreeSet::new(), again_at: None, copy };
         if self.config.spill.is_none() {
+            self.evict_copies(want.least());
             return match self.fitting(&want) {
-                Some(size) => self.grant_memory(from, token, size),
+                Some(size) => self.give_memory(now, want, size),
                 None => self.refuse(&want),
             };
         }
@@ -104,14 +116,29 @@ impl Node {
         self.make_room(now);
     }
 
+    pub(super) fn room(&self) -> u64 {
+        self.config.store_bytes - self.store_used
+    }
+
     fn fitting(&self, want: &Parked) -> Option<u64> {
-        let room = self.config.store_bytes - self.store_used;
-        want.sizes.iter().copied().find(|size| *size <= room)
+        want.sizes.iter().copied().find(|size| *size <= self.room())
+    }
+
+    fn give_memory(&mut self, now: Time, want: Parked, size: u64) {
+        match want.copy {
+            None => self.grant_memory(want.from, want.token, size),
+            Some(copy) => self.copy_granted(now, want.from, want.token, copy, size),
+        }
     }
 
     /// Grant what fits, ask for what does not, give up what nobody can help.
     pub(super) fn make_room(&mut self, now: Time) {
         while let Some(first) = self.pressure.parked.front() {
+            let least = first.least();
+            if self.room() < least {
+                self.evict_copies(least);
+            }
+            let first = self.pressure.parked.front().expect("looked at above");
             let fitting = self.fitting(first);
             let hopeless = first.least() > self.config.store_bytes;
             if fitting.is_none() && first.again_at.is_some_and(|at| now < at) {
@@ -125,7 +152,8 @@ impl Node {
             }
             let want = self.pressure.parked.pop_front().expect("looked at above");
             match fitting {
-                Some(size) => self.grant_memory(want.from, want.token, size),
+                Some(size) => self.give_memory(now, want, size),
+                None if want.copy.is_some() => self.refuse(&want),
                 None => self.place_on_disk(now, want),
             }
         }
@@ -186,7 +214,8 @@ impl Node {
     /// It has room in its own extents: it need not wait for another one.
     fn retry_wants_of(&mut self, from: ProcId) {
         self.grant_what_fits();
-        let (own, others): (VecDeque<Parked>, VecDeque<Parked>) = std::mem::take(&mut self.pressure.parked).into_iter().partition(|want| want.from == from);
+        let (own, others): (VecDeque<Parked>, VecDeque<Parked>) =
+            std::mem::take(&mut self.pressure.parked).into_iter().partition(|want| want.from == from && want.copy.is_none());
         self.pressure.parked = others;
         own.into_iter().for_each(|want| self.send(from, FromNode::ExtentRetry { token: want.token }));
     }
@@ -194,7 +223,7 @@ impl Node {
     fn grant_what_fits(&mut self) {
         while let Some(size) = self.pressure.parked.front().and_then(|first| self.fitting(first)) {
             let want = self.pressure.parked.pop_front().expect("looked at above");
-            self.grant_memory(want.from, want.token, size);
+            self.give_memory(self.now, want, size);
         }
     }
 
@@ -258,7 +287,7 @@ impl Node {
         self.pressure.tell_at = 2 * used;
         let place = self.config.spill.as_ref().map_or("", |spill| spill.place.as_str());
         let text = format!("{} of objects are on disk in {place}: they don't fit into the object store.\nhint: drop references that are not needed any more, or start with a larger ray.init(object_store_memory=...)", super::store::mib(used));
-        self.send(self.driver, FromNode::Notice { text });
+        self.notify(&text);
     }
 
     /// The shell could not.
@@ -299,7 +328,11 @@ impl Node {
     fn refuse(&mut self, want: &Parked) {
         let disk = self.config.spill.is_some() && self.pressure.refusal.as_ref().is_some_and(|refusal| refusal.broken);
         let text = self.explain_full(want.least(), disk);
-        self.send(want.from, FromNode::StoreFull { token: want.token, text, disk });
+        let answer = match want.copy {
+            None => FromNode::StoreFull { token: want.token, text, disk },
+            Some(_) => FromNode::PullFailed { token: want.token, lost: false, text },
+        };
+        self.send(want.from, answer);
     }
 
     /// Why nothing went to disk, and what would help.
@@ -370,14 +403,14 @@ mod tests {
             memory: crate::node::MemoryRules::default(),
             total: Resources::from_f64([("CPU", 1.0)]),
             store_bytes: 8 * MIB,
-            job_env: String::new(),
+            job: Some(crate::node::tests::job()),
             warm_workers: 0,
             idle_worker: 1_000_000,
             infeasible_is_error: false,
             spill: Some(SpillConfig { place: "/disk".into(), quota, batch: MIB }),
         };
-        let mut node = Node::new(config);
-        let driver = node.driver_connected(1, 1, 4);
+        let mut node = Node::alone(config);
+        let driver = node.driver_connected(1, 4);
         commands(&mut node);
         (node, driver)
     }

@@ -3,7 +3,8 @@
 use super::{Node, NodeCommand};
 use crate::evidence::describe;
 use crate::Time;
-use ray_proto::msg::{Evidence, FromNode, MemoryKill};
+use ray_proto::cluster::NodeMessage;
+use ray_proto::msg::{Evidence, FromNode, ToNode};
 use ray_proto::{ActorId, LeaseId, ProcId, UNIT};
 use std::collections::BTreeSet;
 
@@ -51,16 +52,42 @@ impl Proc {
 }
 
 impl Node {
-    /// The driver is there: it has the first id, and the warm workers start.
-    pub fn driver_connected(&mut self, job: u32, pid: u32, max_links: u32) -> ProcId {
-        let id = self.new_proc(job, Role::Driver, pid, String::new());
-        self.driver = id;
-        self.procs.get_mut(&id).expect("made above").links_left = max_links;
-        for _ in 0..self.config.warm_workers {
-            let env = self.config.job_env.clone();
-            self.fork(env);
+    /// The one driver of a node of its own is there.
+    pub fn driver_connected(&mut self, pid: u32, max_links: u32) -> ProcId {
+        let guest = self.new_proc(0, Role::Observer, pid, String::new());
+        self.procs.get_mut(&guest).expect("made above").links_left = max_links;
+        let (now, spec) = (self.now, self.config.job.clone().unwrap_or_default());
+        let driver = self.head.as_mut().map_or(guest, |head| head.start_job(now, guest, spec));
+        self.driver = driver;
+        self.settle(now);
+        driver
+    }
+
+    /// Who came through the door is a driver: the head gives it a job.
+    pub(super) fn driver_knocked(&mut self, from: ProcId, max_links: u32, message: ToNode) {
+        if let Some(proc) = self.procs.get_mut(&from).filter(|proc| proc.role == Role::Observer) {
+            proc.links_left = max_links;
+            self.ask_head(from, message);
         }
-        id
+    }
+
+    /// The head did: it is a process of its job from now on, and workers start for it.
+    pub(super) fn driver_accepted(&mut self, _now: Time, driver: ProcId) {
+        let guest = ProcId::new(0, driver.node(), (driver.0 & 0xff_ffff) as u32);
+        let Some(mut proc) = self.procs.remove(&guest) else {
+            let evidence = left("it had left before it was told its name");
+            return self.to_head(NodeMessage::OwnerGone { proc_id: driver, evidence });
+        };
+        proc.role = Role::Driver;
+        self.procs.insert(driver, proc);
+        self.out.push(NodeCommand::Adopt { guest, driver });
+        if !self.is_alone() {
+            self.tell_capacity_to(driver);
+        }
+        let env = self.job(driver.job()).map(|info| info.spec.env.clone()).unwrap_or_default();
+        for _ in 0..self.config.warm_workers {
+            self.fork(driver.job(), env.clone());
+        }
     }
 
     /// Somebody came through the door; its first message says who it is.
@@ -69,9 +96,17 @@ impl Node {
     }
 
     pub fn observer_left(&mut self, now: Time, proc_id: ProcId) {
-        if self.procs.get(&proc_id).is_some_and(|proc| proc.role == Role::Observer) {
-            self.procs.remove(&proc_id);
-            self.forget_owner(now, proc_id);
+        self.now = now;
+        match self.procs.get(&proc_id).map(|proc| (proc.role, proc.pid)) {
+            Some((Role::Observer, _)) => {
+                self.procs.remove(&proc_id);
+                self.forget_owner(now, proc_id);
+            }
+            Some((Role::Driver, pid)) => {
+                let evidence = Evidence { pid, ..left("it left its cluster") };
+                self.proc_exited(now, proc_id, evidence);
+            }
+            _ => {}
         }
     }
 
@@ -82,8 +117,11 @@ impl Node {
         id
     }
 
-    pub(super) fn fork(&mut self, env: String) {
-        let job = self.driver.job();
+    pub(super) fn fork(&mut self, job: u32, env: String) {
+        // What its workers are started with is on its way.
+        if !self.peers.jobs.contains_key(&job) {
+            return;
+        }
         let proc_id = self.new_proc(job, Role::Starting, 0, env.clone());
         self.out.push(NodeCommand::Fork { proc_id, env });
     }
@@ -96,22 +134,25 @@ impl Node {
             proc.role = Role::Idle { since: now, asked: false };
             self.fork_trouble.clear();
             self.failed_starts = 0;
+            if !self.is_alone() {
+                self.tell_capacity_to(from);
+            }
             self.schedule(now);
         }
     }
 
-    pub(super) fn starting(&self, env: &str) -> usize {
-        self.procs.values().filter(|p| p.role == Role::Starting && p.env == env).count()
+    pub(super) fn starting(&self, job: u32, env: &str) -> usize {
+        self.procs.iter().filter(|(id, p)| p.role == Role::Starting && id.job() == job && p.env == env).count()
     }
 
     pub(super) fn idle_workers(&self) -> usize {
         self.procs.values().filter(|p| matches!(p.role, Role::Idle { asked: false, .. })).count()
     }
 
-    /// The idle worker that rested least: its caches are warmest. Nobody leases itself.
-    pub(super) fn idle_worker(&self, env: &str, asker: ProcId) -> Option<ProcId> {
+    /// The idle worker of a job that rested least: its caches are warmest. `but`: nobody leases itself.
+    pub(super) fn idle_worker(&self, env: &str, job: u32, but: Option<ProcId>) -> Option<ProcId> {
         let idle = |(id, p): (&ProcId, &Proc)| match p.role {
-            Role::Idle { since, asked: false } if p.env == env && *id != asker => Some((since, *id)),
+            Role::Idle { since, asked: false } if p.env == env && id.job() == job && Some(*id) != but => Some((since, *id)),
             _ => None,
         };
         self.procs.iter().filter_map(idle).max().map(|(_, id)| id)
@@ -122,18 +163,7 @@ impl Node {
             proc.watchers.insert(from);
             return;
         }
-        let unknown = Evidence {
-            pid: 0,
-            signal: 0,
-            exit_code: 0,
-            ended_by_us: "it is not a process of this session, or it ended too long ago to tell how".into(),
-            oom_kill: false,
-            memory_kill: MemoryKill::No {},
-            peak_rss_kib: 0,
-            stderr_tail: String::new(),
-            last_started: None,
-            node_lost: false,
-        };
+        let unknown = left("it is not a process of this session, or it ended too long ago to tell how");
         let evidence = self.graves.get(&proc_id).cloned().unwrap_or(unknown);
         self.send(from, FromNode::ProcDied { proc_id, evidence });
     }
@@ -141,7 +171,7 @@ impl Node {
     pub(super) fn connect(&mut self, a: ProcId, b: ProcId) {
         let has_room = |id: &ProcId| self.procs.get(id).is_some_and(|proc| proc.is_connected() && proc.links_left > 0);
         let key = (a.min(b), a.max(b));
-        if a != b && has_room(&a) && has_room(&b) && self.links.insert(key) {
+        if a.node() == b.node() && a != b && has_room(&a) && has_room(&b) && self.links.insert(key) {
             for end in [a, b] {
                 self.procs.get_mut(&end).expect("has room").links_left -= 1;
             }
@@ -178,21 +208,19 @@ impl Node {
         if self.fork_trouble_told.is_none_or(|told| now >= told + FORK_TROUBLE_AGAIN) {
             self.fork_trouble_told = Some(now);
             let text = format!("a worker process could not be started, and what needs it waits: {why}");
-            self.send(self.driver, FromNode::Notice { text });
+            self.notify(&text);
         }
     }
 
     /// A process is gone and everything it had sent was handled.
     pub fn proc_exited(&mut self, now: Time, proc_id: ProcId, evidence: Evidence) {
+        self.now = now;
         let Some(proc) = self.procs.remove(&proc_id) else { return };
-        if proc.role == Role::Driver {
+        if proc.role == Role::Driver && self.config.job.is_some() {
             return self.out.push(NodeCommand::Shutdown);
         }
         let evidence = self.with_memory_verdict(proc_id, evidence);
-        if self.graves.len() >= GRAVES {
-            self.graves.pop_first();
-        }
-        self.graves.insert(proc_id, evidence.clone());
+        self.remember_death(proc_id, &evidence);
         // Its descriptors are free now.
         self.forks_paused_until = None;
         if proc.role == Role::Starting {
@@ -217,19 +245,28 @@ impl Node {
         self.forget_owner(now, proc_id);
         self.forget_pressure_of(proc_id);
         self.creator_died(proc_id);
+        self.forget_copies_of(now, proc_id);
+        self.tell_peers_of_death(proc_id, &evidence);
         self.make_room(now);
         self.schedule(now);
     }
 
-    /// What a dead owner had asked for: its requests, the workers that run for it, its actors.
-    fn forget_owner(&mut self, now: Time, owner: ProcId) {
+    pub(super) fn remember_death(&mut self, proc_id: ProcId, evidence: &Evidence) {
+        if self.graves.len() >= GRAVES {
+            self.graves.pop_first();
+        }
+        self.graves.insert(proc_id, evidence.clone());
+    }
+
+    /// What a dead owner had asked for: its requests, and the workers that run for it.
+    pub(super) fn forget_owner(&mut self, now: Time, owner: ProcId) {
         self.wants.retain(|(who, _), _| *who != owner);
         self.order.retain(|_, (who, _)| *who != owner);
         let workers: Vec<ProcId> = self.leases.values().filter(|l| l.owner == owner).map(|l| l.worker).collect();
         for worker in workers {
             self.kill(worker, "the process whose call it ran has died");
         }
-        self.owner_of_actors_died(now, owner);
+        self.schedule(now);
     }
 
     pub(super) fn kill(&mut self, proc_id: ProcId, reason: &str) {
@@ -306,4 +343,9 @@ impl Node {
         let busy = |p: &Proc| matches!(p.role, Role::Leased(_) | Role::Actor(_));
         self.procs.iter().filter(|(_, p)| busy(p)).map(|(id, p)| (*id, p.pid)).collect()
     }
+}
+
+/// A process that was not ours to reap.
+fn left(how: &str) -> Evidence {
+    Evidence { node_lost: false, ..Evidence::of_lost_node(how) }
 }

@@ -3,10 +3,23 @@
 use super::procs::Role;
 use super::Node;
 use crate::evidence::describe;
+use crate::Time;
+use ray_proto::msg::{FromNode, ToNode};
 use ray_proto::report::{Fact, Subject};
 use ray_proto::{ActorId, ClassId, ProcId, Resources};
 
 impl Node {
+    /// Answers a question of a process of ours. `stopped`: processes in state T, as the shell sees it.
+    pub fn asked(&mut self, now: Time, from: ProcId, token: u64, subject: &Subject, stopped: &[ProcId]) {
+        self.now = now;
+        self.settle(now);
+        if matches!(subject, Subject::Actor { actor } if !self.is_head() && !self.hosted.contains_key(actor)) {
+            return self.ask_head(from, ToNode::Ask { token, subject: subject.clone() });
+        }
+        let facts = self.report(subject, stopped);
+        self.send(from, FromNode::Told { token, facts });
+    }
+
     /// `stopped`: processes in state T, as the shell sees it.
     pub fn report(&self, subject: &Subject, stopped: &[ProcId]) -> Vec<Fact> {
         match subject {
@@ -28,7 +41,7 @@ impl Node {
             Role::Starting => ("starting", Resources::default()),
             Role::Idle { .. } => ("idle", Resources::default()),
             Role::Leased(lease) => ("leased", self.leases.get(&lease).map(|lease| lease.shape.clone()).unwrap_or_default()),
-            Role::Actor(actor) => ("actor", self.actors.get(&actor).map(|actor| actor.held().clone()).unwrap_or_default()),
+            Role::Actor(actor) => ("actor", self.hosted.get(&actor).map(|actor| actor.held().clone()).unwrap_or_default()),
             Role::Leaving => ("leaving", Resources::default()),
         };
         Fact::Process { proc_id, pid: proc.pid, role: role.into(), held, blocked: proc.blocked, stopped: stopped.contains(&proc_id) }
@@ -36,27 +49,26 @@ impl Node {
 
     /// Its life; while it waits for its place also what it needs and who holds it.
     fn report_actor(&self, id: ActorId, stopped: &[ProcId]) -> Vec<Fact> {
-        let Some(actor) = self.actors.get(&id) else { return vec![Fact::Unknown {}] };
-        let mut facts = vec![actor.report()];
-        if let Some(spec) = actor.waiting_spec() {
-            let shape = if spec.to_place.fits_in(&self.available) { &spec.held } else { &spec.to_place };
-            facts.extend(self.report_request(shape, &spec.env, stopped));
-        }
+        let life = self.head.as_ref().map_or(Fact::Unknown {}, |head| head.report_actor(id));
+        let Some(hosted) = self.hosted.get(&id) else { return vec![life] };
+        let Some(spec) = hosted.waiting_spec() else { return vec![hosted.located(life)] };
+        let shape = if spec.to_place.fits_in(&self.available) { &spec.held } else { &spec.to_place };
+        let mut facts = vec![waits(life)];
+        facts.extend(self.report_request(shape, (id.owner.job(), &spec.env), None, stopped));
         facts
     }
 
     /// What the class needs, what there is, and every process that holds some of it.
     fn report_class(&self, owner: ProcId, class: ClassId, stopped: &[ProcId]) -> Vec<Fact> {
         let Some(want) = self.wants.get(&(owner, class)) else { return vec![Fact::Unknown {}] };
-        self.report_request(want.shape(), want.env(), stopped)
+        let infeasible = self.why_infeasible(owner, class).map(|(text, _)| text);
+        self.report_request(want.shape(), (owner.job(), want.env()), infeasible, stopped)
     }
 
-    fn report_request(&self, shape: &Resources, env: &str, stopped: &[ProcId]) -> Vec<Fact> {
-        let infeasible = match shape.fits_in(&self.config.total) {
-            true => String::new(),
-            false => super::sched::explain_infeasible(shape, &self.config.total),
-        };
-        let starting_workers = self.starting(env) as u32;
+    fn report_request(&self, shape: &Resources, (job, env): (u32, &str), infeasible: Option<String>, stopped: &[ProcId]) -> Vec<Fact> {
+        let here = || (self.is_alone() && !shape.fits_in(&self.config.total)).then(|| super::sched::explain_infeasible(shape, &self.config.total));
+        let infeasible = infeasible.or_else(here).unwrap_or_default();
+        let starting_workers = self.starting(job, env) as u32;
         let trouble = self.fork_trouble.clone();
         let asked = |of: &Resources| Resources(shape.0.keys().map(|name| (name.clone(), of.get(name))).collect());
         let (total, available) = (asked(&self.config.total), asked(&self.available));
@@ -65,5 +77,15 @@ impl Node {
         let holds = |fact: &Fact| matches!(fact, Fact::Process { held, .. } if shape.0.keys().any(|name| held.get(name) > 0));
         let holders = self.procs.keys().filter(|_| !fits).map(|id| self.report_process(*id, stopped)).filter(holds);
         [Fact::Wants { shape: shape.clone(), infeasible }, room].into_iter().chain(holders).collect()
+    }
+}
+
+/// Placed here, and without its resources yet: that is what it waits for.
+fn waits(fact: Fact) -> Fact {
+    match fact {
+        Fact::Actor { class_name, process, held, to_place, deaths, cause, .. } => {
+            Fact::Actor { class_name, life: "waiting".into(), process, held, to_place, deaths, cause }
+        }
+        other => other,
     }
 }

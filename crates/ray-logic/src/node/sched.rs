@@ -4,18 +4,23 @@ use super::procs::Role;
 use super::Node;
 use crate::Time;
 use ray_proto::msg::FromNode;
-use ray_proto::{ClassId, LeaseId, ProcId, Resources, Strategy, UNIT};
+use ray_proto::{ClassId, LeaseId, NodeIndex, ProcId, Resources, Strategy, UNIT};
+use std::collections::BTreeMap;
 
 #[derive(Debug)]
 pub(super) struct Want {
     shape: Resources,
     env: String,
     strategy: Strategy,
-    /// Leases given so far.
+    /// Leases given so far, by whomever.
     granted: u64,
+    /// Of these, by this node.
+    here: u64,
     want: u32,
     order: u64,
-    told_infeasible: bool,
+    pub(super) told_infeasible: bool,
+    /// Other nodes that were asked for some of them.
+    pub(super) delegates: BTreeMap<NodeIndex, super::delegation::Delegate>,
 }
 
 impl Want {
@@ -25,6 +30,28 @@ impl Want {
 
     pub(super) fn env(&self) -> &str {
         &self.env
+    }
+
+    pub(super) fn strategy(&self) -> &Strategy {
+        &self.strategy
+    }
+
+    pub(super) fn wanted(&self) -> u32 {
+        self.want
+    }
+
+    pub(super) fn granted_here(&self) -> u64 {
+        self.here
+    }
+
+    /// What this node is to give: the rest is asked of others.
+    pub(super) fn local(&self) -> u32 {
+        self.want - self.delegates.values().map(super::delegation::Delegate::asked).sum::<u32>()
+    }
+
+    pub(super) fn count_grant(&mut self) {
+        self.granted += 1;
+        self.want = self.want.saturating_sub(1);
     }
 }
 
@@ -70,25 +97,22 @@ impl Gpus {
 
 impl Node {
     pub(super) fn class_defined(&mut self, owner: ProcId, class: ClassId, shape: Resources, env: String, strategy: Strategy) {
-        self.wants.insert((owner, class), Want { shape, env, strategy, granted: 0, want: 0, order: 0, told_infeasible: false });
+        self.wants
+            .insert((owner, class), Want { shape, env, strategy, granted: 0, here: 0, want: 0, order: 0, told_infeasible: false, delegates: BTreeMap::new() });
     }
 
     pub(super) fn leases_wanted(&mut self, now: Time, owner: ProcId, class: ClassId, seen: u64, want: u32) {
         let Some(record) = self.wants.get_mut(&(owner, class)) else { return };
         // Grants the owner had not seen when it wrote answer part of its wish.
         record.want = want.saturating_sub((record.granted - seen) as u32);
-        if record.want > 0 && !record.shape.fits_in(&self.config.total) && !record.told_infeasible {
-            record.told_infeasible = true;
-            let text = explain_infeasible(&record.shape, &self.config.total);
-            let fatal = self.config.infeasible_is_error;
-            self.send(owner, FromNode::Infeasible { class, text, fatal });
-        }
+        self.tell_infeasible(owner, class);
         self.queue_want(owner, class);
+        self.delegate(owner, class);
         self.schedule(now);
     }
 
     /// To the end of the line, if it wants anything.
-    fn queue_want(&mut self, owner: ProcId, class: ClassId) {
+    pub(super) fn queue_want(&mut self, owner: ProcId, class: ClassId) {
         let order = self.next_order;
         let Some(record) = self.wants.get_mut(&(owner, class)) else { return };
         self.order.remove(&record.order);
@@ -103,28 +127,33 @@ impl Node {
     /// Grant what fits, in order; fork workers for what would fit if there were any.
     pub(super) fn schedule(&mut self, now: Time) {
         self.place_actors(now);
+        self.delegate_all();
         let mut room = self.available.clone();
         self.reserve_for_actors(&mut room);
-        let mut missing: std::collections::BTreeMap<String, usize> = self.actors_without_worker();
-        for (_, (owner, class)) in self.order.clone() {
+        let mut missing: BTreeMap<(u32, String), usize> = self.actors_without_worker();
+        for (owner, class) in self.line() {
             loop {
                 let want = &self.wants[&(owner, class)];
-                if want.want == 0 || !want.shape.fits_in(&room) {
+                if want.local() == 0 || !want.shape.fits_in(&room) {
                     break;
                 }
-                let (shape, env) = (want.shape.clone(), want.env.clone());
-                if missing.get(&env).copied().unwrap_or(0) == 0 && self.idle_worker(&env, owner).is_some() {
+                let (shape, key) = (want.shape.clone(), (owner.job(), want.env.clone()));
+                if missing.get(&key).copied().unwrap_or(0) == 0 && self.idle_worker(&key.1, key.0, Some(owner)).is_some() {
                     if !self.grant(now, owner, class) {
                         break;
                     }
                     room.subtract(&shape);
+                    if self.has_rivals() {
+                        // Somebody of another job may have less.
+                        return self.schedule(now);
+                    }
                     continue;
                 }
                 // Count every further lease that fits: each needs a worker of its own.
-                let mut left = want.want as usize;
-                while left > 0 && shape.fits_in(&room) && missing.get(&env).copied().unwrap_or(0) < MAX_STARTING {
+                let mut left = want.local() as usize;
+                while left > 0 && shape.fits_in(&room) && missing.get(&key).copied().unwrap_or(0) < MAX_STARTING {
                     room.subtract(&shape);
-                    *missing.entry(env.clone()).or_insert(0) += 1;
+                    *missing.entry(key.clone()).or_insert(0) += 1;
                     left -= 1;
                 }
                 break;
@@ -133,17 +162,46 @@ impl Node {
         if self.forks_paused_until.is_some() {
             return;
         }
-        for (env, count) in missing {
-            for _ in self.starting(&env)..count {
-                self.fork(env.clone());
+        for ((job, env), count) in missing {
+            for _ in self.starting(job, &env)..count {
+                self.fork(job, env.clone());
             }
         }
+    }
+
+    /// The plans of all wants, since what they were made from has changed.
+    fn delegate_all(&mut self) {
+        if !self.is_alone() {
+            let wants: Vec<(ProcId, ClassId)> = self.order.values().copied().collect();
+            wants.into_iter().for_each(|(owner, class)| self.delegate(owner, class));
+        }
+    }
+
+    /// Wants of several jobs wait.
+    fn has_rivals(&self) -> bool {
+        let mut jobs = self.order.values().map(|(owner, _)| owner.job());
+        let first = jobs.next();
+        jobs.any(|job| Some(job) != first)
+    }
+
+    /// Who is served next: the job that holds least for its weight, and within a job who has waited longest.
+    fn line(&self) -> Vec<(ProcId, ClassId)> {
+        let mut line: Vec<(ProcId, ClassId)> = self.order.values().copied().collect();
+        if self.has_rivals() {
+            let mut held: BTreeMap<u32, i64> = BTreeMap::new();
+            for lease in self.leases.values() {
+                *held.entry(lease.owner.job()).or_insert(0) += lease.shape.get("CPU").max(1);
+            }
+            let weight = |job: u32| self.job(job).map_or(100, |info| i64::from(info.spec.weight.max(1)));
+            line.sort_by_key(|(owner, _)| held.get(&owner.job()).copied().unwrap_or(0) * 100 / weight(owner.job()));
+        }
+        line
     }
 
     fn grant(&mut self, now: Time, owner: ProcId, class: ClassId) -> bool {
         let record = &self.wants[&(owner, class)];
         let (shape, env) = (record.shape.clone(), record.env.clone());
-        let Some(worker) = self.idle_worker(&env, owner) else { return false };
+        let Some(worker) = self.idle_worker(&env, owner.job(), Some(owner)) else { return false };
         let Some(gpus) = self.gpus.assign(shape.get("GPU")) else { return false };
         self.available.subtract(&shape);
         let lease = LeaseId::new(self.config.index, self.next_lease);
@@ -156,8 +214,8 @@ impl Node {
         self.watch_memory(now);
         self.worker_leased(now, worker);
         let record = self.wants.get_mut(&(owner, class)).expect("looked up above");
-        record.want -= 1;
-        record.granted += 1;
+        record.count_grant();
+        record.here += 1;
         self.connect(owner, worker);
         self.send(owner, FromNode::LeaseGrant { class, lease, worker, pid, gpu_ids });
         self.queue_want(owner, class);
@@ -203,7 +261,7 @@ impl Node {
         let Some(proc) = self.procs.get_mut(&worker) else { return };
         let held = match proc.role {
             Role::Leased(lease) => self.leases[&lease].shape.cpu_only(),
-            Role::Actor(actor) => self.actors[&actor].held().cpu_only(),
+            Role::Actor(actor) => self.hosted[&actor].held().cpu_only(),
             _ => return,
         };
         if std::mem::replace(&mut proc.blocked, blocked) == blocked {
@@ -226,7 +284,7 @@ impl Node {
                     assert_eq!(self.leases[&lease].worker, *id, "{lease:?} and its worker agree");
                     self.leases[&lease].shape.clone()
                 }
-                Role::Actor(actor) => self.actors[&actor].held().clone(),
+                Role::Actor(actor) => self.hosted[&actor].held().clone(),
                 _ => continue,
             };
             sum.add(&held);
@@ -242,6 +300,9 @@ impl Node {
         }
         self.check_actors();
         self.check_store();
+        self.check_delegation();
+        self.check_copies();
+        self.head.iter().for_each(|head| head.check_invariants());
     }
 }
 
@@ -249,7 +310,7 @@ impl Node {
 const MAX_STARTING: usize = 64;
 
 /// What was asked, what there is, and the closest fix.
-pub(super) fn explain_infeasible(shape: &Resources, total: &Resources) -> String {
+pub(crate) fn explain_infeasible(shape: &Resources, total: &Resources) -> String {
     let lacking = |(name, need): (&String, &i64)| {
         let have = total.get(name);
         (*need > have).then(|| format!("{name}: asked {}, the whole node has {}", *need as f64 / UNIT as f64, have as f64 / UNIT as f64))

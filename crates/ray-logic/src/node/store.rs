@@ -79,6 +79,8 @@ impl Node {
         let line = |(bytes, id): &(u64, ProcId)| {
             let who = match self.procs.get(id) {
                 Some(_) if *id == self.driver => "the driver".to_owned(),
+                Some(proc) if proc.role == super::procs::Role::Driver => format!("the driver with pid {}", proc.pid),
+                None if *id == ProcId::NODE => "copies of objects of other nodes".to_owned(),
                 Some(proc) => format!("worker pid {}", proc.pid),
                 None => "a worker that has ended".to_owned(),
             };
@@ -124,7 +126,7 @@ impl Node {
     }
 
     pub(super) fn range_published(&mut self, from: ProcId, range: ShmRange, owner: ProcId) {
-        let owner_gone = !self.procs.contains_key(&owner);
+        let owner_gone = self.is_gone(owner);
         let Some(extent) = self.extents.get_mut(&range.extent).filter(|e| e.creator == from) else { return };
         if extent.early.remove(&range.offset) {
             return self.send(from, FromNode::RangeFreed { range });

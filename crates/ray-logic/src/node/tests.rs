@@ -8,6 +8,11 @@ use ray_proto::{ActorId, Blob, ClassId, LeaseId, NodeIndex, ObjectId, ProcId, Re
 const MIB: u64 = 1 << 20;
 const LIMIT: u64 = 1000 * MIB;
 
+/// The job of a driver that says nothing of itself.
+pub(super) fn job() -> ray_proto::cluster::JobSpec {
+    ray_proto::cluster::JobSpec::default()
+}
+
 struct Bench {
     node: Node,
     driver: ProcId,
@@ -26,14 +31,14 @@ impl Bench {
             spill: None,
             total: resources(&[("CPU", 4.0), ("memory", 1e12)]),
             store_bytes: 0,
-            job_env: String::new(),
+            job: Some(job()),
             warm_workers: 0,
             idle_worker: 1_000_000,
             infeasible_is_error: false,
             memory,
         };
-        let mut bench = Bench { node: Node::new(config), driver: ProcId::NODE, now: 0, commands: vec![] };
-        bench.driver = bench.node.driver_connected(1, 1, 100);
+        let mut bench = Bench { node: Node::alone(config), driver: ProcId::NODE, now: 0, commands: vec![] };
+        bench.driver = bench.node.driver_connected(1, 100);
         bench
     }
 

@@ -1,0 +1,230 @@
+//! Pulls, spread over links: two to an address at most, one for small pulls and one for large ones.
+//!
+//! Bytes go through a buffer that stays in the core's cache and from there into the file with pwrite: of four ways this is the fastest, whether
+//! the destination's pages are there or not (figures in docs/design/011).
+
+use super::link::{Job, Link, Piece, State, IDLE_US};
+use super::{ConnectError, Connector, DoneList, Order, Orders, Pull, PullError, SOCKET_BUFFER};
+use ray_shm::memory::write_cold;
+use ray_shm::poll::Poll;
+use rustix::fs::{fcntl_getfl, fcntl_setfl, fstat, OFlags};
+use rustix::io::Errno;
+use rustix::net::{recv, sockopt, RecvFlags};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::Builder;
+
+/// Half of a second-level cache of today.
+const BUFFER: usize = 1 << 20;
+/// Reads of one link in a row, then others have their turn.
+const TURN_READS: usize = 4;
+
+pub(super) struct Puller {
+    links: BTreeMap<u64, Link>,
+    jobs: BTreeMap<u64, Job>,
+    /// Of the next job. Tickets may be used again while bytes of their last pull still come.
+    next_job: u64,
+    connect: Arc<Connector>,
+    orders: Orders,
+    done: Arc<DoneList>,
+    buffer: Vec<u8>,
+    stall_us: u64,
+}
+
+/// A socket as the thread uses it.
+pub(super) fn prepare(stream: &OwnedFd) -> Result<(), Errno> {
+    fcntl_setfl(stream, fcntl_getfl(stream)? | OFlags::NONBLOCK)?;
+    // The rest makes it faster only: tests use sockets that have no such options.
+    let _ = sockopt::set_tcp_nodelay(stream, true);
+    let _ = sockopt::set_socket_recv_buffer_size(stream, SOCKET_BUFFER);
+    let _ = sockopt::set_socket_send_buffer_size(stream, SOCKET_BUFFER);
+    Ok(())
+}
+
+impl Puller {
+    pub(super) fn new(connect: Connector, orders: Orders, done: Arc<DoneList>, stall_us: u64) -> Self {
+        Puller { links: BTreeMap::new(), jobs: BTreeMap::new(), next_job: 0, connect: Arc::new(connect), orders, done, buffer: Vec::new(), stall_us }
+    }
+
+    pub(super) fn has_link(&self, token: u64) -> bool {
+        self.links.contains_key(&token)
+    }
+
+    /// `token`: for a link, if one has to be made.
+    pub(super) fn pull(&mut self, now: u64, poll: &Poll, token: u64, pull: Pull) {
+        let len = pull.source.len;
+        let size = fstat(&pull.into).map_or(0, |stat| stat.st_size as u64);
+        if size < len {
+            return self.done.push(pull.ticket, Err(PullError::Destination(format!("{len} bytes don't fit into {size}"))));
+        }
+        if len == 0 {
+            return self.done.push(pull.ticket, Ok(()));
+        }
+        let small = Job::is_small(&pull);
+        let found = self.links.iter().find(|(_, link)| link.small == small && link.address == pull.address).map(|(token, _)| *token);
+        let token = found.unwrap_or(token);
+        let link = self.links.entry(token).or_insert_with(|| Link::new(pull.address.clone(), small, now));
+        self.next_job += 1;
+        link.add(self.next_job, now);
+        self.jobs.insert(self.next_job, Job::new(pull, token));
+        self.ask(now, poll, token);
+    }
+
+    pub(super) fn cancel(&mut self, ticket: u64) {
+        let found = self.jobs.iter().find(|(_, job)| job.pull.ticket == ticket).map(|(id, _)| *id);
+        if let Some(id) = found {
+            self.finish(id, Err(PullError::Cancelled));
+        }
+    }
+
+    fn finish(&mut self, id: u64, result: Result<(), PullError>) {
+        let Some(job) = self.jobs.remove(&id) else { return };
+        if let Some(link) = self.links.get_mut(&job.link) {
+            link.forget(id);
+        }
+        // Whoever hears of it may close or reuse the destination: ours is closed first.
+        let ticket = job.pull.ticket;
+        drop(job);
+        self.done.push(ticket, result);
+    }
+
+    pub(super) fn connected(&mut self, now: u64, poll: &Poll, token: u64, result: Result<OwnedFd, ConnectError>) {
+        let Some(link) = self.links.get_mut(&token) else { return };
+        let opened = result.and_then(|stream| {
+            let failed = |error: Errno| ConnectError::Unreachable(error.to_string());
+            prepare(&stream).and_then(|()| poll.add(stream.as_fd(), token)).map_err(failed)?;
+            Ok(stream)
+        });
+        match opened {
+            Ok(stream) => {
+                link.state = State::Open(stream);
+                self.ask(now, poll, token);
+            }
+            Err(ConnectError::Rejected(why)) => self.give_up(poll, token, &why),
+            Err(ConnectError::Refused(why) | ConnectError::Unreachable(why)) => link.broke(now, why, &mut self.jobs),
+        }
+    }
+
+    /// Bytes for a link, or its end.
+    pub(super) fn read(&mut self, now: u64, poll: &Poll, token: u64) {
+        self.buffer.resize(BUFFER, 0);
+        for _ in 0..TURN_READS {
+            let Some(Link { state: State::Open(stream), .. }) = self.links.get(&token) else { return };
+            match recv(stream, &mut self.buffer[..], RecvFlags::empty()) {
+                Ok((0, _)) => return self.broke(now, poll, token, "it closed the connection".into()),
+                Ok((n, _)) => {
+                    if let Err(why) = self.received(now, token, n) {
+                        return self.broke(now, poll, token, why);
+                    }
+                    self.ask(now, poll, token);
+                    // Not even half of it was full: there is no more for now.
+                    if n < BUFFER / 2 {
+                        return;
+                    }
+                }
+                Err(Errno::AGAIN) => return,
+                Err(Errno::INTR) => {}
+                Err(error) => return self.broke(now, poll, token, error.to_string()),
+            }
+        }
+    }
+
+    fn received(&mut self, now: u64, token: u64, n: usize) -> Result<(), String> {
+        let Some(link) = self.links.get_mut(&token) else { return Ok(()) };
+        let jobs = &mut self.jobs;
+        let mut ended = Vec::new();
+        let parsed = link.parse(&self.buffer[..n], |piece| match piece {
+            Piece::Bytes(id, at, bytes) => {
+                let Some(job) = jobs.get_mut(&id) else { return };
+                match write_cold(job.pull.into.as_fd(), at, bytes) {
+                    Ok(()) => job.left -= bytes.len() as u64,
+                    Err(error) => ended.push((id, Err(PullError::Destination(error.to_string())))),
+                }
+                if job.left == 0 {
+                    ended.push((id, Ok(())));
+                }
+            }
+            Piece::Gone(id) => {
+                let Some(job) = jobs.get(&id) else { return };
+                let text = format!("{} has no range {:?}", job.pull.address, job.pull.source);
+                ended.push((id, Err(PullError::Gone(text))));
+            }
+        });
+        if parsed.is_ok() {
+            link.moved(now);
+        }
+        ended.into_iter().for_each(|(id, result)| self.finish(id, result));
+        parsed
+    }
+
+    fn ask(&mut self, now: u64, poll: &Poll, token: u64) {
+        let Some(link) = self.links.get_mut(&token) else { return };
+        if let Err(error) = link.ask(&mut self.jobs) {
+            self.broke(now, poll, token, error.to_string());
+        }
+    }
+
+    fn broke(&mut self, now: u64, poll: &Poll, token: u64, why: String) {
+        let Some(link) = self.links.get_mut(&token) else { return };
+        if let State::Open(stream) = &link.state {
+            poll.remove(stream.as_fd());
+        }
+        link.broke(now, why, &mut self.jobs);
+    }
+
+    /// A link with all that is pulled over it.
+    fn give_up(&mut self, poll: &Poll, token: u64, why: &str) {
+        let Some(link) = self.links.remove(&token) else { return };
+        if let State::Open(stream) = &link.state {
+            poll.remove(stream.as_fd());
+        }
+        let ended: Vec<u64> = self.jobs.iter().filter(|(_, job)| job.link == token).map(|(id, _)| *id).collect();
+        ended.into_iter().for_each(|id| self.finish(id, Err(PullError::Unreachable(format!("{}: {why}", link.address)))));
+    }
+
+    /// What time has brought. Returns when something is due next.
+    pub(super) fn tick(&mut self, now: u64, poll: &Poll) -> Option<u64> {
+        let tokens: Vec<u64> = self.links.keys().copied().collect();
+        tokens.into_iter().filter_map(|token| self.tick_link(now, poll, token)).min()
+    }
+
+    fn tick_link(&mut self, now: u64, poll: &Poll, token: u64) -> Option<u64> {
+        let link = self.links.get_mut(&token)?;
+        if !link.is_busy() {
+            let due = link.moved_at + IDLE_US;
+            if matches!(link.state, State::Closed { .. }) || now >= due {
+                self.give_up(poll, token, "it is not used");
+                return None;
+            }
+            return Some(due);
+        }
+        let due = link.moved_at + self.stall_us;
+        if now >= due {
+            let why = format!("no byte came for {} s; {}", self.stall_us / 1_000_000, link.why);
+            self.give_up(poll, token, &why);
+            return None;
+        }
+        match link.state {
+            State::Closed { until } if now < until => Some(due.min(until)),
+            State::Closed { .. } => {
+                link.state = State::Connecting;
+                let address = link.address.clone();
+                self.start_connecting(token, address);
+                Some(due)
+            }
+            _ => Some(due),
+        }
+    }
+
+    fn start_connecting(&self, token: u64, address: String) {
+        let (connect, orders) = (self.connect.clone(), self.orders.clone());
+        let run = move || {
+            let result = connect(&address);
+            orders.give(Order::Connected { link: token, result });
+        };
+        if let Err(error) = Builder::new().name("ray-connect".into()).spawn(run) {
+            self.orders.give(Order::Connected { link: token, result: Err(ConnectError::Unreachable(error.to_string())) });
+        }
+    }
+}
