@@ -49,12 +49,15 @@ class Nodes:
         return str(self.cluster.address)
 
     def add(self, tag: str, **options: Any) -> Node:
-        """Start a node and wait until it is a member."""
+        """Start a node and wait until it is a member that work is sent to."""
+        import ray
+
         before = alive()
         handle = self.cluster.add_node(**{"num_cpus": 1, **options, "resources": {tag: 100, **options.get("resources", {})}})
         (found,) = wait_for(lambda: alive() - before, 10.0, f"{tag} among the nodes")
         node = Node(handle, found, daemon_pid(handle), tag)
         self.added.append(node)
+        ray.get(on(ray.remote(num_cpus=0)(_nothing), tag).remote(), timeout=10)
         return node
 
     def kill(self, node: Node) -> float:
