@@ -175,13 +175,25 @@ impl Link {
             }
             let n = bytes.len().min((asked.len - asked.got) as usize);
             on_piece(Piece::Bytes(asked.job, asked.at + asked.got, &bytes[..n]));
-            asked.got += n as u64;
-            if asked.got == asked.len {
-                self.flight.pop_front();
-            }
+            self.skip(n as u64);
             bytes = &bytes[n..];
         }
         Ok(())
+    }
+
+    /// What comes next: bytes of (a job, for this offset, so many), or a status.
+    pub(super) fn next(&self) -> Option<(u64, u64, u64)> {
+        let asked = self.flight.front().filter(|asked| asked.answered)?;
+        Some((asked.job, asked.at + asked.got, asked.len - asked.got))
+    }
+
+    /// So many of the `next` bytes have gone where they belong.
+    pub(super) fn skip(&mut self, bytes: u64) {
+        let Some(asked) = self.flight.front_mut() else { return };
+        asked.got += bytes;
+        if asked.got == asked.len {
+            self.flight.pop_front();
+        }
     }
 
     /// Bytes came.

@@ -4,7 +4,8 @@
 //! On a connection the client sends requests of 24 bytes, `extent, offset, len` as little-endian u64, without waiting for answers; the server answers each in
 //! turn with a byte (0: ok, 1: gone) and, if ok, exactly `len` bytes.
 //!
-//! `worker` the thread; `server` one connection that is served; `link` one connection that is pulled over; `puller` pulls, spread over links.
+//! `worker` the thread; `server` one connection that is served; `link` one connection that is pulled over; `puller` pulls, spread over
+//! links; `sink` the way of bytes into a file.
 //!
 //! Invariants
 //! 1. Only the thread writes to a destination, and never after it has given the pull's `Done` out. So no byte is written once that was taken.
@@ -16,6 +17,7 @@
 mod link;
 mod puller;
 mod server;
+mod sink;
 #[cfg(test)]
 mod tests;
 mod worker;
