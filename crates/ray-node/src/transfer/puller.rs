@@ -2,12 +2,12 @@
 
 use super::link::{Job, Link, Piece, State, IDLE_US};
 use super::sink::{Moved, Sink};
-use super::{ConnectError, Connector, DoneList, Order, Orders, Pull, PullError, SOCKET_BUFFER};
+use super::stream::prepare;
+use super::{ConnectError, Connector, DoneList, Order, Orders, Pull, PullError};
 use ray_shm::memory::write_cold;
 use ray_shm::poll::Poll;
-use rustix::fs::{fcntl_getfl, fcntl_setfl, fstat, OFlags};
+use rustix::fs::fstat;
 use rustix::io::Errno;
-use rustix::net::sockopt;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -26,16 +26,6 @@ pub(super) struct Puller {
     done: Arc<DoneList>,
     sink: Sink,
     stall_us: u64,
-}
-
-/// A socket as the thread uses it.
-pub(super) fn prepare(stream: &OwnedFd) -> Result<(), Errno> {
-    fcntl_setfl(stream, fcntl_getfl(stream)? | OFlags::NONBLOCK)?;
-    // The rest makes it faster only: tests use sockets that have no such options.
-    let _ = sockopt::set_tcp_nodelay(stream, true);
-    let _ = sockopt::set_socket_recv_buffer_size(stream, SOCKET_BUFFER);
-    let _ = sockopt::set_socket_send_buffer_size(stream, SOCKET_BUFFER);
-    Ok(())
 }
 
 impl Puller {

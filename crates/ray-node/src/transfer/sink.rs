@@ -2,6 +2,9 @@
 //!
 //! Large ones through a pipe: the kernel hands pages of the socket over and copies them once, into the file. Small ones, and all where there is no such way,
 //! through a buffer that stays in the core's cache and pwrite: one call for status and bytes. The pipe is empty between calls.
+//!
+//! 100 MB from a memfd with sendfile over loopback, in ms of the receiving thread: through a pipe 36 (into fresh pages 44), buffer and pwrite 44 (52), into a
+//! mapping 53 with its page faults (78), into one whose pages are asked for first 44 (72).
 
 use rustix::io::Errno;
 use rustix::net::{recv, RecvFlags};

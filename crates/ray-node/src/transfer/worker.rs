@@ -1,7 +1,8 @@
 //! The thread's loop: orders, sockets, time.
 
-use super::puller::{prepare, Puller};
+use super::puller::Puller;
 use super::server::{Pumped, Server};
+use super::stream::prepare;
 use super::{Order, SharedFiles};
 use ray_shm::poll::{Poll, Ready, Waker};
 use ray_shm::signals;
