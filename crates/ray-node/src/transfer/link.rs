@@ -128,8 +128,8 @@ impl Link {
     }
 
     /// Ask for chunks, of the jobs in turn.
-    pub(super) fn ask(&mut self, jobs: &mut BTreeMap<u64, Job>) -> Result<(), Errno> {
-        let State::Open(stream) = &self.state else { return Ok(()) };
+    pub(super) fn ask(&mut self, jobs: &mut BTreeMap<u64, Job>) {
+        let State::Open(stream) = &self.state else { return };
         let ahead = if self.small { AHEAD_SMALL } else { AHEAD };
         while self.flight.len() < ahead {
             let Some(id) = self.turns.pop_front() else { break };
@@ -150,11 +150,11 @@ impl Link {
                 Ok(n) => drop(self.unsent.drain(..n)),
                 Err(Errno::INTR) => {}
                 // A few hundred bytes fit: this is a peer that does not read, and it is not waited for in any other way.
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(error) => return Err(error),
+                Err(Errno::AGAIN) => return,
+                // It is broken. What it brought before that is still there to be read, and then reading says so.
+                Err(_) => self.unsent.clear(),
             }
         }
-        Ok(())
     }
 
     /// What the next bytes of the stream mean. They are all used up, or the stream is not one of ours.

@@ -38,7 +38,7 @@ impl Puller {
     }
 
     /// `token`: for a link, if one has to be made.
-    pub(super) fn pull(&mut self, now: u64, poll: &Poll, token: u64, pull: Pull) {
+    pub(super) fn pull(&mut self, now: u64, token: u64, pull: Pull) {
         let len = pull.source.len;
         let size = fstat(&pull.into).map_or(0, |stat| stat.st_size as u64);
         if size < len {
@@ -54,7 +54,7 @@ impl Puller {
         self.next_job += 1;
         link.add(self.next_job, now);
         self.jobs.insert(self.next_job, Job::new(pull, token));
-        self.ask(now, poll, token);
+        self.ask(token);
     }
 
     pub(super) fn cancel(&mut self, ticket: u64) {
@@ -85,7 +85,7 @@ impl Puller {
         match opened {
             Ok(stream) => {
                 link.state = State::Open(stream);
-                self.ask(now, poll, token);
+                self.ask(token);
             }
             Err(ConnectError::Rejected(why)) => self.give_up(poll, token, &why),
             Err(ConnectError::Refused(why) | ConnectError::Unreachable(why)) => link.broke(now, why, &mut self.jobs),
@@ -96,7 +96,7 @@ impl Puller {
     pub(super) fn read(&mut self, now: u64, poll: &Poll, token: u64) {
         for _ in 0..TURN_READS {
             match self.read_once(now, token) {
-                Ok(true) => self.ask(now, poll, token),
+                Ok(true) => self.ask(token),
                 Ok(false) => return,
                 Err(why) => return self.broke(now, poll, token, why),
             }
@@ -166,10 +166,9 @@ impl Puller {
         parsed
     }
 
-    fn ask(&mut self, now: u64, poll: &Poll, token: u64) {
-        let Some(link) = self.links.get_mut(&token) else { return };
-        if let Err(error) = link.ask(&mut self.jobs) {
-            self.broke(now, poll, token, error.to_string());
+    fn ask(&mut self, token: u64) {
+        if let Some(link) = self.links.get_mut(&token) {
+            link.ask(&mut self.jobs);
         }
     }
 

@@ -64,7 +64,7 @@ impl Worker {
                 Order::Serve(stream) => self.serve(now, stream),
                 Order::Pull(pull) => {
                     let token = self.next_token();
-                    self.puller.pull(now, &self.poll, token, pull);
+                    self.puller.pull(now, token, pull);
                 }
                 Order::Cancel(ticket) => self.puller.cancel(ticket),
                 Order::Connected { link, result } => self.puller.connected(now, &self.poll, link, result),
