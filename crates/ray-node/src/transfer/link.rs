@@ -128,8 +128,8 @@ impl Link {
     }
 
     /// Ask for chunks, of the jobs in turn.
-    pub(super) fn ask(&mut self, jobs: &mut BTreeMap<u64, Job>) -> Result<(), Errno> {
-        let State::Open(stream) = &self.state else { return Ok(()) };
+    pub(super) fn ask(&mut self, jobs: &mut BTreeMap<u64, Job>) {
+        let State::Open(stream) = &self.state else { return };
         let ahead = if self.small { AHEAD_SMALL } else { AHEAD };
         while self.flight.len() < ahead {
             let Some(id) = self.turns.pop_front() else { break };
@@ -150,11 +150,11 @@ impl Link {
                 Ok(n) => drop(self.unsent.drain(..n)),
                 Err(Errno::INTR) => {}
                 // A few hundred bytes fit: this is a peer that does not read, and it is not waited for in any other way.
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(error) => return Err(error),
+                Err(Errno::AGAIN) => return,
+                // It is broken. What it brought before that is still there to be read, and then reading says so.
+                Err(_) => self.unsent.clear(),
             }
         }
-        Ok(())
     }
 
     /// What the next bytes of the stream mean. They are all used up, or the stream is not one of ours.
@@ -175,13 +175,25 @@ impl Link {
             }
             let n = bytes.len().min((asked.len - asked.got) as usize);
             on_piece(Piece::Bytes(asked.job, asked.at + asked.got, &bytes[..n]));
-            asked.got += n as u64;
-            if asked.got == asked.len {
-                self.flight.pop_front();
-            }
+            self.skip(n as u64);
             bytes = &bytes[n..];
         }
         Ok(())
+    }
+
+    /// What comes next: bytes of (a job, for this offset, so many), or a status.
+    pub(super) fn next(&self) -> Option<(u64, u64, u64)> {
+        let asked = self.flight.front().filter(|asked| asked.answered)?;
+        Some((asked.job, asked.at + asked.got, asked.len - asked.got))
+    }
+
+    /// So many of the `next` bytes have gone where they belong.
+    pub(super) fn skip(&mut self, bytes: u64) {
+        let Some(asked) = self.flight.front_mut() else { return };
+        asked.got += bytes;
+        if asked.got == asked.len {
+            self.flight.pop_front();
+        }
     }
 
     /// Bytes came.

@@ -1,24 +1,20 @@
 //! Pulls, spread over links: two to an address at most, one for small pulls and one for large ones.
-//!
-//! Bytes go through a buffer that stays in the core's cache and from there into the file with pwrite: of four ways this is the fastest, whether
-//! the destination's pages are there or not (figures in docs/design/011).
 
 use super::link::{Job, Link, Piece, State, IDLE_US};
-use super::{ConnectError, Connector, DoneList, Order, Orders, Pull, PullError, SOCKET_BUFFER};
+use super::sink::{Moved, Sink};
+use super::stream::prepare;
+use super::{ConnectError, Connector, DoneList, Order, Orders, Pull, PullError};
 use ray_shm::memory::write_cold;
 use ray_shm::poll::Poll;
-use rustix::fs::{fcntl_getfl, fcntl_setfl, fstat, OFlags};
+use rustix::fs::fstat;
 use rustix::io::Errno;
-use rustix::net::{recv, sockopt, RecvFlags};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::Builder;
 
-/// Half of a second-level cache of today.
-const BUFFER: usize = 1 << 20;
 /// Reads of one link in a row, then others have their turn.
-const TURN_READS: usize = 4;
+const TURN_READS: usize = 8;
 
 pub(super) struct Puller {
     links: BTreeMap<u64, Link>,
@@ -28,23 +24,13 @@ pub(super) struct Puller {
     connect: Arc<Connector>,
     orders: Orders,
     done: Arc<DoneList>,
-    buffer: Vec<u8>,
+    sink: Sink,
     stall_us: u64,
-}
-
-/// A socket as the thread uses it.
-pub(super) fn prepare(stream: &OwnedFd) -> Result<(), Errno> {
-    fcntl_setfl(stream, fcntl_getfl(stream)? | OFlags::NONBLOCK)?;
-    // The rest makes it faster only: tests use sockets that have no such options.
-    let _ = sockopt::set_tcp_nodelay(stream, true);
-    let _ = sockopt::set_socket_recv_buffer_size(stream, SOCKET_BUFFER);
-    let _ = sockopt::set_socket_send_buffer_size(stream, SOCKET_BUFFER);
-    Ok(())
 }
 
 impl Puller {
     pub(super) fn new(connect: Connector, orders: Orders, done: Arc<DoneList>, stall_us: u64) -> Self {
-        Puller { links: BTreeMap::new(), jobs: BTreeMap::new(), next_job: 0, connect: Arc::new(connect), orders, done, buffer: Vec::new(), stall_us }
+        Puller { links: BTreeMap::new(), jobs: BTreeMap::new(), next_job: 0, connect: Arc::new(connect), orders, done, sink: Sink::new(), stall_us }
     }
 
     pub(super) fn has_link(&self, token: u64) -> bool {
@@ -52,7 +38,7 @@ impl Puller {
     }
 
     /// `token`: for a link, if one has to be made.
-    pub(super) fn pull(&mut self, now: u64, poll: &Poll, token: u64, pull: Pull) {
+    pub(super) fn pull(&mut self, now: u64, token: u64, pull: Pull) {
         let len = pull.source.len;
         let size = fstat(&pull.into).map_or(0, |stat| stat.st_size as u64);
         if size < len {
@@ -68,7 +54,7 @@ impl Puller {
         self.next_job += 1;
         link.add(self.next_job, now);
         self.jobs.insert(self.next_job, Job::new(pull, token));
-        self.ask(now, poll, token);
+        self.ask(token);
     }
 
     pub(super) fn cancel(&mut self, ticket: u64) {
@@ -99,7 +85,7 @@ impl Puller {
         match opened {
             Ok(stream) => {
                 link.state = State::Open(stream);
-                self.ask(now, poll, token);
+                self.ask(token);
             }
             Err(ConnectError::Rejected(why)) => self.give_up(poll, token, &why),
             Err(ConnectError::Refused(why) | ConnectError::Unreachable(why)) => link.broke(now, why, &mut self.jobs),
@@ -108,33 +94,55 @@ impl Puller {
 
     /// Bytes for a link, or its end.
     pub(super) fn read(&mut self, now: u64, poll: &Poll, token: u64) {
-        self.buffer.resize(BUFFER, 0);
         for _ in 0..TURN_READS {
-            let Some(Link { state: State::Open(stream), .. }) = self.links.get(&token) else { return };
-            match recv(stream, &mut self.buffer[..], RecvFlags::empty()) {
-                Ok((0, _)) => return self.broke(now, poll, token, "it closed the connection".into()),
-                Ok((n, _)) => {
-                    if let Err(why) = self.received(now, token, n) {
-                        return self.broke(now, poll, token, why);
-                    }
-                    self.ask(now, poll, token);
-                    // Not even half of it was full: there is no more for now.
-                    if n < BUFFER / 2 {
-                        return;
-                    }
-                }
-                Err(Errno::AGAIN) => return,
-                Err(Errno::INTR) => {}
-                Err(error) => return self.broke(now, poll, token, error.to_string()),
+            match self.read_once(now, token) {
+                Ok(true) => self.ask(token),
+                Ok(false) => return,
+                Err(why) => return self.broke(now, poll, token, why),
             }
         }
+    }
+
+    /// False: there is no more for now.
+    fn read_once(&mut self, now: u64, token: u64) -> Result<bool, String> {
+        let Some(link) = self.links.get_mut(&token) else { return Ok(false) };
+        let State::Open(stream) = &link.state else { return Ok(false) };
+        let spliced = !link.small && self.sink.has_pipe();
+        let target = link.next().and_then(|(id, at, left)| Some((id, self.jobs.get_mut(&id)?, at, left)));
+        let (moved, job) = match target {
+            Some((id, job, at, left)) if spliced => (self.sink.splice(stream, &job.pull.into, at, left), Some((id, job))),
+            // The status alone, so that the bytes are left for the pipe.
+            None if spliced && link.next().is_none() => (self.sink.receive(stream, 1), None),
+            _ => (self.sink.receive(stream, usize::MAX), None),
+        };
+        match (moved, job) {
+            (Moved::Bytes(n), None) => self.received(now, token, n)?,
+            (Moved::Bytes(n), Some((id, job))) => {
+                job.left -= n as u64;
+                let ended = job.left == 0;
+                link.skip(n as u64);
+                link.moved(now);
+                if ended {
+                    self.finish(id, Ok(()));
+                }
+            }
+            (Moved::Unwritable(n, error), job) => {
+                link.skip(n as u64);
+                if let Some((id, _)) = job {
+                    self.finish(id, Err(PullError::Destination(error.to_string())));
+                }
+            }
+            (Moved::Empty, _) => return Ok(false),
+            (Moved::Lost(why), _) => return Err(why),
+        }
+        Ok(true)
     }
 
     fn received(&mut self, now: u64, token: u64, n: usize) -> Result<(), String> {
         let Some(link) = self.links.get_mut(&token) else { return Ok(()) };
         let jobs = &mut self.jobs;
         let mut ended = Vec::new();
-        let parsed = link.parse(&self.buffer[..n], |piece| match piece {
+        let parsed = link.parse(&self.sink.buffer[..n], |piece| match piece {
             Piece::Bytes(id, at, bytes) => {
                 let Some(job) = jobs.get_mut(&id) else { return };
                 match write_cold(job.pull.into.as_fd(), at, bytes) {
@@ -158,10 +166,9 @@ impl Puller {
         parsed
     }
 
-    fn ask(&mut self, now: u64, poll: &Poll, token: u64) {
-        let Some(link) = self.links.get_mut(&token) else { return };
-        if let Err(error) = link.ask(&mut self.jobs) {
-            self.broke(now, poll, token, error.to_string());
+    fn ask(&mut self, token: u64) {
+        if let Some(link) = self.links.get_mut(&token) {
+            link.ask(&mut self.jobs);
         }
     }
 

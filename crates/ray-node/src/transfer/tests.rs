@@ -212,25 +212,52 @@ fn a_destination_that_is_too_small_is_refused() {
     assert!(matches!(result(&client), Err(PullError::Destination(_))));
 }
 
+/// Small and large values come in different ways.
+const BOTH_WAYS: [u64; 2] = [1000, 3 * MIB];
+
 #[test]
 fn nothing_is_written_after_a_cancelled_pull_is_done_even_when_its_ticket_is_used_again() {
-    let (client, peers) = client_of_test(STALL_US);
-    let first = start(&client, 1, range(extent(1), 0, 1000));
-    let mut peer = peers.recv_timeout(DEADLINE).unwrap();
-    assert_eq!(request(&mut peer), [extent(1).0, 0, 1000]);
-    peer.write_all(&[&[OK][..], &[1; 500]].concat()).unwrap();
-    client.cancel(1);
-    assert_eq!(wait(&client, 1), [Done { ticket: 1, result: Err(PullError::Cancelled) }]);
-    let before = content(&first);
-    let second = start(&client, 1, range(extent(2), 0, 1000));
-    assert_eq!(request(&mut peer), [extent(2).0, 0, 1000]);
-    peer.write_all(&[&[1; 500][..], &[OK], &[2; 1000]].concat()).unwrap();
-    assert_eq!(wait(&client, 1), [Done { ticket: 1, result: Ok(()) }]);
-    assert_eq!((content(&first), content(&second)), (before, vec![2; 1000]));
-    client.cancel(1);
+    for len in BOTH_WAYS {
+        let half = len as usize / 2;
+        let (client, peers) = client_of_test(STALL_US);
+        let first = start(&client, 1, range(extent(1), 0, len));
+        let mut peer = peers.recv_timeout(DEADLINE).unwrap();
+        assert_eq!(request(&mut peer), [extent(1).0, 0, len]);
+        peer.write_all(&[vec![OK], vec![1; half]].concat()).unwrap();
+        client.cancel(1);
+        assert_eq!(wait(&client, 1), [Done { ticket: 1, result: Err(PullError::Cancelled) }]);
+        let before = content(&first);
+        let second = start(&client, 1, range(extent(2), 0, len));
+        assert_eq!(request(&mut peer), [extent(2).0, 0, len]);
+        peer.write_all(&[vec![1; half], vec![OK], vec![2; 2 * half]].concat()).unwrap();
+        assert_eq!(wait(&client, 1), [Done { ticket: 1, result: Ok(()) }]);
+        assert!((content(&first), content(&second)) == (before, vec![2; 2 * half]));
+    }
+}
+
+#[test]
+fn cancelling_what_is_not_in_hand_is_nothing() {
+    let client = client(&server(&SharedFiles::default()));
     client.cancel(77);
-    let _third = start(&client, 3, range(extent(3), 0, 0));
+    let _into = start(&client, 3, range(extent(3), 0, 0));
+    client.cancel(3);
     assert_eq!(wait(&client, 1), [Done { ticket: 3, result: Ok(()) }]);
+    assert!(client.take_done().is_empty());
+}
+
+#[test]
+fn a_destination_that_can_not_be_written_fails_and_the_connection_goes_on() {
+    let files = SharedFiles::default();
+    files.insert(extent(1), file_of(&pattern(6, 20 * MIB)));
+    let client = client(&server(&files));
+    for len in [1000, 20 * MIB] {
+        let into = memory::reopen_read_only(memory::create("into", len).unwrap().as_fd()).unwrap();
+        client.pull(Pull { ticket: 1, address: "node:1".into(), source: range(extent(1), 0, len), into });
+        assert!(matches!(result(&client), Err(PullError::Destination(_))));
+        let into = start(&client, 2, range(extent(1), 0, len));
+        assert_eq!(result(&client), Ok(()));
+        assert!(content(&into) == pattern(6, len));
+    }
 }
 
 #[test]

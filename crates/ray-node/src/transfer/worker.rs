@@ -1,7 +1,8 @@
 //! The thread's loop: orders, sockets, time.
 
-use super::puller::{prepare, Puller};
+use super::puller::Puller;
 use super::server::{Pumped, Server};
+use super::stream::prepare;
 use super::{Order, SharedFiles};
 use ray_shm::poll::{Poll, Ready, Waker};
 use ray_shm::signals;
@@ -63,7 +64,7 @@ impl Worker {
                 Order::Serve(stream) => self.serve(now, stream),
                 Order::Pull(pull) => {
                     let token = self.next_token();
-                    self.puller.pull(now, &self.poll, token, pull);
+                    self.puller.pull(now, token, pull);
                 }
                 Order::Cancel(ticket) => self.puller.cancel(ticket),
                 Order::Connected { link, result } => self.puller.connected(now, &self.poll, link, result),

@@ -23,12 +23,15 @@ fn carry(client: &TcpStream, server: &TcpStream, cut: u64, hard: bool, counts: &
         counts.bytes.fetch_add(n as u64, Ordering::Relaxed);
         left -= n as u64;
     }
-    if hard {
-        set_socket_linger(client, Some(Duration::ZERO)).unwrap();
+    if !hard {
+        // All that was let through still arrives: the client's requests are read until it closes its end.
+        let _ = client.shutdown(Shutdown::Write);
+        return;
     }
+    set_socket_linger(client, Some(Duration::ZERO)).unwrap();
     // Either may be gone already.
     let _ = server.shutdown(Shutdown::Both);
-    let _ = client.shutdown(if hard { Shutdown::Read } else { Shutdown::Both });
+    let _ = client.shutdown(Shutdown::Read);
 }
 
 fn proxied(server: &Arc<Transfers>, hard: bool, counts: &Arc<Counts>) -> Transfers {

@@ -7,12 +7,12 @@ const ROUNDS: usize = 21;
 const SMALL: u64 = 200_000;
 
 /// Seconds for LEN bytes from memory to memory.
-fn plain(buffers: bool) -> f64 {
+fn plain(buffers: Option<usize>) -> f64 {
     let (mut one, mut other) = streams();
-    if buffers {
+    if let Some(size) = buffers {
         for stream in [&one, &other] {
-            rustix::net::sockopt::set_socket_recv_buffer_size(stream, SOCKET_BUFFER).unwrap();
-            rustix::net::sockopt::set_socket_send_buffer_size(stream, SOCKET_BUFFER).unwrap();
+            rustix::net::sockopt::set_socket_recv_buffer_size(stream, size).unwrap();
+            rustix::net::sockopt::set_socket_send_buffer_size(stream, size).unwrap();
         }
     }
     let started = Instant::now();
@@ -66,8 +66,8 @@ fn throughput() {
     pull(&client, range(extent(1), 0, LEN), &warm);
     let mut figures: [Vec<f64>; 4] = Default::default();
     for _ in 0..ROUNDS {
-        figures[0].push(plain(false));
-        figures[1].push(plain(true));
+        figures[0].push(plain(None));
+        figures[1].push(plain(Some(4 << 20)));
         figures[2].push(pull(&client, range(extent(1), 0, LEN), &warm));
         figures[3].push(pull(&client, range(extent(1), 0, LEN), &memory::create("cold", LEN).unwrap()));
     }
