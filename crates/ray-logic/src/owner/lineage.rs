@@ -218,7 +218,8 @@ impl Owner {
         let object = self.objects.get_mut(&id).expect("an entry");
         match &object.state {
             State::Freed => return repeatable,
-            State::Ready(value @ Value::Inline(_)) if !value.is_error() && object.refs().is_empty() => {
+            // An error that may be a value next time does not stay.
+            State::Ready(value @ Value::Inline(_)) if object.refs().is_empty() && !(repeatable && value.is_error()) => {
                 self.keep_small(id);
                 return true;
             }
