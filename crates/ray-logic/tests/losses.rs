@@ -198,8 +198,8 @@ impl World {
     }
 
     fn some_handles(&mut self, most: usize) -> Vec<ObjectId> {
-        let count = self.rng.below(most + 1);
-        (0..count).filter_map(|_| (!self.handles.is_empty()).then(|| self.handles[self.rng.below(self.handles.len())])).collect()
+        let count = if self.handles.is_empty() { 0 } else { self.rng.below(most + 1) };
+        (0..count).map(|_| self.handles[self.rng.below(self.handles.len())]).collect()
     }
 
     fn submits(&mut self) {
