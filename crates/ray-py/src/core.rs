@@ -462,7 +462,7 @@ impl Core {
         Ok((done, others(refs, &ready)?))
     }
 
-    #[pyo3(signature = (*, payload, class_name, args, kwargs, resources, placement_resources, env, max_restarts, max_concurrency, is_async, name, namespace, detached, get_if_exists, strategy=Where(Strategy::DEFAULT)))]
+    #[pyo3(signature = (*, payload, class_name, args, kwargs, resources, placement_resources, strategy=Where(Strategy::DEFAULT), env, max_restarts, max_concurrency, is_async, name, namespace, detached, get_if_exists))]
     #[allow(clippy::too_many_arguments)] // An actor's description, by keyword.
     fn create_actor(
         &self,
@@ -473,6 +473,7 @@ impl Core {
         kwargs: &Bound<'_, PyDict>,
         resources: HashMap<String, f64>,
         placement_resources: HashMap<String, f64>,
+        strategy: Where,
         env: String,
         max_restarts: i32,
         max_concurrency: u32,
@@ -481,7 +482,6 @@ impl Core {
         namespace: String,
         detached: bool,
         get_if_exists: bool,
-        strategy: Where,
     ) -> PyResult<ObjectRef> {
         // Both are in the payload, where the worker reads them.
         let _ = (max_concurrency, is_async);
