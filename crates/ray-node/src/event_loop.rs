@@ -147,6 +147,7 @@ impl Daemon {
             self.carry_out();
         }
         let network = self.network_tick(now);
+        self.board.set_lease(self.node.lease().unwrap_or(0));
         self.flush();
         let look = self.look_around(now);
         let sweep = self.sweep_if_due(now);

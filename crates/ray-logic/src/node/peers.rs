@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A node ends itself when the head acknowledged nothing that was sent in this time. Less than the head's patience, so that nobody else runs what still runs here.
 const FENCE: Time = 4_000_000;
+/// Its processes end by themselves so much later, if it has not: still before the head's patience is over.
+const SPARE: Time = 300_000;
 /// How often it looks whether the head's machine still takes what is sent.
 const PROBE: Time = 250_000;
 /// The head has ended; it gets so long to come back.
@@ -369,6 +371,11 @@ impl Node {
             (self.peers.told.as_ref() != Some(&(self.available.clone(), self.waiting_here(), self.store_used))).then_some(self.peers.tell_at.max(now + 1));
         let fence = fence_at.max(self.peers.probe_at);
         [Some(self.peers.next_beat), Some(fence), view].into_iter().flatten().min()
+    }
+
+    /// Until when this node's processes may run whatever becomes of its daemon: a daemon that is stopped can't end them, and its node is declared dead.
+    pub fn lease(&self) -> Option<Time> {
+        self.peers.fence_at.map(|at| at + SPARE)
     }
 
     /// The answer to `ProbeHead`. `received`: the head's machine has taken all that was sent, so the head is stopped or slow, and not cut off.
