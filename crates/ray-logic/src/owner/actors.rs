@@ -8,7 +8,7 @@ use crate::Time;
 use ray_proto::ids::ACTOR_INDEX;
 use ray_proto::msg::{ActorSpec, ActorState, Args, Peer, ToNode};
 use ray_proto::value::system_error;
-use ray_proto::{ActorId, Blob, ObjectId, ProcId, Resources, Strategy, Value};
+use ray_proto::{ActorId, Blob, NodeIndex, ObjectId, ProcId, Resources, Strategy, Value};
 use std::collections::BTreeMap;
 
 #[derive(Debug)]
@@ -124,6 +124,7 @@ impl Owner {
             self.out.push(Command::Node(ToNode::ActorFailed { actor, error: error.clone() }));
             return self.actor_changed(actor, ActorState::Dead { cause: error });
         }
+        self.arguments_travel(None, call);
         spec.args = self.args_of(&self.tasks[&call]);
         self.out.push(Command::Node(ToNode::ActorCreate { actor, spec }));
     }
@@ -149,12 +150,40 @@ impl Owner {
         self.pump_group(actor, group);
     }
 
-    /// A call that failed and may be retried goes before everything of its group that is not yet sent.
+    /// A call that failed and may be retried goes before everything of its group that is not yet sent; aside, if it waits for arguments that were lost
+    /// meanwhile and others may overtake it.
     pub(super) fn requeue_actor_call(&mut self, actor: ActorId, call: u64) {
-        let (group, _) = self.manner(call);
+        let (group, unordered) = self.manner(call);
         self.tasks.get_mut(&call).expect("accepted").place = Place::Actor;
-        self.actor(actor).unsent.push_front(group, call);
+        let waits = self.misses_arguments(call);
+        let client = self.actor(actor);
+        match unordered && waits && !matches!(client.place, Whereabouts::Dead(_)) {
+            true => client.unsent.put_aside(call),
+            false => client.unsent.push_front(group, call),
+        }
+    }
+
+    /// The queue that the call stands in may have something to send.
+    pub(super) fn pump_actor_call(&mut self, actor: ActorId, call: u64) {
+        let (group, _) = self.manner(call);
         self.pump_group(actor, group);
+    }
+
+    /// An argument of a call that is not sent was lost: others may overtake it, if they may at all.
+    pub(super) fn argument_lost(&mut self, actor: ActorId, call: u64) {
+        let (group, unordered) = self.manner(call);
+        if let Some(client) = self.actors.get_mut(&actor).filter(|client| unordered && !matches!(client.place, Whereabouts::Dead(_))) {
+            client.unsent.set_aside(group, call);
+        }
+    }
+
+    /// Actors on a dead node are nowhere until the word of their end comes: what is sent there is lost, and would cost a retry.
+    pub(super) fn actors_went_with(&mut self, node: NodeIndex) {
+        for client in self.actors.values_mut() {
+            if matches!(client.place, Whereabouts::At(proc_id) if proc_id.node() == node) {
+                client.place = Whereabouts::Away;
+            }
+        }
     }
 
     /// The last argument of a call that is not sent yet is here.
@@ -219,6 +248,7 @@ impl Owner {
         let urgent = client.in_flight.is_empty();
         client.in_flight.insert(seq, call);
         self.stream_sent(call, at);
+        self.arguments_travel(Some(at), call);
         let message = self.call_message(call, Some((actor, seq)), vec![]);
         self.send(at, Peer::Call { call: message }, urgent);
     }
@@ -295,11 +325,9 @@ impl Owner {
         let (again, lost): (Vec<u64>, Vec<u64>) = calls.into_iter().partition(|call| restarts && self.has_retries(*call));
         for call in again.into_iter().rev() {
             let task = self.tasks.get_mut(&call).expect("in flight");
-            task.place = Place::Actor;
             task.attempt += 1;
             task.retries_left -= i32::from(task.retries_left > 0);
-            let (group, _) = self.manner(call);
-            self.actor(actor).unsent.push_front(group, call);
+            self.requeue_actor_call(actor, call);
         }
         lost.into_iter().for_each(|call| self.fail(call, cause.clone()));
     }

@@ -19,11 +19,11 @@ impl Owner {
     pub fn holdings(&self) -> Vec<(ObjectId, Holding, String)> {
         let name = |id: ObjectId| self.tasks.get(&id.call()).map_or_else(String::new, |task| task.template.name.clone());
         let object = |id: ObjectId| match &self.objects[&id].state {
-            State::Pending => None,
+            State::Pending | State::Freed => None,
             State::Handle => Some((id, Holding::Actor, name(id))),
             State::Ready(value) => Some((id, Holding::Object { bytes: size_of(value) }, String::new())),
         };
-        let mut found: Vec<_> = self.ids().into_iter().filter(|id| id.owner == self.me).filter_map(object).collect();
+        let mut found: Vec<_> = self.ids().into_iter().filter(|id| id.owner == self.me && !self.is_ghost(*id)).filter_map(object).collect();
         let calls = self.tasks.keys().map(|call| ObjectId::new(self.me, *call, 0));
         found.extend(calls.map(|id| (id, Holding::Call, name(id))));
         found.sort_unstable_by_key(|(id, ..)| *id);

@@ -8,7 +8,7 @@ use super::{Command, Owner};
 use crate::evidence::describe;
 use crate::Time;
 use ray_proto::msg::{Evidence, MemoryKill, Peer, ToNode};
-use ray_proto::{ClassId, LeaseId, ProcId, Resources};
+use ray_proto::{ClassId, LeaseId, ProcId, Resources, Strategy};
 use std::collections::VecDeque;
 
 /// A call that replies within this counts as short.
@@ -16,19 +16,21 @@ const QUICK_US: Time = 2_000;
 
 #[derive(Debug)]
 pub(super) struct Class {
-    shape: Resources,
-    queue: VecDeque<u64>,
+    pub(super) shape: Resources,
+    pub(super) env: String,
+    pub(super) strategy: Strategy,
+    pub(super) queue: VecDeque<u64>,
     leases: Vec<LeaseId>,
     in_flight: usize,
     granted: u64,
     wanted: u32,
-    /// How many of these the node can run at once at best.
-    slots: u32,
+    /// How many of these the nodes can run at once at best.
+    pub(super) slots: u32,
 }
 
 impl Class {
-    pub(super) fn new(shape: Resources, slots: u32) -> Self {
-        Class { shape, queue: VecDeque::new(), leases: Vec::new(), in_flight: 0, granted: 0, wanted: 0, slots }
+    pub(super) fn new(shape: Resources, env: String, strategy: Strategy, slots: u32) -> Self {
+        Class { shape, env, strategy, queue: VecDeque::new(), leases: Vec::new(), in_flight: 0, granted: 0, wanted: 0, slots }
     }
 }
 
@@ -75,8 +77,9 @@ impl Lease {
 
 impl Owner {
     pub(super) fn enqueue(&mut self, now: Time, class: ClassId, call: u64, first: bool) {
+        let class = self.class_near_arguments(class, call);
         let task = self.tasks.get_mut(&call).expect("an accepted call");
-        task.place = Place::Queued;
+        task.place = Place::Queued(class);
         let queue = &mut self.classes[class.0 as usize].queue;
         if first {
             queue.push_front(call);
@@ -104,7 +107,7 @@ impl Owner {
     }
 
     /// Push what can be pushed, ask for what is missing.
-    fn pump(&mut self, now: Time, class: ClassId) {
+    pub(super) fn pump(&mut self, now: Time, class: ClassId) {
         while !self.class(class).queue.is_empty() {
             let Some(lease) = self.best_lease(class) else { break };
             let call = self.class(class).queue.pop_front().expect("not empty");
@@ -132,6 +135,7 @@ impl Owner {
         let (worker, urgent, gpu_ids) = (lease.worker, lease.in_flight.is_empty(), lease.gpu_ids.clone());
         self.send_template(worker, call);
         self.stream_sent(call, worker);
+        self.arguments_travel(Some(worker), call);
         let message = self.call_message(call, None, gpu_ids);
         self.send(worker, Peer::Call { call: message }, urgent);
         let lease = self.leases.get_mut(&lease_id).expect("looked up above");
@@ -162,7 +166,7 @@ impl Owner {
     }
 
     /// Tell the node how many more leases would be used; nothing is sent when the number stands.
-    fn update_want(&mut self, class: ClassId) {
+    pub(super) fn update_want(&mut self, class: ClassId) {
         let record = &self.classes[class.0 as usize];
         let behind: usize = record.leases.iter().map(|id| &self.leases[id]).filter(|l| !l.blocked).map(|l| l.in_flight.len().saturating_sub(1)).sum();
         let idle = record.leases.iter().any(|id| self.leases[id].in_flight.is_empty() && !self.leases[id].reclaimed);
@@ -242,9 +246,9 @@ impl Owner {
         self.class(class).in_flight -= 1;
         self.tasks.get_mut(&call).expect("in flight").place = Place::Waiting;
         if leaving {
-            self.requeue_in_flight(id);
+            let back = self.take_in_flight(id);
             self.return_lease(id, true);
-            self.pump(now, class);
+            self.put_back(now, class, &back);
         }
         true
     }
@@ -311,41 +315,63 @@ impl Owner {
         lease.in_flight.retain(|call| !tasks.contains(call));
         let removed = before - lease.in_flight.len();
         self.class(class).in_flight -= removed;
-        for call in tasks.iter().rev() {
-            let Some(task) = self.tasks.get_mut(call) else { continue };
-            if task.place == Place::Lease(id) {
-                task.place = Place::Queued;
-                self.class(class).queue.push_front(*call);
-            }
-        }
+        let was_here = |call: &&u64| self.tasks.get(call).is_some_and(|task| task.place == Place::Lease(id));
+        let back: Vec<u64> = tasks.iter().filter(was_here).copied().collect();
         let lease = &self.leases[&id];
         if lease.reclaimed && lease.in_flight.is_empty() {
             self.return_lease(id, false);
         }
-        self.pump(now, class);
+        self.put_back(now, class, &back);
     }
 
-    fn requeue_in_flight(&mut self, id: LeaseId) {
+    /// The calls in flight on a lease leave it; where they go is the caller's business.
+    fn take_in_flight(&mut self, id: LeaseId) -> Vec<u64> {
         let lease = self.leases.get_mut(&id).expect("a lease");
-        let (class, calls) = (lease.class, std::mem::take(&mut lease.in_flight));
+        let (class, calls) = (lease.class, Vec::from(std::mem::take(&mut lease.in_flight)));
+        lease.started = 0;
         self.class(class).in_flight -= calls.len();
-        for call in calls.into_iter().rev() {
-            self.tasks.get_mut(&call).expect("in flight").place = Place::Queued;
+        calls
+    }
+
+    /// Calls that had left come back to the head of their class's queue, in their order; or they wait for arguments that were lost meanwhile.
+    fn put_back(&mut self, now: Time, class: ClassId, calls: &[u64]) {
+        let (left, class) = (class, self.living_class(class));
+        let mut ready = Vec::with_capacity(calls.len());
+        for &call in calls {
+            self.tasks.get_mut(&call).expect("it was in flight").place = Place::Waiting;
+            if !self.misses_arguments(call) {
+                ready.push(call);
+            }
+        }
+        let (failed, ready): (Vec<u64>, Vec<u64>) = ready.into_iter().partition(|call| self.failed_dependency(*call).is_some());
+        for &call in ready.iter().rev() {
+            self.tasks.get_mut(&call).expect("it was in flight").place = Place::Queued(class);
             self.class(class).queue.push_front(call);
+        }
+        for call in failed {
+            if let Some(error) = self.failed_dependency(call) {
+                self.fail(call, error);
+            }
+        }
+        self.pump(now, class);
+        if left != class {
+            self.pump(now, left);
         }
     }
 
-    /// The worker is dead: calls it had started are attempts that failed, the others go back to the queue free of charge.
+    /// The worker is dead: calls it had started are attempts that failed, the others go back to the queue free of charge. When it went with its node, nobody
+    /// can say which it had started: a call that may not run twice must count as started.
     pub(super) fn lease_worker_died(&mut self, now: Time, worker: ProcId, evidence: &Evidence) {
         let Some(id) = self.leased_workers.get(&worker).copied() else { return };
         let lease = &self.leases[&id];
         let class = lease.class;
         let mine = evidence.last_started.filter(|(caller, _)| *caller == self.me).map(|(_, call)| call);
         let started = mine.and_then(|call| lease.in_flight.iter().position(|other| *other == call)).map_or(0, |at| at + 1).max(lease.started);
-        let victims: Vec<u64> = lease.in_flight.iter().take(started).copied().collect();
-        self.requeue_in_flight(id);
+        let mut victims = self.take_in_flight(id);
+        let unstarted = if evidence.node_lost { Vec::new() } else { victims.split_off(started) };
+        victims.iter().for_each(|call| self.tasks.get_mut(call).expect("in flight").place = Place::Waiting);
         self.return_lease(id, true);
-        self.class(class).queue.retain(|call| !victims.contains(call));
+        self.put_back(now, class, &unstarted);
         for call in victims.into_iter().rev() {
             let how = describe(evidence);
             if self.postpone(now, call, &evidence.memory_kill, &how) {
@@ -413,11 +439,11 @@ impl Owner {
                 assert_eq!(self.tasks.get(call).map(|task| task.place), Some(Place::Lease(*id)), "call {call} is in flight on {id:?}");
             }
         }
-        for class in &self.classes {
+        for (number, class) in self.classes.iter().enumerate() {
             let in_flight: usize = class.leases.iter().map(|id| self.leases[id].in_flight.len()).sum();
             assert_eq!(in_flight, class.in_flight, "in-flight count of a class");
             for call in &class.queue {
-                assert_eq!(self.tasks.get(call).map(|task| task.place), Some(Place::Queued), "call {call} is queued");
+                assert_eq!(self.tasks.get(call).map(|task| task.place), Some(Place::Queued(ClassId(number as u32))), "call {call} is queued");
             }
             let is_open = |id: &LeaseId| self.leases[id].in_flight.is_empty() && !self.leases[id].reclaimed && !self.leases[id].recalling;
             assert!(class.queue.is_empty() || !class.leases.iter().any(is_open), "calls are queued while a lease is idle");

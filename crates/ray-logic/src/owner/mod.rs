@@ -3,7 +3,8 @@
 //! It does no I/O and does not know values from the inside: values are bytes, results arrive as events, and what is to be done leaves as `Command`s.
 //!
 //! Invariants (checked by `check_invariants`)
-//! 1. An entry exists while anything counts it: `local`, `holds`, `covers`, or a borrower. It is removed in the call that drops the last count.
+//! 1. An entry exists while anything counts it: `local`, `holds`, `covers`, or a borrower. It is removed in the call that drops the last count, unless
+//!    lineage may need it (`lineage`).
 //! 2. Each accepted call ends exactly once: its returns become ready, and its holds on arguments are dropped then.
 //! 3. A call is in exactly one place: waiting for arguments, in its class's queue, in flight on one lease, or with its actor.
 //! 4. `granted` of a borrowed entry is the number of grants the owner has counted for us and we have not released.
@@ -11,6 +12,7 @@
 //! Files: `objects` the table and its counts, `refs` the borrowing protocol, `waits` local waiters, `tasks` calls and their ends,
 //! `backlog` how much of them may wait, `leases` pushing calls to workers, `postponed` calls that wait for memory, `actors` calls to actors,
 //! `callee` our side of calls made to us, `streams` and `yields` the two ends of calls that give their results one after another,
+//! `lineage` calls that can be made again, `losses` values that went with their node, `nodes` what the other nodes are to us,
 //! `spilling` moving objects to disk, `report` answers about what waits for what.
 
 mod actors;
@@ -18,6 +20,9 @@ mod backlog;
 mod callee;
 mod holdings;
 mod leases;
+mod lineage;
+mod losses;
+mod nodes;
 mod objects;
 mod postponed;
 mod refs;
@@ -40,7 +45,7 @@ pub use waits::{WaitId, Waiting};
 
 use crate::Time;
 use ray_proto::msg::{ActorSpec, Evidence, FromNode, Peer, ToNode};
-use ray_proto::{ActorId, ClassId, LeaseId, ObjectId, ProcId, Resources, ShmRange};
+use ray_proto::{ActorId, ClassId, LeaseId, NodeIndex, ObjectId, ProcId, Resources, ShmRange};
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -83,11 +88,20 @@ pub struct Limits {
     pub pending_bytes: u64,
     /// A submitter that waits gives up when nothing has moved for so long.
     pub pending_patience: Time,
+    /// What is kept to make lost values again may take so much memory; the oldest goes first.
+    pub lineage_bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { idle_lease: 100_000, head_patience: 5_000, pipeline_depth: 64, pending_bytes: u64::MAX, pending_patience: 30_000_000 }
+        Limits {
+            idle_lease: 100_000,
+            head_patience: 5_000,
+            pipeline_depth: 64,
+            pending_bytes: u64::MAX,
+            pending_patience: 30_000_000,
+            lineage_bytes: 256 << 20,
+        }
     }
 }
 
@@ -128,6 +142,10 @@ pub struct Owner {
     /// Objects of ours whose value is in shared memory (not on disk), oldest first.
     large: BTreeSet<ObjectId>,
     postponed: postponed::Postponed,
+    lineage: lineage::Lineage,
+    nodes: nodes::Nodes,
+    /// Objects of the current event of which other nodes may have copies, with the nodes of their bytes: they are freed.
+    freed: Vec<(ObjectId, NodeIndex)>,
     out: Vec<Command>,
 }
 
@@ -162,6 +180,9 @@ impl Owner {
             fetches: BTreeMap::new(),
             large: BTreeSet::new(),
             postponed: Default::default(),
+            lineage: Default::default(),
+            nodes: Default::default(),
+            freed: Vec::new(),
             out: Vec::new(),
         }
     }
@@ -172,7 +193,7 @@ impl Owner {
 
     /// Commands since the last call, in order. The shell carries them out before it feeds the next event.
     pub fn take_commands(&mut self, into: &mut Vec<Command>) {
-        if self.out.is_empty() && self.fetches.is_empty() && self.releases.is_empty() {
+        if self.out.is_empty() && self.fetches.is_empty() && self.releases.is_empty() && self.freed.is_empty() {
             return;
         }
         for (to, ids) in std::mem::take(&mut self.fetches) {
@@ -180,6 +201,10 @@ impl Owner {
         }
         for (to, ids) in std::mem::take(&mut self.releases) {
             self.send(to, Peer::Release { ids }, false);
+        }
+        if !self.freed.is_empty() {
+            let ids = std::mem::take(&mut self.freed);
+            self.out.push(Command::Node(ToNode::Freed { ids }));
         }
         into.append(&mut self.out);
     }
@@ -222,6 +247,8 @@ impl Owner {
             FromNode::ActorChanged { actor, state } => self.actor_changed(actor, state),
             FromNode::ProcDied { proc_id, evidence } => self.proc_died(now, proc_id, &evidence),
             FromNode::OrphanRanges { ranges } => self.free_unknown(ranges),
+            FromNode::NodeDied { node, text } => self.node_died(now, node, &text),
+            FromNode::Capacity { total, nodes } => self.capacity_changed(now, total, nodes),
             _ => {}
         }
     }

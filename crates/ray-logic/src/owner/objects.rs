@@ -1,7 +1,8 @@
 //! The object table and its counts. See mod.rs for the invariants, docs/design/001 for the protocol.
 
+use super::lineage::{Count, Unrepeatable};
 use super::{Command, Owner, WaitId};
-use ray_proto::msg::Peer;
+use ray_proto::msg::{Peer, ToNode};
 use ray_proto::value::system_error;
 use ray_proto::{ExtentId, ObjectId, Payload, ProcId, ShmRange, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,8 @@ pub enum State {
     Ready(Value),
     /// The object of an actor's handle: it has counts and no value.
     Handle,
+    /// Nobody refers to it and its value is gone; it stays because lineage may want it made again.
+    Freed,
 }
 
 /// One entry. Kept small: a queued no-op should cost a few hundred bytes in all.
@@ -46,6 +49,12 @@ pub(super) struct More {
     pub views: u32,
     /// A process that borrowed it has died: whoever got it from that one may still read it where it is.
     pub lost_track: bool,
+    /// The view here was opened through a copy on our node.
+    pub copied: bool,
+    /// Owned only: a process of another node was told where the value is, so there may be copies.
+    pub travelled: bool,
+    /// Owned only, of a value on another node: why it can't be made again.
+    pub unrepeatable: Option<Unrepeatable>,
 }
 
 impl Object {
@@ -72,7 +81,7 @@ impl Object {
     }
 
     pub fn is_ready(&self) -> bool {
-        !matches!(self.state, State::Pending)
+        matches!(self.state, State::Ready(_) | State::Handle)
     }
 
     pub fn refs(&self) -> &[ObjectId] {
@@ -96,7 +105,25 @@ impl Object {
         self.more.iter().flat_map(|more| more.borrowers.iter().map(|(p, n)| (*p, *n)))
     }
 
-    fn is_unused(&self) -> bool {
+    pub(super) fn unrepeatable(&self) -> Option<Unrepeatable> {
+        self.more.as_ref().and_then(|more| more.unrepeatable)
+    }
+
+    /// The value is lost: there is none, and no request for one. Returns what it mentioned.
+    pub(super) fn forget_value(&mut self) -> Vec<ObjectId> {
+        self.state = State::Pending;
+        self.more.as_mut().map_or_else(Vec::new, |more| {
+            more.fetch = 0;
+            std::mem::take(&mut more.refs)
+        })
+    }
+
+    pub(super) fn dependents(&self) -> &[u64] {
+        self.more.as_ref().map_or(&[], |more| &more.dependents)
+    }
+
+    /// Nothing but lineage counts it.
+    pub(super) fn is_unused(&self) -> bool {
         self.local == 0 && self.holds == 0 && self.more.as_ref().is_none_or(|more| more.covers == 0 && more.borrowers.is_empty())
     }
 }
@@ -137,9 +164,12 @@ impl Owner {
 
     /// The entry of an id; a borrowed one is created on first mention.
     pub(super) fn object(&mut self, id: ObjectId) -> &mut Object {
-        if !self.objects.contains_key(&id) {
+        let known = self.objects.get(&id).is_some_and(|object| !matches!(object.state, State::Freed));
+        if !known {
             let state = self.first_state(id);
-            self.objects.insert(id, Object::new(state));
+            if self.objects.insert(id, Object::new(state)).is_none() {
+                self.return_appeared(id);
+            }
         }
         self.objects.get_mut(&id).expect("inserted above")
     }
@@ -184,37 +214,65 @@ impl Owner {
         }
     }
 
-    /// Remove the entry when nothing counts it, then whatever only it held. A work list, since containers may nest deeply.
+    /// Remove the entry when nothing counts it, then whatever only it held.
     pub(super) fn free_if_unused(&mut self, id: ObjectId) {
-        let mut list = self.free_one(id);
-        while let Some(id) = list.pop() {
-            if let Some(object) = self.objects.get_mut(&id) {
-                object.holds = object.holds.saturating_sub(1);
-                list.append(&mut self.free_one(id));
-            }
+        let mut list = Vec::new();
+        self.free_one(id, &mut list);
+        self.drop_counts(list);
+    }
+
+    /// A work list, since containers may nest deeply, and so may lineage.
+    pub(super) fn drop_counts(&mut self, mut list: Vec<Count>) {
+        while let Some(count) = list.pop() {
+            let id = match count {
+                Count::Hold(id) => {
+                    let Some(object) = self.objects.get_mut(&id) else { continue };
+                    object.holds = object.holds.saturating_sub(1);
+                    id
+                }
+                Count::Mention(id) if self.unmention(id) => id,
+                Count::Mention(_) => continue,
+            };
+            self.free_one(id, &mut list);
         }
     }
 
-    /// Returns what the value mentioned, if the entry was removed.
-    fn free_one(&mut self, id: ObjectId) -> Vec<ObjectId> {
-        if !self.objects.get(&id).is_some_and(Object::is_unused) {
-            return Vec::new();
+    /// What goes with the entry, if it was removed, is added to `list`.
+    fn free_one(&mut self, id: ObjectId, list: &mut Vec<Count>) {
+        if !self.objects.get(&id).is_some_and(Object::is_unused) || self.stays_for_lineage(id, list) {
+            return;
         }
-        let mut object = self.objects.remove(&id).expect("looked up above");
-        let granted = object.granted();
-        let inner = object.take_more().map(|more| more.refs).unwrap_or_default();
+        let object = self.objects.remove(&id).expect("looked up above");
+        self.drop_entry(id, object, list);
         if id.owner == self.me {
-            self.free_owned(id, object.state);
-        } else {
-            self.free_borrowed(id, granted);
+            self.return_gone(id, list);
+        } else if let Some(peer) = self.peers.get_mut(&id.owner) {
+            peer.owned_by_them -= 1;
         }
-        inner
     }
 
-    fn free_owned(&mut self, id: ObjectId, state: State) {
+    /// An entry that nothing counts, or what it was before it became a ghost: give back what it stands for.
+    pub(super) fn drop_entry(&mut self, id: ObjectId, mut object: Object, list: &mut Vec<Count>) {
+        let more = object.take_more().map(|more| *more).unwrap_or_default();
+        list.extend(more.refs.into_iter().map(Count::Hold));
+        if more.copied {
+            self.out.push(Command::Node(ToNode::CopyDone { id }));
+        }
+        if id.owner == self.me {
+            self.free_owned(id, object.state, more.travelled);
+        } else {
+            self.free_borrowed(id, more.granted);
+        }
+    }
+
+    fn free_owned(&mut self, id: ObjectId, state: State, travelled: bool) {
         match state {
             State::Ready(Value::Shm(range)) => {
                 self.large.remove(&id);
+                let node = range.extent.node();
+                if travelled || node != self.me.node() {
+                    self.freed.push((id, node));
+                }
                 self.out.push(Command::Free(*range));
             }
             State::Handle => self.actor_out_of_scope(id),
@@ -226,9 +284,6 @@ impl Owner {
     }
 
     fn free_borrowed(&mut self, id: ObjectId, granted: u32) {
-        if let Some(peer) = self.peers.get_mut(&id.owner) {
-            peer.owned_by_them -= 1;
-        }
         if granted > 0 {
             self.releases.entry(id.owner).or_default().push((id, granted));
         }
@@ -239,12 +294,10 @@ impl Owner {
 
     /// The value of a pending object is here: wake who waits, answer who asked, start what depends.
     pub(super) fn set_ready(&mut self, id: ObjectId, payload: Payload) {
-        let Some(object) = self.objects.get_mut(&id) else { return self.discard(payload) };
-        if object.is_ready() {
-            return self.discard(payload);
-        }
+        let is_large = id.owner == self.me && self.is_in_our_memory(&payload.value);
+        let Some(object) = self.objects.get_mut(&id).filter(|object| object.state == State::Pending) else { return self.discard(payload) };
         object.state = State::Ready(payload.value);
-        if id.owner == self.me && matches!(&object.state, State::Ready(Value::Shm(range)) if !range.extent.is_on_disk()) {
+        if is_large {
             self.large.insert(id);
         }
         if object.more.is_none() && payload.refs.is_empty() {
@@ -282,9 +335,9 @@ impl Owner {
     pub(super) fn fetch_asked(&mut self, from: ProcId, ids: &[(ObjectId, u64)]) {
         for &(id, request) in ids {
             match self.objects.get_mut(&id) {
-                Some(object) if !object.is_ready() => object.more().fetchers.push((from, request)),
-                Some(_) => self.answer_fetch(from, id, request),
-                None => {
+                Some(object) if object.state == State::Pending => object.more().fetchers.push((from, request)),
+                Some(object) if object.is_ready() => self.answer_fetch(from, id, request),
+                _ => {
                     let payload = Payload { value: lost(id, "its owner has freed it: no counted reference was left"), refs: vec![] };
                     self.send(from, Peer::Fetched { id, request, payload }, true);
                 }
@@ -297,6 +350,7 @@ impl Owner {
         let State::Ready(value) = &object.state else { return };
         let payload = Payload { value: value.clone(), refs: object.refs().to_vec() };
         self.grant_refs(to, &payload.refs);
+        self.note_travel(to, id);
         self.send(to, Peer::Fetched { id, request, payload }, true);
     }
 
@@ -356,8 +410,9 @@ impl Owner {
         self.reply_holds.values().flatten().for_each(|id| mention(*id));
         self.pending_borrows.values().flat_map(|pending| pending.held()).for_each(|id| mention(*id));
         self.held_by_streams().for_each(&mut mention);
+        self.held_by_lineage().for_each(&mut mention);
         for (id, object) in &self.objects {
-            assert!(!object.is_unused(), "{id:?} is in the table with no count");
+            assert!(!object.is_unused() || self.is_ghost(*id), "{id:?} is in the table with no count");
             assert_eq!(object.holds, holds.get(id).copied().unwrap_or(0), "holds of {id:?} ({:?})", object.state);
             assert!(id.owner != self.me || object.granted() == 0, "{id:?} is ours and borrowed");
         }
@@ -368,10 +423,12 @@ impl Owner {
         self.check_leases();
         self.check_streams();
         self.check_backlog();
+        self.check_arguments();
+        self.check_lineage();
     }
 }
 
-fn lost(id: ObjectId, why: &str) -> Value {
+pub(super) fn lost(id: ObjectId, why: &str) -> Value {
     let hex = hex(&id.bytes());
     system_error("object_lost", &[("object_id", &hex), ("message", &format!("object {hex} is lost: {why}."))])
 }

@@ -41,16 +41,17 @@ impl Owner {
                 return Some(at);
             }
             self.postponed.due.pop_first();
-            if let Some(CallKind::Task { class }) = self.tasks.get(&call).map(|task| task.template.kind) {
-                self.enqueue(now, class, call, true);
+            let task = self.tasks.get(&call).filter(|task| task.unresolved == 0);
+            if let Some(CallKind::Task { class }) = task.map(|task| task.template.kind) {
+                self.run_again(now, class, call);
             }
         }
         None
     }
 
     pub(super) fn forget_postponed(&mut self, call: u64) {
-        if !self.postponed.times.is_empty() {
-            self.postponed.times.remove(&call);
+        if self.postponed.times.remove(&call).is_some() {
+            self.postponed.due.retain(|(_, other)| *other != call);
         }
     }
 }
@@ -119,7 +120,7 @@ mod tests {
             assert_eq!(owner.tasks[&call].place, Place::Waiting);
             now += wait;
             owner.tick(now);
-            assert_eq!(owner.tasks[&call].place, Place::Queued);
+            assert_eq!(owner.tasks[&call].place, Place::Queued(ray_proto::ClassId(0)));
         }
         assert_eq!((owner.tasks[&call].attempt, owner.tasks[&call].retries_left), (3, 1));
     }
@@ -130,7 +131,7 @@ mod tests {
         die(&mut owner, 0, 1, call, MemoryKill::Crowded { free_retries: 1 });
         owner.tick(1_000_000);
         die(&mut owner, 1_000_000, 2, call, MemoryKill::Crowded { free_retries: 1 });
-        assert_eq!((owner.tasks[&call].place, owner.tasks[&call].retries_left), (Place::Queued, 0));
+        assert_eq!((owner.tasks[&call].place, owner.tasks[&call].retries_left), (Place::Queued(ray_proto::ClassId(0)), 0));
         die(&mut owner, 1_000_000, 3, call, MemoryKill::Alone {});
         assert!(is_over(&owner, call));
         assert!(owner.postponed.times.is_empty());

@@ -1,5 +1,6 @@
 //! The borrowing protocol: grants, registrations, releases (docs/design/001, "Reference counting").
 
+use super::objects::State;
 use super::{Command, Owner};
 use ray_proto::msg::{Peer, Reply};
 use ray_proto::{ObjectId, Payload, ProcId};
@@ -54,8 +55,9 @@ impl Owner {
         if to == self.me || self.peer(to).dead {
             return;
         }
-        let Some(object) = self.objects.get_mut(&id) else { return };
+        let Some(object) = self.objects.get_mut(&id).filter(|object| object.state != State::Freed) else { return };
         *object.more().borrowers.entry(to).or_insert(0) += count;
+        self.note_travel(to, id);
         self.peer(to).granted_to_them += count as usize;
     }
 

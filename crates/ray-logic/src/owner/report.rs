@@ -20,6 +20,7 @@ impl Owner {
                 facts.extend(self.tasks.get(&id.call()).filter(|_| id.owner == self.me).into_iter().flat_map(|task| self.report_call(now, id.call(), task)));
                 facts
             }
+            State::Freed => vec![Fact::Unknown {}],
             State::Ready(value) => vec![Fact::Ready { error: value.is_error().then(|| value.clone()) }],
             State::Pending if id.owner != self.me => vec![Fact::Borrowed { owner: id.owner }],
             State::Pending => self.tasks.get(&id.call()).map_or_else(Vec::new, |task| self.report_call(now, id.call(), task)),
@@ -44,7 +45,7 @@ impl Owner {
 
     fn report_place(&self, call: u64, task: &Task) -> Option<Fact> {
         match (task.place, task.template.kind) {
-            (Place::Queued, CallKind::Task { class }) => {
+            (Place::Queued(class), _) => {
                 let (ahead, workers) = self.place_in_class(class, call);
                 Some(Fact::NeedsWorker { class, ahead, workers })
             }

@@ -5,7 +5,7 @@
 //!
 //! Invariants
 //! 1. A victim carries one local count until `moved` or `stays`: its range is not reused while it is copied.
-//! 2. `large` lists exactly the owned objects whose value is in memory extents.
+//! 2. `large` lists exactly the owned objects whose value is in memory extents of our own node.
 
 use super::objects::State;
 use super::{Command, Owner};
@@ -43,16 +43,21 @@ impl Owner {
     }
 
     pub(super) fn note_large(&mut self, id: ObjectId, state: &State) {
-        if memory_range(state).is_some() {
+        if matches!(state, State::Ready(value) if id.owner == self.me && self.is_in_our_memory(value)) {
             self.large.insert(id);
         }
     }
 
     /// The same for an entry of the table.
     pub(super) fn note_ready(&mut self, id: ObjectId) {
-        if self.objects.get(&id).is_some_and(|object| memory_range(&object.state).is_some()) {
+        if id.owner == self.me && self.value(id).is_some_and(|value| self.is_in_our_memory(value)) {
             self.large.insert(id);
         }
+    }
+
+    /// Only what is on our node can be moved to its disk.
+    pub(super) fn is_in_our_memory(&self, value: &Value) -> bool {
+        matches!(value, Value::Shm(range) if !range.extent.is_on_disk() && range.extent.node() == self.me.node())
     }
 
     /// Something may be movable. Cheap: a process that owns nothing large need not look any closer.
@@ -114,8 +119,8 @@ impl Owner {
 
     fn movable(&self, id: ObjectId, in_flight: &FxHashSet<ObjectId>) -> Option<ShmRange> {
         let object = self.objects.get(&id)?;
-        let range = memory_range(&object.state)?;
-        (object.is_unread() && !in_flight.contains(&id)).then_some(range)
+        let State::Ready(Value::Shm(range)) = &object.state else { return None };
+        (self.large.contains(&id) && object.is_unread() && !in_flight.contains(&id)).then_some(**range)
     }
 
     /// Every object that a call on its way or running elsewhere was told the place of, or may ask for.
@@ -136,17 +141,10 @@ impl Owner {
     }
 
     pub(super) fn check_large(&self) {
-        let is_large = |id: &ObjectId| id.owner == self.me && self.objects.get(id).is_some_and(|object| memory_range(&object.state).is_some());
+        let is_large = |id: &ObjectId| id.owner == self.me && self.value(*id).is_some_and(|value| self.is_in_our_memory(value));
         assert!(self.large.iter().all(is_large), "an object is listed as large and is not");
         let large = self.objects.keys().filter(|id| is_large(id)).count();
         assert_eq!(large, self.large.len(), "an object in shared memory is not listed as large");
-    }
-}
-
-fn memory_range(state: &State) -> Option<ShmRange> {
-    match state {
-        State::Ready(Value::Shm(range)) if !range.extent.is_on_disk() => Some(**range),
-        _ => None,
     }
 }
 

@@ -9,6 +9,7 @@
 //! 2. The stream holds each item from its arrival until it is read, and the end object as long as there is a reader.
 //! 3. `granted` never falls. A reader that waits and a producer that waits never wait for each other.
 
+use super::lineage::Unrepeatable;
 use super::objects::{Object, State};
 use super::Owner;
 use ray_proto::ids::END_INDEX;
@@ -136,7 +137,8 @@ impl Owner {
             return self.discard(payload);
         }
         if std::mem::take(&mut stream.awaited) {
-            return self.set_ready(id, payload);
+            self.set_ready(id, payload);
+            return self.note_unrepeatable(id, Unrepeatable::Stream);
         }
         // A call to ourselves may have mentioned the item before it came.
         let object = self.objects.entry(id).or_insert_with(|| Object::new(State::Pending));
@@ -146,6 +148,7 @@ impl Owner {
             object.more().refs = payload.refs;
         }
         self.note_ready(id);
+        self.note_unrepeatable(id, Unrepeatable::Stream);
     }
 
     fn grant_credit(&mut self, call: u64) {
@@ -174,6 +177,7 @@ impl Owner {
         self.streams.get_mut(&call).expect("looked up above").ended = true;
         if let Some(end) = end {
             self.set_ready(self.end_id(call), end);
+            self.note_unrepeatable(self.end_id(call), Unrepeatable::Stream);
         }
         if gather {
             self.drop_unread(call);

@@ -62,8 +62,10 @@ pub enum SubmitError {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
+    /// For arguments, or postponed.
     Waiting,
-    Queued,
+    /// In the queue of this class, which need not be its template's: its arguments may draw it to their node.
+    Queued(ClassId),
     Lease(LeaseId),
     /// In its actor client's queue.
     Actor,
@@ -124,8 +126,8 @@ impl Owner {
             return *class;
         }
         let class = ClassId(self.classes.len() as u32);
-        let slots = shape.slots_in(&self.node_total, 1024).max(1);
-        self.classes.push(super::leases::Class::new(shape.clone(), slots));
+        let slots = self.slots_for(shape);
+        self.classes.push(super::leases::Class::new(shape.clone(), env.to_owned(), strategy.clone(), slots));
         self.class_ids.insert(key, class);
         self.out.push(Command::Node(ray_proto::msg::ToNode::DefineClass { class, shape: shape.clone(), env: env.to_owned(), strategy: strategy.clone() }));
         class
@@ -211,6 +213,32 @@ impl Owner {
         }
     }
 
+    /// A call that had its arguments is to be sent again. Those that were lost meanwhile must come first: true if there are any.
+    pub(super) fn misses_arguments(&mut self, call: u64) -> bool {
+        let deps = self.tasks[&call].refs.as_ref().map_or_else(Vec::new, |refs| refs.deps.clone());
+        let missing: Vec<ObjectId> = deps.into_iter().filter(|id| !self.is_ready(*id)).collect();
+        for &id in &missing {
+            self.object(id).more().dependents.push(call);
+            self.fetch(id);
+        }
+        let task = self.tasks.get_mut(&call).expect("looked up above");
+        debug_assert_eq!(task.unresolved, 0, "call {call} had its arguments");
+        task.unresolved = missing.len() as u32;
+        !missing.is_empty()
+    }
+
+    /// A task that is in no queue and on no worker goes to the head of its queue, waits for arguments that were lost meanwhile, or fails with one of them.
+    pub(super) fn run_again(&mut self, now: Time, class: ClassId, call: u64) {
+        self.tasks.get_mut(&call).expect("an accepted call").place = Place::Waiting;
+        if self.misses_arguments(call) {
+            return;
+        }
+        match self.failed_dependency(call) {
+            Some(error) => self.fail(call, error),
+            None => self.enqueue(now, class, call, true),
+        }
+    }
+
     /// The error among its resolved arguments, if any: the call fails with it without running.
     pub(super) fn failed_dependency(&self, call: u64) -> Option<Value> {
         let refs = self.tasks[&call].refs.as_ref()?;
@@ -285,8 +313,11 @@ impl Owner {
             task.retries_left -= 1;
         }
         match task.template.kind {
-            CallKind::Task { class } => self.enqueue(now, class, call, true),
-            CallKind::Method { actor, .. } => self.requeue_actor_call(actor, call),
+            CallKind::Task { class } => self.run_again(now, class, call),
+            CallKind::Method { actor, .. } => {
+                self.requeue_actor_call(actor, call);
+                self.pump_actor_call(actor, call);
+            }
             CallKind::Create => {}
         }
     }
@@ -296,12 +327,17 @@ impl Owner {
         let Some(task) = self.tasks.remove(&call) else { return };
         self.count_ended(&task);
         self.forget_postponed(call);
+        let held: Vec<ObjectId> = task.held_refs().collect();
         if task.template.stream.is_some() {
             self.end_stream(call, results);
         } else {
+            let may_be_lost = self.may_be_lost(&results);
+            let failed = results.len() == 1 && results[0].value.is_error();
             self.set_returns(call, u64::from(task.template.num_returns), results);
+            if may_be_lost {
+                self.remember(call, task, failed);
+            }
         }
-        let held: Vec<ObjectId> = task.held_refs().collect();
         held.into_iter().for_each(|id| self.unhold(id));
     }
 

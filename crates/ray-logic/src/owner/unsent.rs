@@ -42,6 +42,15 @@ impl Unsent {
         self.aside.insert(call);
     }
 
+    /// The same for one that may stand in its group's queue.
+    pub(super) fn set_aside(&mut self, group: u32, call: u64) {
+        let queue = self.queue(group);
+        if let Some(at) = queue.iter().position(|other| *other == call) {
+            queue.remove(at);
+            self.aside.insert(call);
+        }
+    }
+
     /// Whether the call was aside; it is not any more.
     pub(super) fn take_aside(&mut self, call: u64) -> bool {
         self.aside.remove(&call)

@@ -94,6 +94,19 @@ impl Owner {
         hit.into_iter().for_each(|wait| self.wait_progress(wait));
     }
 
+    /// An object that was ready is pending again: those that wait for many count it again, and somebody waits for it if there are any. A wait for few
+    /// does not know which of its objects were ready: it wakes its thread too early at worst, and that looks again.
+    pub(super) fn many_waits_regress(&mut self, id: ObjectId) -> bool {
+        let mut any = false;
+        for wait in &self.many_waits {
+            if let Some(record) = self.waits.get_mut(wait).filter(|record| record.many.contains(&id)) {
+                record.missing += 1;
+                any = true;
+            }
+        }
+        any
+    }
+
     pub(super) fn wait_progress(&mut self, wait: WaitId) {
         let Some(record) = self.waits.get_mut(&wait) else { return };
         record.missing = record.missing.saturating_sub(1);
