@@ -19,6 +19,18 @@ pub fn inline_value(token: u64) -> Value {
     Value::inline(bytes)
 }
 
+/// Where something may go, in a cluster.
+fn some_strategy(env: &mut Env) -> Strategy {
+    let (index, node_id) = env.rng.pick(&env.node_ids.clone()).expect("a node");
+    match env.rng.below(10) {
+        0..=4 => Strategy::DEFAULT,
+        5..=6 => Strategy::Spread {},
+        7 => Strategy::Near { node: index },
+        8 => Strategy::Node { node_id, soft: true },
+        _ => Strategy::Node { node_id, soft: false },
+    }
+}
+
 /// What a call gets: arguments to wait for, references to pass on.
 struct Mentions {
     deps: Vec<ObjectId>,
@@ -125,8 +137,9 @@ impl Process {
         let path = env.oracle.child(&frame.path);
         let mentions = self.mentions(env, frame, &path, pure);
         let args = self.args(env, frame, mentions);
-        let info =
-            CallInfo { path, pure, depth: frame.depth + 1, actor: None, ordered_in: None, max_retries: template.max_retries, greedy: template.name == "gpu" };
+        let (max_retries, greedy) = (template.max_retries, template.name == "gpu");
+        let simple = args.deps.is_empty() && args.nested.is_empty() && args.body_id.is_nil() && template.stream.is_none();
+        let info = CallInfo { path, pure, depth: frame.depth + 1, actor: None, ordered_in: None, max_retries, greedy, simple };
         self.submit(env, frame, &template, args, info);
     }
 
@@ -161,9 +174,23 @@ impl Process {
         let cpu = env.rng.pick(&[1.0, 1.0, 1.0, 0.5, 0.0, f64::from(env.options.widest)]).expect("a shape");
         let odd = if env.rng.permille(100) { "other" } else { "" };
         let gpu = env.rng.pick(&[0.0, 0.0, 0.5, 0.3, 1.0]).filter(|_| env.options.gpus > 0).unwrap_or(0.0);
-        let class = self.owner.class_for(&Resources::from_f64([("CPU", cpu), ("GPU", gpu)]), odd, &Strategy::DEFAULT);
+        let mut shape = Resources::from_f64([("CPU", cpu), ("GPU", gpu)]);
+        let mut strategy = Strategy::DEFAULT;
+        let mut greedy = gpu > 0.0;
+        if env.node_ids.len() > 1 {
+            strategy = some_strategy(env);
+            let is_bound = matches!(strategy, Strategy::Node { .. });
+            if is_bound {
+                shape = Resources::from_f64([("CPU", cpu)]);
+                greedy = false;
+            } else if env.rng.permille(100) {
+                shape.add(&Resources::from_f64([("gold", 1.0)]));
+                greedy = true;
+            }
+        }
+        let class = self.owner.class_for(&shape, odd, &strategy);
         let max_calls = if env.rng.permille(env.options.max_calls) { env.rng.range(1, 3) as u32 } else { 0 };
-        let site = self.site(env, if gpu > 0.0 { "gpu" } else { "f" }, CallKind::Task { class }, max_calls);
+        let site = self.site(env, if greedy { "gpu" } else { "f" }, CallKind::Task { class }, max_calls);
         self.sites.push(site.clone());
         site
     }
@@ -240,11 +267,11 @@ impl Process {
             name: String::new(),
             namespace: String::new(),
             detached: false,
-            strategy: Strategy::DEFAULT,
+            strategy: if env.node_ids.len() > 1 { some_strategy(env) } else { Strategy::DEFAULT },
         };
         env.oracle.calls.insert(
             (self.id, actor.call()),
-            CallInfo { path: path.clone(), pure: false, depth: frame.depth + 1, actor: None, ordered_in: None, max_retries: -1, greedy: false },
+            CallInfo { path: path.clone(), pure: false, depth: frame.depth + 1, actor: None, ordered_in: None, max_retries: -1, greedy: false, simple: false },
         );
         env.oracle.made.insert(actor, Made { path, pure: false, ready: false });
         self.owner.create_actor(env.now, actor, options, args);
@@ -278,7 +305,8 @@ impl Process {
             CallKind::Method { group, unordered: false, .. } => Some(group),
             _ => None,
         };
-        let info = CallInfo { path, pure: false, depth: frame.depth + 1, actor: Some(actor), ordered_in, max_retries: site.max_retries, greedy: false };
+        let info =
+            CallInfo { path, pure: false, depth: frame.depth + 1, actor: Some(actor), ordered_in, max_retries: site.max_retries, greedy: false, simple: false };
         self.submit(env, frame, &site, args, info);
     }
 
