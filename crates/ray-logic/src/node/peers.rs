@@ -27,6 +27,10 @@ pub(super) struct Peers {
     /// Why each dead node is dead.
     pub deaths: BTreeMap<NodeIndex, String>,
     pub jobs: BTreeMap<u32, JobInfo>,
+    /// The head has told of every node up to this one: who of them is no member is dead.
+    told_up_to: NodeIndex,
+    /// Nodes that others know already, and we don't.
+    newcomers: BTreeMap<NodeIndex, Newcomer>,
     /// Processes of other nodes that asked something of us.
     strangers: BTreeSet<ProcId>,
     /// Nodes that a process of ours asked something of.
@@ -44,6 +48,14 @@ pub(super) struct Peers {
     probe_at: Time,
     refused_since: Option<Time>,
     pub over: bool,
+}
+
+/// A node that the head has not told us of yet: everything about it waits for that.
+#[derive(Debug, Default)]
+struct Newcomer {
+    heard: Vec<NodeMessage>,
+    to_say: Vec<NodeMessage>,
+    pulls: Vec<(ProcId, ToNode)>,
 }
 
 impl Node {
@@ -86,7 +98,30 @@ impl Node {
     pub(super) fn to_node(&mut self, to: NodeIndex, message: NodeMessage) {
         if self.peers.members.contains_key(&to) {
             self.out.push(NodeCommand::Net { to, message });
+        } else if self.is_newcomer(to) {
+            self.peers.newcomers.entry(to).or_default().to_say.push(message);
         }
+    }
+
+    /// It is not known here, and not dead for all that is known.
+    fn is_newcomer(&self, index: NodeIndex) -> bool {
+        index > self.peers.told_up_to && !self.peers.members.contains_key(&index)
+    }
+
+    /// Why a node is dead, if it is.
+    pub(super) fn death_of(&self, index: NodeIndex) -> Option<String> {
+        let dead = !self.peers.members.contains_key(&index) && !self.is_newcomer(index);
+        let unknown = || format!("node {} was dead before this one joined the cluster", index.0);
+        dead.then(|| self.peers.deaths.get(&index).cloned().unwrap_or_else(unknown))
+    }
+
+    /// The bytes are on a node that is not known yet. True: the request waits for that.
+    pub(super) fn awaits_newcomer(&mut self, source: NodeIndex, from: ProcId, message: ToNode) -> bool {
+        let waits = self.is_newcomer(source);
+        if waits {
+            self.peers.newcomers.entry(source).or_default().pulls.push((from, message));
+        }
+        waits
     }
 
     /// To the head: by a call when it is here. Handled when the event in hand is done.
@@ -131,6 +166,12 @@ impl Node {
     /// A message of another node, or of the head on this one.
     pub fn on_node(&mut self, now: Time, from: NodeIndex, message: NodeMessage) {
         self.now = now;
+        if self.is_newcomer(from) {
+            return self.peers.newcomers.entry(from).or_default().heard.push(message);
+        }
+        if self.death_of(from).is_some() {
+            return;
+        }
         match message {
             NodeMessage::Request { from: asker, message } => {
                 self.peers.strangers.insert(asker);
@@ -193,13 +234,13 @@ impl Node {
     pub(super) fn is_gone(&self, proc_id: ProcId) -> bool {
         match proc_id.node() == self.config.index {
             true => !self.procs.contains_key(&proc_id),
-            false => !self.peers.members.contains_key(&proc_id.node()) || self.graves.contains_key(&proc_id),
+            false => self.death_of(proc_id.node()).is_some() || self.graves.contains_key(&proc_id),
         }
     }
 
     pub(super) fn watch_remote(&mut self, from: ProcId, proc_id: ProcId) {
-        if let Some(death) = self.peers.deaths.get(&proc_id.node()) {
-            let evidence = Evidence::of_lost_node(death);
+        if let Some(death) = self.death_of(proc_id.node()) {
+            let evidence = Evidence::of_lost_node(&death);
             return self.send(from, FromNode::ProcDied { proc_id, evidence });
         }
         self.peers.watched.entry(proc_id).or_default().insert(from);
@@ -222,6 +263,8 @@ impl Node {
 
     fn nodes_changed(&mut self, now: Time, infos: Vec<NodeInfo>, views: Vec<NodeView>) {
         let before: Vec<NodeIndex> = self.peers.members.keys().copied().collect();
+        let told: Vec<NodeIndex> = infos.iter().map(|info| info.index).collect();
+        self.peers.told_up_to = told.iter().copied().max().unwrap_or_default().max(self.peers.told_up_to);
         for info in infos {
             match info.death.is_empty() {
                 true => {
@@ -240,7 +283,16 @@ impl Node {
         if !before.is_empty() && !before.iter().eq(self.peers.members.keys()) {
             self.tell_capacity();
         }
+        told.into_iter().for_each(|index| self.welcome(now, index));
         self.schedule(now);
+    }
+
+    /// What waited for the news of a node: that it is there, or that it is dead.
+    fn welcome(&mut self, now: Time, index: NodeIndex) {
+        let Some(newcomer) = self.peers.newcomers.remove(&index) else { return };
+        newcomer.to_say.into_iter().for_each(|message| self.to_node(index, message));
+        newcomer.heard.into_iter().for_each(|message| self.on_node(now, index, message));
+        newcomer.pulls.into_iter().for_each(|(from, message)| self.on_message(now, from, message));
     }
 
     fn tell_capacity(&mut self) {
@@ -259,9 +311,10 @@ impl Node {
     }
 
     fn node_died(&mut self, now: Time, index: NodeIndex, death: &str) {
-        if self.peers.members.remove(&index).is_none() {
+        if self.peers.deaths.contains_key(&index) {
             return;
         }
+        self.peers.members.remove(&index);
         self.peers.deaths.insert(index, death.to_owned());
         self.peers.views.remove(&index);
         self.out.push(NodeCommand::Forget { index });
