@@ -96,14 +96,12 @@ impl World {
             Event::Copied(index, ticket) => self.transferred(index, ticket),
             Event::Fault(fault) => self.strike(fault),
             Event::ForkDone(id) => self.born(id),
-            Event::ForkFailed(id) => {
-                if self.unborn.remove(&id) {
-                    self.unless_stopped(id.node(), Event::ForkFailed(id), |world| {
-                        let now = world.env.now;
-                        world.node(id.node()).fork_failed(now, id, "the simulator says no");
-                    });
+            Event::ForkFailed(id) => self.unless_stopped(id.node(), event, |world| {
+                if world.unborn.remove(&id) {
+                    let now = world.env.now;
+                    world.node(id.node()).fork_failed(now, id, "the simulator says no");
                 }
-            }
+            }),
             Event::Reaped(id) => self.unless_stopped(id.node(), event, |world| {
                 let evidence = world.env.corpses[&id].clone();
                 let now = world.env.now;
