@@ -275,6 +275,7 @@ impl Process {
 
     /// The run is over: what is kept for good goes too.
     pub fn let_go(&mut self, env: &mut Env) {
+        std::mem::take(&mut self.detached).into_iter().for_each(|actor| self.owner.release_local(actor));
         let mut kept = std::mem::take(&mut self.pins);
         if let Some(home) = self.home.as_mut() {
             kept.append(&mut home.state);

@@ -68,6 +68,8 @@ pub enum Fault {
     Kill(Option<NodeIndex>),
     /// It ends in good order.
     Leave,
+    /// The second driver leaves.
+    DriverEnds,
     /// A daemon, or its whole machine, does nothing for so long.
     Stop {
         whole: bool,
@@ -101,6 +103,8 @@ pub struct Env {
     pub busy_at: Time,
     pub net: Net,
     /// Nodes that have joined, with their names.
+    /// Actors with names: the n-th is called "a<n>".
+    pub named: Vec<ray_proto::ActorId>,
     pub node_ids: Vec<(NodeIndex, ray_proto::Blob)>,
     queue: BTreeMap<(Time, u64), Event>,
     posted: u64,
@@ -121,6 +125,7 @@ impl Env {
             mailbox: Vec::new(),
             busy_at: 0,
             net: Net::default(),
+            named: Vec::new(),
             node_ids: Vec::new(),
             queue: BTreeMap::new(),
             posted: 0,

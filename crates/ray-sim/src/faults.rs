@@ -28,7 +28,8 @@ impl World {
 
     fn plan_node_faults(&mut self) {
         let o = self.env.options.clone();
-        let kinds: [(u32, fn(&mut World) -> Fault); 6] = [
+        let kinds: [(u32, fn(&mut World) -> Fault); 7] = [
+            (o.driver_ends, |_| Fault::DriverEnds),
             (o.node_kills, |_| Fault::Kill(None)),
             (o.node_leaves, |_| Fault::Leave),
             (o.cuts, |world| Fault::Cut { with_head: world.env.rng.permille(500), time: world.some_time(SHORT) }),
@@ -62,6 +63,11 @@ impl World {
                 }
             }
             Fault::Leave => self.leave(),
+            Fault::DriverEnds => {
+                if let Some(driver) = self.drivers.get(1).copied() {
+                    self.end(driver, 9, "", true);
+                }
+            }
             Fault::Stop { whole, time } => self.stop(whole, time),
             Fault::Resumed(index) => self.unless_stopped(index, Event::Fault(fault), |_| ()),
             Fault::Cut { with_head, time } => self.cut(with_head, time),
@@ -114,6 +120,7 @@ impl World {
             self.procs.values_mut().filter(|process| process.id.node() == index).for_each(|process| process.stalled_until = process.stalled_until.max(until));
             if time > SHORT {
                 self.env.oracle.frozen.insert(index);
+                self.env.oracle.killed_any = true;
             }
         }
         self.env.post(time, Event::Fault(Fault::Resumed(index)));

@@ -71,6 +71,10 @@ pub struct Options {
     pub freezes: u32,
     pub node_kills: u32,
     pub node_leaves: u32,
+    /// An actor is detached and has a name.
+    pub detached: u32,
+    /// The second driver leaves, or is killed.
+    pub driver_ends: u32,
     pub sabotage: Option<Sabotage>,
 }
 
@@ -155,6 +159,14 @@ impl Options {
         if some(350, 1) == 1 {
             o.second_driver = Some(some(1000, others) as usize - 1);
         }
+        o.detached = some(400, 400);
+        o.driver_ends = some(400, 1);
+        o.shm = o.shm.max(some(600, 800));
+        if some(300, 1) == 1 {
+            // Long enough for failures to be found while it runs.
+            o.slow_steps = o.slow_steps.max(some(1000, 700));
+            o.horizon_us = 1_000_000;
+        }
         o.widest = 1;
         o
     }
@@ -199,6 +211,8 @@ impl Options {
             freezes: 0,
             node_kills: 0,
             node_leaves: 0,
+            detached: 0,
+            driver_ends: 0,
             sabotage: None,
         }
     }

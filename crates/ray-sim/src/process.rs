@@ -59,6 +59,8 @@ pub struct Process {
     /// Values of other nodes that are read here.
     pub remotes: BTreeMap<ObjectId, Remote>,
     pub is_driver: bool,
+    /// Actors that outlive us.
+    pub detached: Vec<ActorId>,
     /// Call sites of this process, to be used again.
     pub sites: Vec<Arc<Template>>,
     pub known_templates: BTreeMap<(ProcId, u32), u32>,
@@ -100,6 +102,7 @@ impl Process {
             opened: BTreeSet::new(),
             remotes: BTreeMap::new(),
             is_driver: false,
+            detached: Vec::new(),
             sites: Vec::new(),
             template_groups: BTreeMap::new(),
             known_templates: BTreeMap::new(),
@@ -241,6 +244,7 @@ impl Process {
             // Views keep their mappings.
             FromNode::ExtentClosed { .. } => {}
             FromNode::ExtentOpened { token, extent, .. } if self.pulled(env, token, Ok(extent)) => {}
+            FromNode::NameFound { existing: Some((actor, _)), .. } => self.actor_found(env, actor),
             FromNode::PullFailed { token, lost, .. } => _ = self.pulled(env, token, Err(lost)),
             FromNode::ExtentOpened { token, extent, .. } => {
                 self.opened.insert(extent);

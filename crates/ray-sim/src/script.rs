@@ -257,6 +257,8 @@ impl Process {
         if !args.deps.is_empty() {
             env.oracle.needy.insert(actor);
         }
+        let detached = env.rng.permille(env.options.detached);
+        let name = if detached { self.name_actor(env, actor) } else { String::new() };
         let options = ActorOptions {
             class_name: "A".into(),
             payload: b"class"[..].into(),
@@ -264,9 +266,9 @@ impl Process {
             to_place,
             env: String::new(),
             max_restarts: env.rng.pick(&[0, 0, 1, 2, -1]).expect("a number"),
-            name: String::new(),
+            name,
             namespace: String::new(),
-            detached: false,
+            detached,
             strategy: if env.node_ids.len() > 1 { some_strategy(env) } else { Strategy::DEFAULT },
         };
         env.oracle.calls.insert(
@@ -277,6 +279,39 @@ impl Process {
         self.owner.create_actor(env.now, actor, options, args);
         env.oracle.handle_made(self.id, actor);
         frame.handles.push(Handle { id: actor, view: None });
+    }
+
+    /// It outlives its creator, and others find it by its name.
+    fn name_actor(&mut self, env: &mut Env, actor: ActorId) -> String {
+        let name = format!("a{}", env.named.len());
+        env.named.push(actor);
+        self.detached.push(actor);
+        let payload = b"class"[..].into();
+        self.to_node(env, ToNode::NameTake { token: 0, name: name.clone(), namespace: String::new(), actor, payload });
+        name
+    }
+
+    fn look_for_actor(&mut self, env: &mut Env) {
+        if !env.named.is_empty() {
+            let name = format!("a{}", env.rng.below(env.named.len() as u64));
+            self.to_node(env, ToNode::NameFind { token: 0, name, namespace: String::new() });
+        }
+    }
+
+    /// An actor was found by its name: kept until the program's end.
+    pub fn actor_found(&mut self, env: &mut Env, actor: ActorId) {
+        env.note(self.id, || format!("has found {actor:?}"));
+        self.owner.add_local(actor);
+        env.oracle.handle_made(self.id, actor);
+        self.pins.push(Handle { id: actor, view: None });
+        self.owner.register_borrow(actor);
+    }
+
+    fn use_pin(&mut self, env: &mut Env, frame: &mut Frame) {
+        let actors: Vec<ActorId> = self.pins.iter().map(|pin| pin.id).filter(|id| id.is_actor()).collect();
+        if let Some(actor) = env.rng.pick(&actors).filter(|_| !frame.pure) {
+            self.add_handle(env, frame, actor);
+        }
     }
 
     fn some_actor(&self, env: &mut Env, frame: &Frame) -> Option<ActorId> {
@@ -333,6 +368,9 @@ impl Process {
 
     /// A reference travels outside of every call: the sender keeps it for good, the receiver registers by itself.
     fn out_of_band(&mut self, env: &mut Env, frame: &mut Frame) {
+        if env.options.detached > 0 && env.rng.permille(500) {
+            return if env.rng.permille(500) { self.look_for_actor(env) } else { self.use_pin(env, frame) };
+        }
         if env.rng.permille(500) {
             if let Some(id) = self.some_refs(env, frame, 1).pop() {
                 self.owner.add_local(id);

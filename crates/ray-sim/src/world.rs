@@ -6,7 +6,7 @@ use crate::options::Options;
 use crate::process::Process;
 use ray_logic::node::Node;
 use ray_proto::msg::{Evidence, MemoryKill, ToNode};
-use ray_proto::{NodeIndex, ObjectId, ProcId};
+use ray_proto::{ActorId, NodeIndex, ObjectId, ProcId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A run that makes more events than this will never end.
@@ -68,12 +68,28 @@ impl World {
             self.with(id, |process, env| process.let_go(env));
         }
         self.env.busy_at = self.env.now;
+        self.end_orphans();
         for index in self.machines.keys().copied().collect::<Vec<_>>() {
             self.after_node(index);
         }
         self.run_until_quiet();
+        if self.end_orphans() {
+            self.run_until_quiet();
+        }
         self.check_nobody_waits();
         self.check_rest();
+    }
+
+    /// Detached actors whose creators are gone have nobody else who ends them.
+    fn end_orphans(&mut self) -> bool {
+        let driver = self.drivers.first().copied();
+        let orphans: Vec<ActorId> = self.env.named.iter().copied().filter(|actor| !self.procs.contains_key(&actor.owner)).collect();
+        for actor in &orphans {
+            self.env.oracle.doomed.insert(*actor);
+            let driver = &self.procs[&driver.expect("a driver")];
+            driver.to_node(&mut self.env, ToNode::ActorKill { actor: *actor, no_restart: true });
+        }
+        !orphans.is_empty()
     }
 
     fn run_until_quiet(&mut self) {
@@ -105,7 +121,10 @@ impl World {
             Event::Reaped(id) => self.unless_stopped(id.node(), event, |world| {
                 let evidence = world.env.corpses[&id].clone();
                 let now = world.env.now;
-                world.node(id.node()).proc_exited(now, id, evidence);
+                match world.drivers.contains(&id) {
+                    true => world.node(id.node()).observer_left(now, id),
+                    false => world.node(id.node()).proc_exited(now, id, evidence),
+                }
             }),
             Event::KillSomeone => {
                 let alive: Vec<ProcId> = self.procs.keys().copied().filter(|id| !self.drivers.contains(id)).collect();
