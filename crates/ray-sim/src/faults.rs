@@ -139,7 +139,8 @@ impl World {
             self.env.post(time, Event::Fault(Fault::Heal(a, b)));
         }
         if b == NodeIndex::HEAD && self.env.strikes(Bug::NoFence) {
-            self.env.post(100_000, Event::Fault(Fault::Refused(a)));
+            self.env.oracle.killed_any = true;
+            self.env.post(20_000, Event::Fault(Fault::Refused(a)));
         }
     }
 }

@@ -256,7 +256,6 @@ impl World {
     fn send_down(&mut self, index: NodeIndex, to: ProcId, message: FromNode) {
         let lease = match &message {
             FromNode::LeaseGrant { lease, .. } => Some(*lease),
-            FromNode::NodeDied { .. } if self.env.strikes(Bug::LostNodeDied) => return,
             _ => None,
         };
         self.env.send(ProcId::NODE, to, Packet::Down(message));

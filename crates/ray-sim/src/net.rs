@@ -79,6 +79,10 @@ impl Env {
             return;
         }
         let is_grant = matches!(&message, NodeMessage::Deliver { message, .. } if matches!(**message, FromNode::LeaseGrant { .. }));
+        let is_death = matches!(&message, NodeMessage::Nodes { infos, .. } if infos.iter().any(|info| !info.death.is_empty()));
+        if is_death && self.strikes(Bug::LostNodeDied) {
+            return;
+        }
         if is_grant && self.strikes(Bug::GrantTwice) {
             self.enqueue(route, message.clone());
         }

@@ -41,6 +41,7 @@ impl Process {
             }
         } else if early {
             self.to_node(env, ToNode::CopyDone { id });
+            self.to_node(env, ToNode::Freed { ids: vec![(id, range.extent.node())] });
         }
     }
 

@@ -16,9 +16,9 @@ pub enum Bug {
     NoFence,
     /// A lease given by another node is counted twice.
     GrantTwice,
-    /// A process says that it is done with a copy that it still reads.
+    /// A copy that a process still reads is given back, as of a freed object.
     CopyDoneEarly,
-    /// A node does not tell a process that another node is dead.
+    /// A node does not hear that another node is dead.
     LostNodeDied,
 }
 

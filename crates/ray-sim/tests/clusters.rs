@@ -45,7 +45,7 @@ fn calm() -> Options {
 
 #[test]
 fn planted_death_without_a_fence_is_found() {
-    let base = Options { cuts: 3, slow_steps: 500, horizon_us: 100_000, ..calm() };
+    let base = Options { long_cuts: 2, slow_steps: 500, horizon_us: 100_000, ..calm() };
     let found = first_finding(Bug::NoFence, 60, &base);
     assert!(found.contains("two living incarnations") || found.contains("double grant") || found.contains("was freed while"), "{found}");
 }
