@@ -31,6 +31,10 @@ fn some_strategy(env: &mut Env) -> Strategy {
     }
 }
 
+fn nothing() -> CallArgs {
+    CallArgs { body: inline_value(0), body_id: ObjectId::NIL, deps: vec![], nested: vec![] }
+}
+
 /// What a call gets: arguments to wait for, references to pass on.
 struct Mentions {
     deps: Vec<ObjectId>,
@@ -249,15 +253,16 @@ impl Process {
         let held = if heavy { one.clone() } else { Resources::default() };
         let to_place = if env.rng.permille(500) { one } else { held.clone() };
         let path = env.oracle.child(&frame.path);
+        let detached = env.rng.permille(env.options.detached);
         let mut mentions = self.mentions(env, frame, &path, true);
         mentions.nested = self.containable(env, frame, &path, 2);
-        let args = self.args(env, frame, mentions);
+        // What its creator gave it would go with its creator.
+        let args = if detached { nothing() } else { self.args(env, frame, mentions) };
         let actor = self.owner.new_actor_id();
         env.note(self.id, || format!("creates {actor:?} with {args:?}"));
         if !args.deps.is_empty() {
             env.oracle.needy.insert(actor);
         }
-        let detached = env.rng.permille(env.options.detached);
         let name = if detached { self.name_actor(env, actor) } else { String::new() };
         let options = ActorOptions {
             class_name: "A".into(),

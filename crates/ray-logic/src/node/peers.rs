@@ -18,6 +18,8 @@ const PROBE: Time = 250_000;
 const HEAD_GONE: Time = 2_000_000;
 /// A view is told at most so often.
 const VIEW_EVERY: Time = 20_000;
+/// Ended jobs that are remembered.
+const ENDED_JOBS: usize = 1_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Peers {
@@ -43,6 +45,8 @@ pub(super) struct Peers {
     seq: u64,
     /// Heartbeats on their way: number and when it was sent.
     beats: VecDeque<(u64, Time)>,
+    /// The last one that the head has answered.
+    answered: u64,
     next_beat: Time,
     fence_at: Option<Time>,
     probe_at: Time,
@@ -357,9 +361,14 @@ impl Node {
         for id in doomed {
             self.kill(id, "its job is over");
         }
-        // A detached actor may need workers of the job again: what they start with is kept while one is here.
-        if !self.hosted.keys().any(|actor| actor.owner.job() == job) {
-            self.peers.jobs.remove(&job);
+        // Its detached actors, here or elsewhere, may need workers again: what these start with is kept.
+        if let Some(info) = self.peers.jobs.get_mut(&job) {
+            info.ended_ms = info.ended_ms.max(1);
+        }
+        let is_over = |(_, info): &(&u32, &JobInfo)| info.ended_ms > 0;
+        if self.peers.jobs.iter().filter(is_over).count() > ENDED_JOBS {
+            let oldest = self.peers.jobs.iter().find(is_over).map(|(job, _)| *job);
+            oldest.map(|job| self.peers.jobs.remove(&job));
         }
         self.schedule(now);
     }
@@ -393,12 +402,26 @@ impl Node {
 
     fn heartbeat_seen(&mut self, seq: u64) {
         self.peers.refused_since = None;
+        self.peers.answered = self.peers.answered.max(seq);
+        self.settle_doubts();
         while let Some((number, sent)) = self.peers.beats.front().copied().filter(|(number, _)| *number <= seq) {
             self.peers.beats.pop_front();
             if number == seq {
                 self.peers.fence_at = Some(sent + FENCE);
             }
         }
+    }
+
+    /// What is not known here may be news that is on its way. The number of a sign of life whose answer comes behind all such news; None: there are none.
+    pub(super) fn ask_for_news(&mut self) -> Option<u64> {
+        (!self.is_head()).then(|| {
+            self.peers.next_beat = self.now;
+            self.peers.seq + 1
+        })
+    }
+
+    pub(super) fn is_answered(&self, seq: u64) -> bool {
+        self.peers.answered >= seq
     }
 
     pub(super) fn tick_peers(&mut self, now: Time) -> Option<Time> {
