@@ -244,6 +244,7 @@ impl Process {
     /// An actor keeps some of what it got.
     fn keep_some(&mut self, env: &mut Env, frame: &mut Frame) {
         let Some(home) = self.home.as_mut() else { return };
+        let mut remote = vec![];
         for handle in std::mem::take(&mut frame.handles) {
             match home.state.len() < 10 && env.rng.permille(200) {
                 true => {
@@ -253,6 +254,7 @@ impl Process {
                             let now = self.owner.add_view(handle.id, range);
                             assert_eq!(now, range, "{:?} moved under a view", handle.id);
                             env.oracle.view_made(self.id, range);
+                            remote.push((handle.id, range));
                         }
                         None => self.owner.add_local(handle.id),
                     }
@@ -263,6 +265,7 @@ impl Process {
                 false => frame.handles.push(handle),
             }
         }
+        remote.into_iter().for_each(|(id, range)| self.remote_used(id, range));
     }
 
     pub fn drop_all(&mut self, env: &mut Env, frame: Frame) {
@@ -272,6 +275,7 @@ impl Process {
 
     /// The run is over: what is kept for good goes too.
     pub fn let_go(&mut self, env: &mut Env) {
+        std::mem::take(&mut self.detached).into_iter().for_each(|actor| self.owner.release_local(actor));
         let mut kept = std::mem::take(&mut self.pins);
         if let Some(home) = self.home.as_mut() {
             kept.append(&mut home.state);

@@ -1,5 +1,6 @@
 //! What all processes of a run share: the virtual clock, the event list, the links, the truth that the oracle keeps, the trace.
 
+use crate::net::{Net, Route};
 use crate::options::Options;
 use crate::oracle::Oracle;
 use crate::rng::{mix, Rng};
@@ -9,7 +10,7 @@ use ray_logic::owner::WaitId;
 use ray_logic::Time;
 use ray_proto::msg::{Evidence, FromNode, Peer, ToNode};
 use ray_proto::wire::Wire;
-use ray_proto::{ObjectId, ProcId};
+use ray_proto::{NodeIndex, ObjectId, ProcId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 #[derive(Clone, Debug)]
@@ -40,7 +41,12 @@ pub enum Event {
     Deliver(LinkId),
     Step(ProcId),
     Tick(ProcId),
-    NodeTick,
+    NodeTick(NodeIndex),
+    /// A message between nodes arrives.
+    Net(Route),
+    /// A transfer between nodes is through: who asked for it, and under which ticket.
+    Copied(NodeIndex, u64),
+    Fault(Fault),
     Drops(ProcId),
     /// The next step of the thread that spills.
     Spill(ProcId),
@@ -50,6 +56,35 @@ pub enum Event {
     Reaped(ProcId),
     KillSomeone,
     StallSomeone,
+}
+
+/// What befalls nodes.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    Join(usize),
+    /// A second driver comes through the door of a node.
+    Knock(NodeIndex),
+    /// A node of those that may, or the one: with its machine or only its daemon.
+    Kill(Option<NodeIndex>),
+    /// It ends in good order.
+    Leave,
+    /// The second driver leaves.
+    DriverEnds,
+    /// A daemon, or its whole machine, does nothing for so long.
+    Stop {
+        whole: bool,
+        time: Time,
+    },
+    /// Two nodes hear nothing of each other for so long, or (0) for good.
+    Cut {
+        with_head: bool,
+        time: Time,
+    },
+    Heal(NodeIndex, NodeIndex),
+    /// The head's node finds that a node's port refuses connections.
+    Refused(NodeIndex),
+    /// A node lives again after having been stopped.
+    Resumed(NodeIndex),
 }
 
 pub struct Env {
@@ -66,6 +101,11 @@ pub struct Env {
     pub mailbox: Vec<(ProcId, ObjectId)>,
     /// When something other than the node's question to idle workers happened last.
     pub busy_at: Time,
+    pub net: Net,
+    /// Nodes that have joined, with their names.
+    /// Actors with names: the n-th is called "a<n>".
+    pub named: Vec<ray_proto::ActorId>,
+    pub node_ids: Vec<(NodeIndex, ray_proto::Blob)>,
     queue: BTreeMap<(Time, u64), Event>,
     posted: u64,
     links: BTreeMap<LinkId, Link>,
@@ -84,6 +124,9 @@ impl Env {
             corpses: BTreeMap::new(),
             mailbox: Vec::new(),
             busy_at: 0,
+            net: Net::default(),
+            named: Vec::new(),
+            node_ids: Vec::new(),
             queue: BTreeMap::new(),
             posted: 0,
             links: BTreeMap::new(),
@@ -146,6 +189,7 @@ impl Env {
                 _ => {}
             }
         }
+        self.net.on_the_way(from, &mut ids);
         ids
     }
 
@@ -183,16 +227,26 @@ impl Env {
             Packet::Down(m) => m.put(&mut bytes),
             Packet::Peer(m) => m.put(&mut bytes),
         }
-        let body = bytes.chunks(8).fold(0, |h, chunk| mix(h, chunk.iter().fold(0, |n, b| (n << 8) | u64::from(*b))));
-        self.hash = mix(self.hash, mix(self.now, mix(mix(id.from.0, id.to.0), body)));
+        self.hash_bytes(mix(id.from.0, id.to.0), &bytes);
         if self.trace {
             let text = format!("{packet:?}");
-            println!("{:>8} {} -> {}  {}", self.now, name(id.from), name(id.to), shorten(&text));
+            let (from, to) = (end_of(id.from, id.to), end_of(id.to, id.from));
+            println!("{:>8} {} -> {}  {}", self.now, name(from), name(to), shorten(&text));
         }
+    }
+
+    pub fn hash_bytes(&mut self, ends: u64, bytes: &[u8]) {
+        let body = bytes.chunks(8).fold(0, |h, chunk| mix(h, chunk.iter().fold(0, |n, b| (n << 8) | u64::from(*b))));
+        self.hash = mix(self.hash, mix(self.now, mix(ends, body)));
     }
 
     pub fn note(&mut self, who: ProcId, text: impl FnOnce() -> String) {
         self.busy_at = self.now;
+        self.whisper(who, text);
+    }
+
+    /// What happens for ever keeps no run going.
+    pub fn whisper(&mut self, who: ProcId, text: impl FnOnce() -> String) {
         self.hash = mix(self.hash, mix(self.now, who.0));
         if self.trace {
             println!("{:>8} {}: {}", self.now, name(who), shorten(&text()));
@@ -200,7 +254,7 @@ impl Env {
     }
 }
 
-fn mentioned(message: &Peer, ids: &mut BTreeSet<ObjectId>) {
+pub fn mentioned(message: &Peer, ids: &mut BTreeSet<ObjectId>) {
     match message {
         Peer::Call { call } => ids.extend(covered_refs(call)),
         Peer::Reply { reply } => ids.extend(reply.results.iter().flat_map(|p| &p.refs).chain(&reply.retained)),
@@ -210,11 +264,28 @@ fn mentioned(message: &Peer, ids: &mut BTreeSet<ObjectId>) {
     }
 }
 
+/// A node's daemon, as a name.
+pub fn daemon(index: NodeIndex) -> ProcId {
+    ProcId::new(0, index, 0)
+}
+
+/// One end of a link, when the other one is known.
+fn end_of(id: ProcId, other: ProcId) -> ProcId {
+    if id == ProcId::NODE {
+        daemon(other.node())
+    } else {
+        id
+    }
+}
+
 pub fn name(id: ProcId) -> String {
-    match id.0 & 0xffff_ffff {
-        0 => "node".to_owned(),
-        1 => "driver".to_owned(),
-        n => format!("p{n}"),
+    let (node, counter) = (id.node().0, id.0 & 0xff_ffff);
+    match (node, counter) {
+        (0, 0) => "node".to_owned(),
+        (0, 1) => "driver".to_owned(),
+        (0, n) => format!("p{n}"),
+        (node, 0) => format!("node{node}"),
+        (node, n) => format!("p{node}:{n}"),
     }
 }
 
@@ -226,8 +297,7 @@ fn shorten(text: &str) -> String {
         let (head, tail) = rest.split_at(at);
         let digits: String = tail[7..].chars().take_while(char::is_ascii_digit).collect();
         out.push_str(head.strip_suffix("ObjectId { owner: ").unwrap_or(head));
-        let proc = digits.parse::<u64>().unwrap_or(0) & 0xffff_ffff;
-        out.push_str(&format!("p{proc}"));
+        out.push_str(&name(ProcId(digits.parse::<u64>().unwrap_or(0))));
         rest = &tail[7 + digits.len() + 1..];
         if let Some(seq) = rest.strip_prefix(", seq: ").filter(|_| head.ends_with("ObjectId { owner: ")) {
             let digits: String = seq.chars().take_while(char::is_ascii_digit).collect();

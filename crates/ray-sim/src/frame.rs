@@ -108,7 +108,9 @@ impl Process {
     pub fn run_frame(&mut self, env: &mut Env, mut frame: Frame) {
         debug_assert!(frame.waiting.is_none(), "only what can run is run");
         if let Some((id, range)) = frame.unread.front().copied() {
-            if self.allocator(range.extent).owns(range.extent) || self.opened.contains(&range.extent) {
+            if self.is_remote(range) {
+                self.read_remote(env, &mut frame, id, range);
+            } else if self.allocator(range.extent).owns(range.extent) || self.opened.contains(&range.extent) {
                 env.oracle.check_range(self.id, id, range);
                 frame.unread.pop_front();
             } else {
@@ -137,7 +139,7 @@ impl Process {
         self.pump(env);
     }
 
-    fn ask_node(&mut self, frame: &mut Frame) -> u64 {
+    pub fn ask_node(&mut self, frame: &mut Frame) -> u64 {
         self.next_token += 1;
         frame.waiting = Some(Waiting::Node { token: self.next_token });
         self.next_token
@@ -185,6 +187,7 @@ impl Process {
         let range = self.owner.add_view(id, range);
         env.oracle.handle_made(self.id, id);
         env.oracle.view_made(self.id, range);
+        self.remote_used(id, range);
         frame.handles.push(Handle { id, view: Some(range) });
         frame.unread.push_back((id, range));
         if self.extents.owns(range.extent) && env.strikes(Bug::FreeUnderPin) {
@@ -198,7 +201,7 @@ impl Process {
             return self.waited(env, frame, &ids, get);
         };
         env.note(self.id, || format!("waits {wait:?} for {need} of {ids:?}"));
-        if env.rng.permille(100) && self.id.0 & 0xffff != 1 {
+        if env.rng.permille(100) && !self.is_driver {
             let delay = env.rng.range(1, 5_000);
             env.post(delay, Event::Timeout(self.id, wait));
         }

@@ -3,10 +3,14 @@
 
 mod calls;
 mod env;
+mod faults;
 mod frame;
+mod machine;
+mod net;
 pub mod options;
 mod oracle;
 mod process;
+mod pulls;
 pub mod rng;
 pub mod run;
 pub mod sabotage;

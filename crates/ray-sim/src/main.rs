@@ -1,7 +1,8 @@
-//! Command line of the simulator: `--seeds A..B`, `--seed N [--trace]`, `--twice`, `--stop` (at the first violation), `--calm`.
+//! Command line of the simulator: `--seeds A..B`, `--seed N [--trace]`, `--twice`, `--stop` (at the first violation), `--calm`; `--cluster`
+//! for several nodes, `--nodes N` for so many.
 
 use ray_sim::options::Options;
-use ray_sim::run::{hush_panics, run_seed, run_twice, run_with, Verdict};
+use ray_sim::run::{hush_panics, run_cluster, run_seed, run_twice, run_with, twice, Verdict};
 use std::time::Instant;
 
 struct Arguments {
@@ -11,10 +12,12 @@ struct Arguments {
     twice: bool,
     stop: bool,
     calm: bool,
+    cluster: bool,
+    nodes: Option<u64>,
 }
 
 fn parse() -> Result<Arguments, String> {
-    let mut parsed = Arguments { from: 1, to: 1000, trace: false, twice: false, stop: false, calm: false };
+    let mut parsed = Arguments { from: 1, to: 1000, trace: false, twice: false, stop: false, calm: false, cluster: false, nodes: None };
     let mut words = std::env::args().skip(1);
     let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{text} is no number"));
     while let Some(word) = words.next() {
@@ -23,6 +26,11 @@ fn parse() -> Result<Arguments, String> {
             "--twice" => parsed.twice = true,
             "--stop" => parsed.stop = true,
             "--calm" => parsed.calm = true,
+            "--cluster" => parsed.cluster = true,
+            "--nodes" => {
+                parsed.cluster = true;
+                parsed.nodes = Some(number(&words.next().unwrap_or_default())?);
+            }
             "--seed" => {
                 parsed.from = number(&words.next().unwrap_or_default())?;
                 parsed.to = parsed.from;
@@ -32,13 +40,17 @@ fn parse() -> Result<Arguments, String> {
                 let (from, to) = text.split_once("..").ok_or(format!("{text} is no range like 1..100"))?;
                 (parsed.from, parsed.to) = (number(from)?, number(to.trim_start_matches('='))?);
             }
-            other => return Err(format!("unknown argument {other}; hint: --seeds 1..1000, --seed 7 --trace, --twice, --stop, --calm")),
+            other => return Err(format!("unknown argument {other}; hint: --seeds 1..1000, --seed 7 --trace, --twice, --stop, --calm, --cluster, --nodes 4")),
         }
     }
     Ok(parsed)
 }
 
 fn verdict(arguments: &Arguments, seed: u64) -> Verdict {
+    if arguments.cluster {
+        let run = || run_cluster(seed, arguments.nodes, arguments.trace);
+        return if arguments.twice { twice(run) } else { run() };
+    }
     match (arguments.twice, arguments.calm) {
         (_, true) => run_with(seed, Options::calm(), arguments.trace),
         (true, _) => run_twice(seed),
@@ -61,7 +73,8 @@ fn main() {
         if let Some(violation) = verdict.violation {
             violations += 1;
             let first: String = if arguments.trace { violation } else { violation.lines().take(3).collect::<Vec<_>>().join(" | ") };
-            println!("seed {seed}: {first}\n    replay: cargo run -p ray-sim --release -- --seed {seed} --trace");
+            let cluster = if arguments.cluster { "--cluster " } else { "" };
+            println!("seed {seed}: {first}\n    replay: cargo run -p ray-sim --release -- {cluster}--seed {seed} --trace");
             if arguments.stop {
                 break;
             }

@@ -51,7 +51,43 @@ pub struct Options {
     pub leaks: u32,
     /// Faults strike within this time.
     pub horizon_us: u64,
+    /// The nodes beside the one that is always there; none: a node alone.
+    pub nodes: Vec<NodePlan>,
+    /// A second driver comes to the node with this position.
+    pub second_driver: Option<usize>,
+    /// A link between nodes is slow: up to tens of milliseconds.
+    pub net_slow: u32,
+    /// A message between nodes, and all behind it, is held up for up to two seconds.
+    pub net_stalls: u32,
+    /// A transfer of an object fails on its reader's node.
+    pub copy_failure: u32,
+    /// Two nodes hear nothing of each other for less than the head's patience.
+    pub cuts: u32,
+    /// A node is cut off from the head for longer than that, or for good.
+    pub long_cuts: u32,
+    /// A daemon is stopped for less than the head's patience.
+    pub stops: u32,
+    /// A whole machine is, for any time.
+    pub freezes: u32,
+    pub node_kills: u32,
+    pub node_leaves: u32,
+    /// An actor is detached and has a name.
+    pub detached: u32,
+    /// The second driver leaves, or is killed.
+    pub driver_ends: u32,
     pub sabotage: Option<Sabotage>,
+}
+
+/// A node beside the head's.
+#[derive(Clone, Debug)]
+pub struct NodePlan {
+    pub cpus: u32,
+    /// Of a resource that few nodes have.
+    pub gold: u32,
+    /// It may die.
+    pub mortal: bool,
+    /// It joins while the program runs.
+    pub late: bool,
 }
 
 impl Options {
@@ -94,6 +130,47 @@ impl Options {
         o
     }
 
+    /// The same for a cluster, of so many nodes if it is given.
+    pub fn cluster_from_seed(seed: u64, nodes: Option<u64>) -> Self {
+        let mut o = Options::from_seed(seed ^ 0xc105_7e12);
+        let mut rng = Rng::new(seed ^ 0x00de_5000);
+        let others = nodes.unwrap_or_else(|| if rng.permille(50) { rng.range(7, 20) } else { rng.range(2, 6) }).max(2) - 1;
+        let least = o.heavy_actors + 1;
+        let may_die = rng.permille(700);
+        let late = if rng.permille(300) { 400 } else { 0 };
+        for _ in 0..others {
+            let cpus = least.max(rng.pick(&[1, 1, 2, 4]).expect("a number"));
+            let mortal = may_die && rng.permille(600);
+            let gold = if rng.permille(300) { rng.range(1, 2) as u32 } else { 0 };
+            o.nodes.push(NodePlan { cpus, gold, mortal, late: rng.permille(late) });
+        }
+        let mut some = |on: u32, max: u64| if rng.permille(on) { 1 + rng.below(max) as u32 } else { 0 };
+        if o.nodes.iter().any(|node| node.mortal) {
+            o.node_kills = some(500, 2);
+            o.long_cuts = some(400, 2);
+            o.freezes = some(300, 2);
+            o.node_leaves = some(200, 1);
+        }
+        o.net_slow = some(400, 400);
+        o.net_stalls = some(200, 30);
+        o.copy_failure = some(200, 200);
+        o.cuts = some(400, 4);
+        o.stops = some(300, 3);
+        if some(350, 1) == 1 {
+            o.second_driver = Some(some(1000, others) as usize - 1);
+        }
+        o.detached = some(400, 400);
+        o.driver_ends = some(400, 1);
+        o.shm = o.shm.max(some(600, 800));
+        if some(300, 1) == 1 {
+            // Long enough for failures to be found while it runs.
+            o.slow_steps = o.slow_steps.max(some(1000, 700));
+            o.horizon_us = 1_000_000;
+        }
+        o.widest = 1;
+        o
+    }
+
     /// No faults, tasks only.
     pub fn calm() -> Self {
         Options {
@@ -123,6 +200,19 @@ impl Options {
             streams: 0,
             leaks: 0,
             horizon_us: 10_000,
+            nodes: vec![],
+            second_driver: None,
+            net_slow: 0,
+            net_stalls: 0,
+            copy_failure: 0,
+            cuts: 0,
+            long_cuts: 0,
+            stops: 0,
+            freezes: 0,
+            node_kills: 0,
+            node_leaves: 0,
+            detached: 0,
+            driver_ends: 0,
             sabotage: None,
         }
     }

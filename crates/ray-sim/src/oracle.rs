@@ -6,7 +6,7 @@ use crate::env::name;
 use crate::rng::mix;
 use ray_logic::extents::rounded;
 use ray_logic::owner::Owner;
-use ray_proto::ids::{ExtentId, ObjectId, ProcId};
+use ray_proto::ids::{ExtentId, NodeIndex, ObjectId, ProcId};
 use ray_proto::value::{system_error_fields, FLAG_RAISED, FLAG_SYSTEM};
 use ray_proto::{ActorId, ShmRange, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +43,8 @@ pub struct CallInfo {
     pub max_retries: i32,
     /// Keeps a GPU while it waits: two of them could wait for each other.
     pub greedy: bool,
+    /// It takes nothing, and is no generator.
+    pub simple: bool,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +62,12 @@ pub struct Oracle {
     pub lossy: BTreeSet<ProcId>,
     /// Somebody died with something in its table: ranges made for it stay with their makers.
     pub stranded_any: bool,
+    /// Nodes that are no more.
+    pub lost_nodes: BTreeSet<NodeIndex>,
+    /// Nodes that were stopped with their machines for longer than others wait: what runs there for a moment afterwards runs twice.
+    pub frozen: BTreeSet<NodeIndex>,
+    /// What is copied to other nodes, and whether it was overwritten meanwhile.
+    transfers: BTreeMap<(NodeIndex, u64), (ShmRange, u64, bool)>,
     children: BTreeMap<Path, u32>,
     started: BTreeSet<(ProcId, u64, u32)>,
     raised: BTreeSet<u64>,
@@ -123,8 +131,12 @@ impl Oracle {
     pub fn write(&mut self, by: ProcId, range: ShmRange, token: u64) {
         self.creators.insert(range.extent, by);
         let end = range.offset + rounded(range.len);
+        for (source, _, overwritten) in self.transfers.values_mut() {
+            *overwritten |= source.extent == range.extent && source.offset < end && range.offset < source.offset + rounded(source.len);
+        }
         for ((extent, at), (len, readers)) in &self.views {
-            let overlaps = *extent == range.extent && *at < end && range.offset < at + len;
+            let counts = readers.keys().any(|reader| !self.frozen.contains(&reader.node()));
+            let overlaps = counts && *extent == range.extent && *at < end && range.offset < at + len;
             assert!(
                 !overlaps,
                 "shared memory reused under a pin: {} writes {range:?}, read by {:?}",
@@ -139,6 +151,24 @@ impl Oracle {
     pub fn copied(&mut self, by: ProcId, from: ShmRange, to: ShmRange) {
         let token = self.memory.get(&(from.extent, from.offset)).copied().expect("a value was written there");
         self.write(by, to, token);
+    }
+
+    pub fn transfer_starts(&mut self, ticket: (NodeIndex, u64), source: ShmRange) {
+        let token = self.memory.get(&(source.extent, source.offset)).copied().unwrap_or(0);
+        self.transfers.insert(ticket, (source, token, false));
+    }
+
+    /// What the reader gets: nonsense if something else was written there meanwhile.
+    pub fn transfer_ends(&mut self, ticket: (NodeIndex, u64)) -> u64 {
+        self.transfers.remove(&ticket).map_or(0, |(_, token, overwritten)| if overwritten { !token } else { token })
+    }
+
+    /// A reader was told that nothing answers for the bytes of a value on another node.
+    pub fn check_lost(&self, by: ProcId, id: ObjectId, range: ShmRange) {
+        let creator = self.creators.get(&range.extent);
+        let excused = self.lost_nodes.contains(&range.extent.node()) || self.frozen.contains(&by.node()) || self.frozen.contains(&range.extent.node());
+        let as_before = self.dead.contains(&id.owner) || creator.is_some_and(|c| self.lossy.contains(c)) || self.tainted.contains(&id);
+        assert!(excused || as_before, "{} pulls {id:?} from {range:?}: the bytes are gone, and their maker {creator:?} lives", name(by));
     }
 
     pub fn check_range(&self, by: ProcId, id: ObjectId, range: ShmRange) {
@@ -179,7 +209,8 @@ impl Oracle {
         let object = unhex(field("object_id")).try_into().map(|b: [u8; 28]| ObjectId::from_bytes(&b));
         let actor: Option<ActorId> = self.actor_of(&unhex(field("actor_id")));
         let excused = match field("code") {
-            "object_lost" => object.is_ok_and(|o| self.tainted.contains(&o)),
+            "object_lost" => object.is_ok_and(|o| self.tainted.contains(&o) || self.may_be_lost(o)),
+            "unschedulable" => !self.lost_nodes.is_empty() || !self.frozen.is_empty(),
             "owner_died" => object.is_ok_and(|o| self.dead.contains(&o.owner)),
             "worker_crashed" => self.killed_any,
             "actor_init_failed" if actor.is_some_and(|a| self.needy.contains(&a)) => true,
@@ -188,6 +219,13 @@ impl Oracle {
             _ => false,
         };
         assert!(excused, "{} gets {id:?} and finds an error that nothing explains: {} {}", name(by), field("code"), field("message"));
+    }
+
+    /// Whether it may be lost with a node, for good. What depends on nothing and may be repeated for ever can't.
+    fn may_be_lost(&self, id: ObjectId) -> bool {
+        let call = self.calls.get(&(id.owner, id.call()));
+        let for_ever = id.index() > 0 && !id.is_end() && call.is_some_and(|call| call.simple && call.actor.is_none() && call.max_retries < 0);
+        !(self.lost_nodes.is_empty() && self.frozen.is_empty()) && !for_ever
     }
 
     /// The public form keeps 5 bytes of the counter and 6 of the owner.
@@ -214,7 +252,7 @@ impl Oracle {
 
     pub fn actor_starts(&mut self, at: ProcId, actor: ActorId) {
         let before = self.incarnations.insert(actor, at);
-        assert!(before.is_none_or(|p| self.dead.contains(&p)), "two living incarnations of {actor:?}");
+        assert!(before.is_none_or(|p| self.dead.contains(&p) || self.frozen.contains(&p.node())), "two living incarnations of {actor:?}");
     }
 
     /// `owner` is gone with its table. `exposed`: what it alone kept for others, which may be lost with it.
@@ -247,7 +285,8 @@ impl Oracle {
         let first = ObjectId { owner: me, seq: 0 };
         let last = ObjectId { owner: me, seq: u64::MAX };
         for (id, holders) in self.handles.range(first..=last) {
-            let known = owner.get(*id).is_some() || self.tainted.contains(id);
+            let counts = holders.keys().any(|holder| !self.frozen.contains(&holder.node()));
+            let known = !counts || owner.get(*id).is_some() || self.tainted.contains(id);
             assert!(known, "{id:?} was freed while {:?} refer to it", holders.keys().map(|p| name(*p)).collect::<Vec<_>>());
         }
     }

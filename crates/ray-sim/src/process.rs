@@ -2,6 +2,7 @@
 
 use crate::env::{name, Env, Event, LinkId, Packet};
 use crate::frame::{Frame, Handle};
+use crate::pulls::Remote;
 use crate::sabotage::Bug;
 use crate::spill::SpillJob;
 use ray_logic::exec::{Exec, Queued};
@@ -55,6 +56,11 @@ pub struct Process {
     pub pins: Vec<Handle>,
     pub home: Option<Home>,
     pub opened: BTreeSet<ExtentId>,
+    /// Values of other nodes that are read here.
+    pub remotes: BTreeMap<ObjectId, Remote>,
+    pub is_driver: bool,
+    /// Actors that outlive us.
+    pub detached: Vec<ActorId>,
     /// Call sites of this process, to be used again.
     pub sites: Vec<Arc<Template>>,
     pub known_templates: BTreeMap<(ProcId, u32), u32>,
@@ -94,6 +100,9 @@ impl Process {
             pins: Vec::new(),
             home: None,
             opened: BTreeSet::new(),
+            remotes: BTreeMap::new(),
+            is_driver: false,
+            detached: Vec::new(),
             sites: Vec::new(),
             template_groups: BTreeMap::new(),
             known_templates: BTreeMap::new(),
@@ -148,6 +157,7 @@ impl Process {
         env.oracle.handle_dropped(self.id, handle.id);
         if let Some(range) = handle.view {
             env.oracle.view_dropped(self.id, range);
+            self.remote_unused(env, handle.id, range);
         }
         self.drops.push((handle.id, handle.view.is_some()));
         self.post_soon(env);
@@ -233,6 +243,9 @@ impl Process {
             FromNode::Spill { bytes } => self.spill_asked(env, bytes),
             // Views keep their mappings.
             FromNode::ExtentClosed { .. } => {}
+            FromNode::ExtentOpened { token, extent, .. } if self.pulled(env, token, Ok(extent)) => {}
+            FromNode::NameFound { existing: Some((actor, _)), .. } => self.actor_found(env, actor),
+            FromNode::PullFailed { token, lost, .. } => _ = self.pulled(env, token, Err(lost)),
             FromNode::ExtentOpened { token, extent, .. } => {
                 self.opened.insert(extent);
                 self.extent_answer(env, token, Some(extent));

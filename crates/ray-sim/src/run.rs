@@ -45,9 +45,17 @@ pub fn run_with(seed: u64, options: Options, trace: bool) -> Verdict {
     Verdict { seed, events: world.env.events, hash: world.env.hash, violation }
 }
 
-/// The same seed twice: the same verdict, or a violation of its own.
+pub fn run_cluster(seed: u64, nodes: Option<u64>, trace: bool) -> Verdict {
+    run_with(seed, Options::cluster_from_seed(seed, nodes), trace)
+}
+
 pub fn run_twice(seed: u64) -> Verdict {
-    let (first, second) = (run_seed(seed, false), run_seed(seed, false));
+    twice(|| run_seed(seed, false))
+}
+
+/// The same seed twice: the same verdict, or a violation of its own.
+pub fn twice(run: impl Fn() -> Verdict) -> Verdict {
+    let (first, second) = (run(), run());
     match first == second {
         true => first,
         false => Verdict { violation: Some(format!("two runs differ: {first:?} and {second:?}")), ..first },

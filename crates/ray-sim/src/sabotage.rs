@@ -12,6 +12,14 @@ pub enum Bug {
     FreeUnderPin,
     /// An object is moved to disk although somebody may read the old place.
     MoveUnderPin,
+    /// The head takes a node that it does not hear for dead before that node can have fenced itself.
+    NoFence,
+    /// A lease given by another node is counted twice.
+    GrantTwice,
+    /// A copy that a process still reads is given back, as of a freed object.
+    CopyDoneEarly,
+    /// A node does not hear that another node is dead.
+    LostNodeDied,
 }
 
 #[derive(Clone, Copy, Debug)]

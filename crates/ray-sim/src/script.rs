@@ -19,6 +19,22 @@ pub fn inline_value(token: u64) -> Value {
     Value::inline(bytes)
 }
 
+/// Where something may go, in a cluster.
+fn some_strategy(env: &mut Env) -> Strategy {
+    let (index, node_id) = env.rng.pick(&env.node_ids.clone()).expect("a node");
+    match env.rng.below(10) {
+        0..=4 => Strategy::DEFAULT,
+        5..=6 => Strategy::Spread {},
+        7 => Strategy::Near { node: index },
+        8 => Strategy::Node { node_id, soft: true },
+        _ => Strategy::Node { node_id, soft: false },
+    }
+}
+
+fn nothing() -> CallArgs {
+    CallArgs { body: inline_value(0), body_id: ObjectId::NIL, deps: vec![], nested: vec![] }
+}
+
 /// What a call gets: arguments to wait for, references to pass on.
 struct Mentions {
     deps: Vec<ObjectId>,
@@ -125,8 +141,9 @@ impl Process {
         let path = env.oracle.child(&frame.path);
         let mentions = self.mentions(env, frame, &path, pure);
         let args = self.args(env, frame, mentions);
-        let info =
-            CallInfo { path, pure, depth: frame.depth + 1, actor: None, ordered_in: None, max_retries: template.max_retries, greedy: template.name == "gpu" };
+        let (max_retries, greedy) = (template.max_retries, template.name == "gpu");
+        let simple = args.deps.is_empty() && args.nested.is_empty() && args.body_id.is_nil() && template.stream.is_none();
+        let info = CallInfo { path, pure, depth: frame.depth + 1, actor: None, ordered_in: None, max_retries, greedy, simple };
         self.submit(env, frame, &template, args, info);
     }
 
@@ -161,9 +178,23 @@ impl Process {
         let cpu = env.rng.pick(&[1.0, 1.0, 1.0, 0.5, 0.0, f64::from(env.options.widest)]).expect("a shape");
         let odd = if env.rng.permille(100) { "other" } else { "" };
         let gpu = env.rng.pick(&[0.0, 0.0, 0.5, 0.3, 1.0]).filter(|_| env.options.gpus > 0).unwrap_or(0.0);
-        let class = self.owner.class_for(&Resources::from_f64([("CPU", cpu), ("GPU", gpu)]), odd, &Strategy::DEFAULT);
+        let mut shape = Resources::from_f64([("CPU", cpu), ("GPU", gpu)]);
+        let mut strategy = Strategy::DEFAULT;
+        let mut greedy = gpu > 0.0;
+        if env.node_ids.len() > 1 {
+            strategy = some_strategy(env);
+            let is_bound = matches!(strategy, Strategy::Node { .. });
+            if is_bound {
+                shape = Resources::from_f64([("CPU", cpu)]);
+                greedy = false;
+            } else if env.rng.permille(100) {
+                shape.add(&Resources::from_f64([("gold", 1.0)]));
+                greedy = true;
+            }
+        }
+        let class = self.owner.class_for(&shape, odd, &strategy);
         let max_calls = if env.rng.permille(env.options.max_calls) { env.rng.range(1, 3) as u32 } else { 0 };
-        let site = self.site(env, if gpu > 0.0 { "gpu" } else { "f" }, CallKind::Task { class }, max_calls);
+        let site = self.site(env, if greedy { "gpu" } else { "f" }, CallKind::Task { class }, max_calls);
         self.sites.push(site.clone());
         site
     }
@@ -222,14 +253,17 @@ impl Process {
         let held = if heavy { one.clone() } else { Resources::default() };
         let to_place = if env.rng.permille(500) { one } else { held.clone() };
         let path = env.oracle.child(&frame.path);
+        let detached = env.rng.permille(env.options.detached);
         let mut mentions = self.mentions(env, frame, &path, true);
         mentions.nested = self.containable(env, frame, &path, 2);
-        let args = self.args(env, frame, mentions);
+        // What its creator gave it would go with its creator.
+        let args = if detached { nothing() } else { self.args(env, frame, mentions) };
         let actor = self.owner.new_actor_id();
         env.note(self.id, || format!("creates {actor:?} with {args:?}"));
         if !args.deps.is_empty() {
             env.oracle.needy.insert(actor);
         }
+        let name = if detached { self.name_actor(env, actor) } else { String::new() };
         let options = ActorOptions {
             class_name: "A".into(),
             payload: b"class"[..].into(),
@@ -237,19 +271,52 @@ impl Process {
             to_place,
             env: String::new(),
             max_restarts: env.rng.pick(&[0, 0, 1, 2, -1]).expect("a number"),
-            name: String::new(),
+            name,
             namespace: String::new(),
-            detached: false,
-            strategy: Strategy::DEFAULT,
+            detached,
+            strategy: if env.node_ids.len() > 1 { some_strategy(env) } else { Strategy::DEFAULT },
         };
         env.oracle.calls.insert(
             (self.id, actor.call()),
-            CallInfo { path: path.clone(), pure: false, depth: frame.depth + 1, actor: None, ordered_in: None, max_retries: -1, greedy: false },
+            CallInfo { path: path.clone(), pure: false, depth: frame.depth + 1, actor: None, ordered_in: None, max_retries: -1, greedy: false, simple: false },
         );
         env.oracle.made.insert(actor, Made { path, pure: false, ready: false });
         self.owner.create_actor(env.now, actor, options, args);
         env.oracle.handle_made(self.id, actor);
         frame.handles.push(Handle { id: actor, view: None });
+    }
+
+    /// It outlives its creator, and others find it by its name.
+    fn name_actor(&mut self, env: &mut Env, actor: ActorId) -> String {
+        let name = format!("a{}", env.named.len());
+        env.named.push(actor);
+        self.detached.push(actor);
+        let payload = b"class"[..].into();
+        self.to_node(env, ToNode::NameTake { token: 0, name: name.clone(), namespace: String::new(), actor, payload });
+        name
+    }
+
+    fn look_for_actor(&mut self, env: &mut Env) {
+        if !env.named.is_empty() {
+            let name = format!("a{}", env.rng.below(env.named.len() as u64));
+            self.to_node(env, ToNode::NameFind { token: 0, name, namespace: String::new() });
+        }
+    }
+
+    /// An actor was found by its name: kept until the program's end.
+    pub fn actor_found(&mut self, env: &mut Env, actor: ActorId) {
+        env.note(self.id, || format!("has found {actor:?}"));
+        self.owner.add_local(actor);
+        env.oracle.handle_made(self.id, actor);
+        self.pins.push(Handle { id: actor, view: None });
+        self.owner.register_borrow(actor);
+    }
+
+    fn use_pin(&mut self, env: &mut Env, frame: &mut Frame) {
+        let actors: Vec<ActorId> = self.pins.iter().map(|pin| pin.id).filter(|id| id.is_actor()).collect();
+        if let Some(actor) = env.rng.pick(&actors).filter(|_| !frame.pure) {
+            self.add_handle(env, frame, actor);
+        }
     }
 
     fn some_actor(&self, env: &mut Env, frame: &Frame) -> Option<ActorId> {
@@ -278,7 +345,8 @@ impl Process {
             CallKind::Method { group, unordered: false, .. } => Some(group),
             _ => None,
         };
-        let info = CallInfo { path, pure: false, depth: frame.depth + 1, actor: Some(actor), ordered_in, max_retries: site.max_retries, greedy: false };
+        let info =
+            CallInfo { path, pure: false, depth: frame.depth + 1, actor: Some(actor), ordered_in, max_retries: site.max_retries, greedy: false, simple: false };
         self.submit(env, frame, &site, args, info);
     }
 
@@ -305,6 +373,9 @@ impl Process {
 
     /// A reference travels outside of every call: the sender keeps it for good, the receiver registers by itself.
     fn out_of_band(&mut self, env: &mut Env, frame: &mut Frame) {
+        if env.options.detached > 0 && env.rng.permille(500) {
+            return if env.rng.permille(500) { self.look_for_actor(env) } else { self.use_pin(env, frame) };
+        }
         if env.rng.permille(500) {
             if let Some(id) = self.some_refs(env, frame, 1).pop() {
                 self.owner.add_local(id);

@@ -1,80 +1,95 @@
-//! This is the main loop of the simulator: one node, one driver, its workers, and the faults.
+//! This is the main loop of the simulator: nodes, drivers, their workers, and the faults.
 
 use crate::env::{name, Env, Event, LinkId, Packet};
+use crate::machine::Machine;
 use crate::options::Options;
 use crate::process::Process;
-use crate::sabotage::Bug;
-use ray_logic::node::{MemoryRules, Node, NodeCommand, NodeConfig, SpillConfig};
-use ray_logic::Time;
-use ray_proto::msg::{Evidence, FromNode, MemoryKill, ToNode};
-use ray_proto::{NodeIndex, ObjectId, ProcId, Resources};
+use ray_logic::node::Node;
+use ray_proto::msg::{Evidence, MemoryKill, ToNode};
+use ray_proto::{ActorId, NodeIndex, ObjectId, ProcId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A run that makes more events than this will never end.
 const MOST_EVENTS: u64 = 400_000;
-/// What a worker that leaks seems to use, and until when.
-const LEAK: u64 = 1 << 30;
-const LEAKS_UNTIL_US: u64 = 2_000_000;
 
 pub struct World {
     pub env: Env,
-    pub node: Node,
-    procs: BTreeMap<ProcId, Process>,
-    unborn: BTreeSet<ProcId>,
-    driver: ProcId,
-    node_tick_at: Time,
+    pub machines: BTreeMap<NodeIndex, Machine>,
+    pub procs: BTreeMap<ProcId, Process>,
+    pub unborn: BTreeSet<ProcId>,
+    pub drivers: Vec<ProcId>,
+    /// Drivers that came through a door and wait for their names, by the node.
+    pub knocking: Vec<NodeIndex>,
+    pub transfers: crate::machine::Transfers,
 }
 
 impl World {
     pub fn new(seed: u64, options: Options, trace: bool) -> Self {
-        let total = Resources::from_f64([("CPU", f64::from(options.cpus)), ("GPU", f64::from(options.gpus))]);
-        let config = NodeConfig {
-            index: NodeIndex::HEAD,
-            total: total.clone(),
-            store_bytes: options.store_bytes,
-            job: Some(Default::default()),
-            warm_workers: 2,
-            idle_worker: 1_000_000,
-            infeasible_is_error: false,
-            spill: (options.disk_bytes > 0).then(|| SpillConfig { place: "/disk".into(), quota: options.disk_bytes, batch: 32 * 1024 }),
-            memory: MemoryRules { growth_bytes: (options.leaks > 0).then_some(LEAK / 2), growth_look: 2_000, ..MemoryRules::default() },
+        let cluster = !options.nodes.is_empty();
+        let config = crate::machine::first_config(&options);
+        let total = config.total.clone();
+        let mut node = match cluster {
+            true => crate::machine::first_node(config),
+            false => Node::alone(config),
         };
-        let mut node = Node::alone(config);
-        let driver = node.driver_connected(1, 4);
+        let driver = (!cluster).then(|| node.driver_connected(1, 4));
         let env = Env::new(seed, options, trace);
-        let mut world = World { env, node, procs: BTreeMap::new(), unborn: BTreeSet::new(), driver, node_tick_at: 0 };
-        let mut process = Process::new(driver, total);
-        process.start_driver(&mut world.env);
-        world.procs.insert(driver, process);
+        let mut world = World {
+            env,
+            machines: BTreeMap::from([(NodeIndex::HEAD, Machine::new(node, false))]),
+            procs: BTreeMap::new(),
+            unborn: BTreeSet::new(),
+            drivers: vec![],
+            knocking: vec![],
+            transfers: Default::default(),
+        };
+        match driver {
+            Some(driver) => world.start_driver(driver, total),
+            None => world.start_cluster(),
+        }
         world
+    }
+
+    pub fn start_driver(&mut self, driver: ProcId, total: ray_proto::Resources) {
+        let mut process = Process::new(driver, total);
+        process.is_driver = true;
+        process.start_driver(&mut self.env);
+        self.procs.insert(driver, process);
+        self.drivers.push(driver);
     }
 
     /// The whole run: the program, then the end of everything that is kept for good, then the checks at rest.
     pub fn run(&mut self) {
         self.plan_faults();
-        self.after_node();
+        self.after_node(NodeIndex::HEAD);
         self.run_until_quiet();
         self.check_nobody_waits();
         for id in self.procs.keys().copied().collect::<Vec<_>>() {
             self.with(id, |process, env| process.let_go(env));
         }
         self.env.busy_at = self.env.now;
-        self.after_node();
+        self.end_orphans();
+        for index in self.machines.keys().copied().collect::<Vec<_>>() {
+            self.after_node(index);
+        }
         self.run_until_quiet();
+        if self.end_orphans() {
+            self.run_until_quiet();
+        }
         self.check_nobody_waits();
         self.check_rest();
     }
 
-    fn plan_faults(&mut self) {
-        let env = &mut self.env;
-        for _ in 0..env.options.kills {
-            let at = env.rng.below(env.options.horizon_us);
-            env.post(at, Event::KillSomeone);
+    /// Detached actors whose creators are gone have nobody else who ends them.
+    fn end_orphans(&mut self) -> bool {
+        let driver = self.drivers.first().copied();
+        let orphans: Vec<ActorId> = self.env.named.iter().copied().filter(|actor| !self.procs.contains_key(&actor.owner)).collect();
+        for actor in &orphans {
+            self.env.oracle.doomed.insert(*actor);
+            let driver = &self.procs[&driver.expect("a driver")];
+            driver.to_node(&mut self.env, ToNode::ActorKill { actor: *actor, no_restart: true });
         }
-        for _ in 0..env.options.stalls {
-            let at = env.rng.below(env.options.horizon_us);
-            env.post(at, Event::StallSomeone);
-        }
+        !orphans.is_empty()
     }
 
     fn run_until_quiet(&mut self) {
@@ -92,21 +107,27 @@ impl World {
             Event::Spill(id) => self.unless_stalled(id, event, |process, env| process.spill_step(env)),
             Event::Tick(id) => self.unless_stalled(id, event, |_, _| ()),
             Event::Timeout(id, wait) => self.unless_stalled(id, event, |process, env| process.woken(env, wait)),
-            Event::NodeTick => self.after_node(),
+            Event::NodeTick(index) => self.unless_stopped(index, event, |_| ()),
+            Event::Net(route) => self.arrives(route),
+            Event::Copied(index, ticket) => self.transferred(index, ticket),
+            Event::Fault(fault) => self.strike(fault),
             Event::ForkDone(id) => self.born(id),
-            Event::ForkFailed(id) => {
-                if self.unborn.remove(&id) {
-                    self.node.fork_failed(self.env.now, id, "the simulator says no");
-                    self.after_node();
+            Event::ForkFailed(id) => self.unless_stopped(id.node(), event, |world| {
+                if world.unborn.remove(&id) {
+                    let now = world.env.now;
+                    world.node(id.node()).fork_failed(now, id, "the simulator says no");
                 }
-            }
-            Event::Reaped(id) => {
-                let evidence = self.env.corpses[&id].clone();
-                self.node.proc_exited(self.env.now, id, evidence);
-                self.after_node();
-            }
+            }),
+            Event::Reaped(id) => self.unless_stopped(id.node(), event, |world| {
+                let evidence = world.env.corpses[&id].clone();
+                let now = world.env.now;
+                match world.drivers.contains(&id) {
+                    true => world.node(id.node()).observer_left(now, id),
+                    false => world.node(id.node()).proc_exited(now, id, evidence),
+                }
+            }),
             Event::KillSomeone => {
-                let alive: Vec<ProcId> = self.procs.keys().copied().filter(|id| *id != self.driver).collect();
+                let alive: Vec<ProcId> = self.procs.keys().copied().filter(|id| !self.drivers.contains(id)).collect();
                 if let Some(id) = self.env.rng.pick(&alive) {
                     self.end(id, 9, "", true);
                 }
@@ -122,6 +143,11 @@ impl World {
         }
     }
 
+    /// A living node.
+    pub fn node(&mut self, index: NodeIndex) -> &mut Node {
+        &mut self.machines.get_mut(&index).expect("a living node").node
+    }
+
     fn unless_stalled(&mut self, id: ProcId, event: Event, act: impl FnOnce(&mut Process, &mut Env)) {
         let Some(process) = self.procs.get(&id) else { return };
         match process.stalled_until > self.env.now {
@@ -135,11 +161,12 @@ impl World {
 
     fn deliver(&mut self, link: LinkId) {
         if link.to == ProcId::NODE {
-            if let Some(Packet::Up(message)) = self.env.take_packet(link) {
-                self.node.on_message(self.env.now, link.from, message);
-                self.after_node();
-            }
-            return;
+            return self.unless_stopped(link.from.node(), Event::Deliver(link), |world| {
+                if let Some(Packet::Up(message)) = world.env.take_packet(link) {
+                    let now = world.env.now;
+                    world.node(link.from.node()).on_message(now, link.from, message);
+                }
+            });
         }
         if !self.procs.contains_key(&link.to) {
             self.env.take_packet(link);
@@ -169,92 +196,12 @@ impl World {
 
     /// What an owner holds, the node knows of.
     fn check_leases(&self, process: &Process) {
-        for worker in process.owner.leased_workers() {
-            let known = self.env.oracle.dead.contains(&worker) || self.node.lease_owner(worker) == Some(process.id);
-            assert!(known, "double grant: {} uses {}, which the node has given to {:?}", name(process.id), name(worker), self.node.lease_owner(worker));
+        if self.env.oracle.frozen.contains(&process.id.node()) {
+            return;
         }
-    }
-
-    fn after_node(&mut self) {
-        let deadline = self.node.tick(self.env.now);
-        self.node.check_invariants();
-        let mut commands = Vec::new();
-        self.node.take_commands(&mut commands);
-        while !commands.is_empty() {
-            commands.drain(..).for_each(|command| self.carry_out(command));
-            // What the answers to some of them led to.
-            self.node.take_commands(&mut commands);
-        }
-        let now = self.env.now;
-        if let Some(at) = deadline.filter(|_| now < self.env.busy_at + 3_000_000) {
-            if self.node_tick_at <= now || at < self.node_tick_at {
-                self.node_tick_at = at.max(now + 1);
-                self.env.post(self.node_tick_at - now, Event::NodeTick);
-            }
-        }
-    }
-
-    fn carry_out(&mut self, command: NodeCommand) {
-        let env = &mut self.env;
-        match command {
-            NodeCommand::Send { to, message } => {
-                let lease = match &message {
-                    FromNode::LeaseGrant { lease, .. } => Some(*lease),
-                    _ => None,
-                };
-                env.send(ProcId::NODE, to, Packet::Down(message));
-                if let Some(lease) = lease.filter(|_| env.strikes(Bug::DoubleGrant)) {
-                    self.node.on_message(env.now, to, ToNode::LeaseReturn { lease, leaving: false });
-                    self.after_node();
-                }
-            }
-            NodeCommand::Fork { proc_id, .. } => {
-                self.unborn.insert(proc_id);
-                match env.rng.permille(env.options.fork_failure) {
-                    true => env.post(500, Event::ForkFailed(proc_id)),
-                    false => {
-                        let delay = env.rng.range(200, 8_000);
-                        env.post(delay, Event::ForkDone(proc_id));
-                    }
-                }
-            }
-            NodeCommand::Kill { proc_id, reason } => self.end(proc_id, 9, &reason, true),
-            NodeCommand::Link { a, b } if env.rng.permille(env.options.link_failure) => self.node.link_failed(a, b),
-            NodeCommand::Link { a, b } => {
-                env.send(ProcId::NODE, a, Packet::Down(FromNode::Link { peer: b }));
-                env.send(ProcId::NODE, b, Packet::Down(FromNode::Link { peer: a }));
-            }
-            NodeCommand::NewExtent { to, token, extent, size } => match env.rng.permille(env.options.store_full) {
-                true => {
-                    env.send(ProcId::NODE, to, Packet::Down(FromNode::StoreFull { token, text: "the simulator says no".into(), disk: false }));
-                    self.node.extent_failed(self.env.now, extent);
-                    self.after_node();
-                }
-                false => env.send(ProcId::NODE, to, Packet::Down(FromNode::ExtentGrant { token, extent, size })),
-            },
-            NodeCommand::NewSegment { to, token, extent, sizes } => match env.rng.permille(env.options.disk_failure) {
-                true => {
-                    self.node.segment_failed(env.now, extent, "the simulator says no".into());
-                    self.after_node();
-                }
-                false => {
-                    let size = env.rng.pick(&sizes).expect("a size");
-                    self.node.segment_made(extent, size);
-                    self.env.send(ProcId::NODE, to, Packet::Down(FromNode::ExtentGrant { token, extent, size }));
-                }
-            },
-            NodeCommand::Punch { .. } => {}
-            NodeCommand::OpenExtent { to, token, extent, size } => env.send(ProcId::NODE, to, Packet::Down(FromNode::ExtentOpened { token, extent, size })),
-            NodeCommand::CloseExtent { .. } => {}
-            NodeCommand::LookAtMemory { .. } => panic!("the rules of this world ask for no look at memory"),
-            NodeCommand::Measure { proc_id } => {
-                // Not for ever: a worker that is needed and too large is looked at again and again.
-                let leaks = env.now < LEAKS_UNTIL_US && env.rng.permille(env.options.leaks);
-                self.node.footprint_measured(env.now, proc_id, Some(if leaks { LEAK } else { 0 }));
-            }
-            NodeCommand::Adopt { .. } => {}
-            NodeCommand::Shutdown => panic!("the node shuts down by itself"),
-            other => panic!("a node alone speaks to nobody: {other:?}"),
+        for worker in process.owner.leased_workers().filter(|worker| !self.env.oracle.dead.contains(worker)) {
+            let given = self.machines.get(&worker.node()).and_then(|machine| machine.node.lease_owner(worker));
+            assert!(given == Some(process.id), "double grant: {} uses {}, which the node has given to {given:?}", name(process.id), name(worker));
         }
     }
 
@@ -262,13 +209,14 @@ impl World {
         if !self.unborn.remove(&id) {
             return;
         }
-        let process = Process::new(id, self.node.total().clone());
+        let total = self.node(id.node()).total().clone();
+        let process = Process::new(id, total);
         process.to_node(&mut self.env, ToNode::Hello { protocol: 1, pid: (id.0 & 0xffff) as u32, max_links: 4 });
         self.procs.insert(id, process);
     }
 
     /// A process ends: killed, or by itself.
-    fn end(&mut self, id: ProcId, signal: i32, why: &str, killed: bool) {
+    pub fn end(&mut self, id: ProcId, signal: i32, why: &str, killed: bool) {
         let process = self.procs.remove(&id);
         if process.is_none() && !self.unborn.remove(&id) {
             return;
@@ -319,25 +267,37 @@ impl World {
         let waits = |(id, p): (&ProcId, &Process)| (!p.frames.is_empty() || !p.exec.is_empty()).then(|| name(*id));
         let waiting: Vec<String> = self.procs.iter().filter_map(waits).collect();
         assert!(waiting.is_empty(), "all is quiet, and {waiting:?} still wait:\n{}", self.explain());
-        assert!(self.procs[&self.driver].done, "all is quiet, and the driver's script is not done");
+        for id in &self.drivers {
+            assert!(self.procs.get(id).is_none_or(|driver| driver.done), "all is quiet, and the script of {} is not done", name(*id));
+        }
+        assert!(self.knocking.is_empty(), "all is quiet, and a driver waits at the door of {:?}", self.knocking);
+        for (index, machine) in &self.machines {
+            assert!(!machine.is_lost, "all is quiet, and {index:?}, which is dead for the others, still runs");
+        }
     }
 
     /// Nothing is left anywhere.
-    fn check_rest(&self) {
+    fn check_rest(&mut self) {
         for (id, process) in &self.procs {
             let left = process.owner.leftovers();
             assert!(left.is_empty(), "{} still has, at rest:\n  {}\n{}", name(*id), left.join("\n  "), self.explain());
             assert!(process.exec.is_empty() && process.exec.running() == 0, "{} has calls at rest", name(*id));
             assert!(process.extents.live_bytes() + process.disk.live_bytes() == 0 || self.env.oracle.stranded_any, "{} has live ranges at rest", name(*id));
         }
-        let left = self.node.leftovers();
-        assert!(left.is_empty(), "the node still has, at rest:\n  {}", left.join("\n  "));
+        for (index, machine) in &self.machines {
+            let left = machine.node.leftovers();
+            assert!(left.is_empty(), "the node{} still has, at rest:\n  {}", index.0, left.join("\n  "));
+        }
+        self.check_log();
     }
 
     /// Who waits for what.
     pub fn explain(&self) -> String {
-        let mut lines = vec![format!("now {}, available {} of {}", self.env.now, self.node.available(), self.node.total())];
-        lines.extend(self.node.leftovers());
+        let mut lines = vec![format!("now {}", self.env.now)];
+        for (index, machine) in &self.machines {
+            lines.push(format!("node{}: available {} of {}", index.0, machine.node.available(), machine.node.total()));
+            lines.extend(machine.node.leftovers());
+        }
         for (id, process) in &self.procs {
             let frame: Vec<_> = process.frames.iter().map(|f| (&f.role, &f.path, &f.waiting)).collect();
             lines.push(format!("{}: runs {frame:?}, queue empty: {}, leaving {}", name(*id), process.exec.is_empty(), process.leaving));

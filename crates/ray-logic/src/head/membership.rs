@@ -52,7 +52,8 @@ impl Head {
         info.index = NodeIndex(self.state.next_index);
         let index = info.index;
         self.add_node(now, info);
-        let jobs = self.state.jobs.values().filter(|job| job.ended_ms == 0).cloned().collect();
+        let lives_on = |job: u32| self.actors.iter().any(|(id, actor)| id.owner.job() == job && !actor.is_dead());
+        let jobs = self.state.jobs.values().filter(|info| info.ended_ms == 0 || lives_on(info.job)).cloned().collect();
         Joining::Joined { index, infos: self.members.values().cloned().collect(), jobs }
     }
 

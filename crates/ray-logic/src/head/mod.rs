@@ -233,6 +233,13 @@ impl Head {
         self.actors.iter().filter(|(_, actor)| !actor.is_dead()).map(|(id, actor)| format!("the head knows actor {id:?}: {actor:?}")).collect()
     }
 
+    /// The state made again from the log is this one.
+    pub fn is_as_logged(&self) -> bool {
+        let snapshot = self.log.get_snapshot();
+        let entries = self.log.read(snapshot.as_ref().map_or(0, |(at, _)| *at));
+        State::restored(snapshot.as_ref().map(|(_, bytes)| &bytes[..]), &entries).is_some_and(|state| state.snapshot() == self.state.snapshot())
+    }
+
     pub fn check_invariants(&self) {
         for info in self.members.values() {
             assert!(info.death.is_empty() && self.state.nodes.contains_key(&info.index), "a member is alive and known: {info:?}");

@@ -8,7 +8,7 @@
 use super::{Node, NodeCommand};
 use crate::Time;
 use ray_proto::cluster::NodeMessage;
-use ray_proto::msg::FromNode;
+use ray_proto::msg::{FromNode, ToNode};
 use ray_proto::{ExtentId, NodeIndex, ObjectId, ProcId, ShmRange};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -61,8 +61,11 @@ impl Node {
             }
             return;
         }
+        if self.awaits_newcomer(source, from, ToNode::Pull { token, id, range }) {
+            return;
+        }
         if !self.peers.members.contains_key(&source) || source == self.config.index {
-            let text = self.peers.deaths.get(&source).cloned().unwrap_or_else(|| "the bytes are not on another node".into());
+            let text = self.death_of(source).unwrap_or_else(|| "the bytes are not on another node".into());
             return self.send(from, FromNode::PullFailed { token, lost: true, text });
         }
         let want = CopyWant { id, source: range };
@@ -195,7 +198,7 @@ impl Node {
         }
         stale.into_iter().for_each(|(node, ids)| self.to_node(node, NodeMessage::CopiesStale { ids }));
         if from.node() == self.config.index {
-            elsewhere.into_iter().for_each(|(node, ids)| self.ask_node(node, from, ray_proto::msg::ToNode::Freed { ids }));
+            elsewhere.into_iter().for_each(|(node, ids)| self.ask_node(node, from, ToNode::Freed { ids }));
         }
     }
 

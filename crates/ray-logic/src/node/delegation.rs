@@ -167,10 +167,25 @@ impl Node {
         if want.wanted() == 0 || want.told_infeasible || owner.node() != self.config.index {
             return;
         }
+        let doubt = want.doubt;
         let Some((text, hopeless)) = self.why_infeasible(owner, class) else { return };
+        if hopeless && doubt.is_none_or(|seq| !self.is_answered(seq)) {
+            // The node that it is for may have joined, and we have not heard of it.
+            let seq = if doubt.is_none() { self.ask_for_news() } else { doubt };
+            self.wants.get_mut(&(owner, class)).expect("looked up above").doubt = seq;
+            if seq.is_some() {
+                return;
+            }
+        }
         self.wants.get_mut(&(owner, class)).expect("looked up above").told_infeasible = true;
         let fatal = hopeless || self.config.infeasible_is_error;
         self.send(owner, FromNode::Infeasible { class, text, fatal });
+    }
+
+    /// The head has answered: what still seems hopeless is.
+    pub(super) fn settle_doubts(&mut self) {
+        let doubtful: Vec<(ProcId, ClassId)> = self.wants.iter().filter(|(_, want)| want.doubt.is_some() && !want.told_infeasible).map(|(key, _)| *key).collect();
+        doubtful.into_iter().for_each(|(owner, class)| self.tell_infeasible(owner, class));
     }
 
     /// Why nobody can ever give a lease of the class; `true`: nor could a node that joins.

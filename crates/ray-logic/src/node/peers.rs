@@ -20,6 +20,8 @@ const PROBE: Time = 250_000;
 const HEAD_GONE: Time = 2_000_000;
 /// A view is told at most so often.
 const VIEW_EVERY: Time = 20_000;
+/// Ended jobs that are remembered.
+const ENDED_JOBS: usize = 1_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Peers {
@@ -29,6 +31,10 @@ pub(super) struct Peers {
     /// Why each dead node is dead.
     pub deaths: BTreeMap<NodeIndex, String>,
     pub jobs: BTreeMap<u32, JobInfo>,
+    /// The head has told of every node up to this one: who of them is no member is dead.
+    told_up_to: NodeIndex,
+    /// Nodes that others know already, and we don't.
+    newcomers: BTreeMap<NodeIndex, Newcomer>,
     /// Processes of other nodes that asked something of us.
     strangers: BTreeSet<ProcId>,
     /// Nodes that a process of ours asked something of.
@@ -41,11 +47,21 @@ pub(super) struct Peers {
     seq: u64,
     /// Heartbeats on their way: number and when it was sent.
     beats: VecDeque<(u64, Time)>,
+    /// The last one that the head has answered.
+    answered: u64,
     next_beat: Time,
     fence_at: Option<Time>,
     probe_at: Time,
     refused_since: Option<Time>,
     pub over: bool,
+}
+
+/// A node that the head has not told us of yet: everything about it waits for that.
+#[derive(Debug, Default)]
+struct Newcomer {
+    heard: Vec<NodeMessage>,
+    to_say: Vec<NodeMessage>,
+    pulls: Vec<(ProcId, ToNode)>,
 }
 
 impl Node {
@@ -88,7 +104,30 @@ impl Node {
     pub(super) fn to_node(&mut self, to: NodeIndex, message: NodeMessage) {
         if self.peers.members.contains_key(&to) {
             self.out.push(NodeCommand::Net { to, message });
+        } else if self.is_newcomer(to) {
+            self.peers.newcomers.entry(to).or_default().to_say.push(message);
         }
+    }
+
+    /// It is not known here, and not dead for all that is known.
+    fn is_newcomer(&self, index: NodeIndex) -> bool {
+        index > self.peers.told_up_to && !self.peers.members.contains_key(&index)
+    }
+
+    /// Why a node is dead, if it is.
+    pub(super) fn death_of(&self, index: NodeIndex) -> Option<String> {
+        let dead = !self.peers.members.contains_key(&index) && !self.is_newcomer(index);
+        let unknown = || format!("node {} was dead before this one joined the cluster", index.0);
+        dead.then(|| self.peers.deaths.get(&index).cloned().unwrap_or_else(unknown))
+    }
+
+    /// The bytes are on a node that is not known yet. True: the request waits for that.
+    pub(super) fn awaits_newcomer(&mut self, source: NodeIndex, from: ProcId, message: ToNode) -> bool {
+        let waits = self.is_newcomer(source);
+        if waits {
+            self.peers.newcomers.entry(source).or_default().pulls.push((from, message));
+        }
+        waits
     }
 
     /// To the head: by a call when it is here. Handled when the event in hand is done.
@@ -133,6 +172,12 @@ impl Node {
     /// A message of another node, or of the head on this one.
     pub fn on_node(&mut self, now: Time, from: NodeIndex, message: NodeMessage) {
         self.now = now;
+        if self.is_newcomer(from) {
+            return self.peers.newcomers.entry(from).or_default().heard.push(message);
+        }
+        if self.death_of(from).is_some() {
+            return;
+        }
         match message {
             NodeMessage::Request { from: asker, message } => {
                 self.peers.strangers.insert(asker);
@@ -195,13 +240,13 @@ impl Node {
     pub(super) fn is_gone(&self, proc_id: ProcId) -> bool {
         match proc_id.node() == self.config.index {
             true => !self.procs.contains_key(&proc_id),
-            false => !self.peers.members.contains_key(&proc_id.node()) || self.graves.contains_key(&proc_id),
+            false => self.death_of(proc_id.node()).is_some() || self.graves.contains_key(&proc_id),
         }
     }
 
     pub(super) fn watch_remote(&mut self, from: ProcId, proc_id: ProcId) {
-        if let Some(death) = self.peers.deaths.get(&proc_id.node()) {
-            let evidence = Evidence::of_lost_node(death);
+        if let Some(death) = self.death_of(proc_id.node()) {
+            let evidence = Evidence::of_lost_node(&death);
             return self.send(from, FromNode::ProcDied { proc_id, evidence });
         }
         self.peers.watched.entry(proc_id).or_default().insert(from);
@@ -224,6 +269,8 @@ impl Node {
 
     fn nodes_changed(&mut self, now: Time, infos: Vec<NodeInfo>, views: Vec<NodeView>) {
         let before: Vec<NodeIndex> = self.peers.members.keys().copied().collect();
+        let told: Vec<NodeIndex> = infos.iter().map(|info| info.index).collect();
+        self.peers.told_up_to = told.iter().copied().max().unwrap_or_default().max(self.peers.told_up_to);
         for info in infos {
             match info.death.is_empty() {
                 true => {
@@ -242,7 +289,16 @@ impl Node {
         if !before.is_empty() && !before.iter().eq(self.peers.members.keys()) {
             self.tell_capacity();
         }
+        told.into_iter().for_each(|index| self.welcome(now, index));
         self.schedule(now);
+    }
+
+    /// What waited for the news of a node: that it is there, or that it is dead.
+    fn welcome(&mut self, now: Time, index: NodeIndex) {
+        let Some(newcomer) = self.peers.newcomers.remove(&index) else { return };
+        newcomer.to_say.into_iter().for_each(|message| self.to_node(index, message));
+        newcomer.heard.into_iter().for_each(|message| self.on_node(now, index, message));
+        newcomer.pulls.into_iter().for_each(|(from, message)| self.on_message(now, from, message));
     }
 
     fn tell_capacity(&mut self) {
@@ -261,9 +317,10 @@ impl Node {
     }
 
     fn node_died(&mut self, now: Time, index: NodeIndex, death: &str) {
-        if self.peers.members.remove(&index).is_none() {
+        if self.peers.deaths.contains_key(&index) {
             return;
         }
+        self.peers.members.remove(&index);
         self.peers.deaths.insert(index, death.to_owned());
         self.peers.views.remove(&index);
         self.out.push(NodeCommand::Forget { index });
@@ -306,10 +363,14 @@ impl Node {
         for id in doomed {
             self.kill(id, "its job is over");
         }
-        self.peers.jobs.entry(job).and_modify(|info| info.ended_ms = info.ended_ms.max(1));
-        // A detached actor may need workers of the job again: what they start with is kept while one is here.
-        if !self.hosted.keys().any(|actor| actor.owner.job() == job) {
-            self.peers.jobs.remove(&job);
+        // Its detached actors, here or elsewhere, may need workers again: what these start with is kept.
+        if let Some(info) = self.peers.jobs.get_mut(&job) {
+            info.ended_ms = info.ended_ms.max(1);
+        }
+        let is_over = |(_, info): &(&u32, &JobInfo)| info.ended_ms > 0;
+        if self.peers.jobs.iter().filter(is_over).count() > ENDED_JOBS {
+            let oldest = self.peers.jobs.iter().find(is_over).map(|(job, _)| *job);
+            oldest.map(|job| self.peers.jobs.remove(&job));
         }
         self.schedule(now);
     }
@@ -343,12 +404,26 @@ impl Node {
 
     fn heartbeat_seen(&mut self, seq: u64) {
         self.peers.refused_since = None;
+        self.peers.answered = self.peers.answered.max(seq);
+        self.settle_doubts();
         while let Some((number, sent)) = self.peers.beats.front().copied().filter(|(number, _)| *number <= seq) {
             self.peers.beats.pop_front();
             if number == seq {
                 self.peers.fence_at = Some(sent + FENCE);
             }
         }
+    }
+
+    /// What is not known here may be news that is on its way. The number of a sign of life whose answer comes behind all such news; None: there are none.
+    pub(super) fn ask_for_news(&mut self) -> Option<u64> {
+        (!self.is_head()).then(|| {
+            self.peers.next_beat = self.now;
+            self.peers.seq + 1
+        })
+    }
+
+    pub(super) fn is_answered(&self, seq: u64) -> bool {
+        self.peers.answered >= seq
     }
 
     pub(super) fn tick_peers(&mut self, now: Time) -> Option<Time> {

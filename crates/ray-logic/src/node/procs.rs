@@ -117,9 +117,13 @@ impl Node {
         id
     }
 
+    pub(super) fn knows_job(&self, job: u32) -> bool {
+        self.peers.jobs.contains_key(&job)
+    }
+
     pub(super) fn fork(&mut self, job: u32, env: String) {
         // What its workers are started with is on its way.
-        if !self.peers.jobs.contains_key(&job) {
+        if !self.knows_job(job) {
             return;
         }
         let proc_id = self.new_proc(job, Role::Starting, 0, env.clone());

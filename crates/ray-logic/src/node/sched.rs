@@ -19,6 +19,8 @@ pub(super) struct Want {
     want: u32,
     order: u64,
     pub(super) told_infeasible: bool,
+    /// It seems hopeless; certain when the head has answered this sign of life.
+    pub(super) doubt: Option<u64>,
     /// Other nodes that were asked for some of them.
     pub(super) delegates: BTreeMap<NodeIndex, super::delegation::Delegate>,
 }
@@ -97,8 +99,9 @@ impl Gpus {
 
 impl Node {
     pub(super) fn class_defined(&mut self, owner: ProcId, class: ClassId, shape: Resources, env: String, strategy: Strategy) {
-        self.wants
-            .insert((owner, class), Want { shape, env, strategy, granted: 0, here: 0, want: 0, order: 0, told_infeasible: false, delegates: BTreeMap::new() });
+        let (granted, here, want, order) = (0, 0, 0, 0);
+        let record = Want { shape, env, strategy, granted, here, want, order, told_infeasible: false, doubt: None, delegates: BTreeMap::new() };
+        self.wants.insert((owner, class), record);
     }
 
     pub(super) fn leases_wanted(&mut self, now: Time, owner: ProcId, class: ClassId, seen: u64, want: u32) {
@@ -132,6 +135,10 @@ impl Node {
         self.reserve_for_actors(&mut room);
         let mut missing: BTreeMap<(u32, String), usize> = self.actors_without_worker();
         for (owner, class) in self.line() {
+            if !self.knows_job(owner.job()) {
+                // No worker can be started for it.
+                continue;
+            }
             loop {
                 let want = &self.wants[&(owner, class)];
                 if want.local() == 0 || !want.shape.fits_in(&room) {
