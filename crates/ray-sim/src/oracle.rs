@@ -93,6 +93,13 @@ impl Oracle {
         path.iter().copied().chain([*count]).collect()
     }
 
+    /// A call that is made again mentions what its caller had let go of.
+    pub fn mentioned_again(&mut self, id: ObjectId) {
+        if !self.lost_nodes.is_empty() || !self.frozen.is_empty() {
+            self.tainted.insert(id);
+        }
+    }
+
     pub fn handle_made(&mut self, by: ProcId, id: ObjectId) {
         *self.handles.entry(id).or_default().entry(by).or_insert(0) += 1;
     }
@@ -211,7 +218,7 @@ impl Oracle {
         let excused = match field("code") {
             "object_lost" => object.is_ok_and(|o| self.tainted.contains(&o) || self.may_be_lost(o)),
             "unschedulable" => !self.lost_nodes.is_empty() || !self.frozen.is_empty(),
-            "owner_died" => object.is_ok_and(|o| self.dead.contains(&o.owner)),
+            "owner_died" => object.is_ok_and(|o| self.dead.contains(&o.owner) || self.frozen.contains(&o.owner.node())),
             "worker_crashed" => self.killed_any,
             "actor_init_failed" if actor.is_some_and(|a| self.needy.contains(&a)) => true,
             "actor_died" | "actor_unavailable" if self.killed_any => true,

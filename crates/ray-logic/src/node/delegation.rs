@@ -184,7 +184,8 @@ impl Node {
 
     /// The head has answered: what still seems hopeless is.
     pub(super) fn settle_doubts(&mut self) {
-        let doubtful: Vec<(ProcId, ClassId)> = self.wants.iter().filter(|(_, want)| want.doubt.is_some() && !want.told_infeasible).map(|(key, _)| *key).collect();
+        let doubtful: Vec<(ProcId, ClassId)> =
+            self.wants.iter().filter(|(_, want)| want.doubt.is_some() && !want.told_infeasible).map(|(key, _)| *key).collect();
         doubtful.into_iter().for_each(|(owner, class)| self.tell_infeasible(owner, class));
     }
 
