@@ -266,7 +266,7 @@ impl Node {
     // ---- members
 
     fn nodes_changed(&mut self, now: Time, infos: Vec<NodeInfo>, views: Vec<NodeView>) {
-        let before: Vec<NodeIndex> = self.peers.members.keys().copied().collect();
+        let before = self.peers.members.len();
         let told: Vec<NodeIndex> = infos.iter().map(|info| info.index).collect();
         self.peers.told_up_to = told.iter().copied().max().unwrap_or_default().max(self.peers.told_up_to);
         for info in infos {
@@ -284,7 +284,7 @@ impl Node {
         for view in views.into_iter().filter(|view| view.index != self.config.index) {
             self.peers.views.insert(view.index, view);
         }
-        if !before.is_empty() && !before.iter().eq(self.peers.members.keys()) {
+        if before > 0 && !told.is_empty() {
             self.tell_capacity();
         }
         told.into_iter().for_each(|index| self.welcome(now, index));
