@@ -19,7 +19,7 @@ const LEAK: u64 = 1 << 30;
 const LEAKS_UNTIL_US: u64 = 2_000_000;
 /// Nodes go on so long after the last thing that happened: longer than it takes to find a node dead.
 const QUIET: Time = 3_000_000;
-const QUIET_CLUSTER: Time = 7_000_000;
+pub const QUIET_CLUSTER: Time = 7_000_000;
 
 pub struct Machine {
     pub node: Node,
@@ -182,8 +182,7 @@ impl World {
             self.carry_out_all(index);
         }
         let Some(machine) = self.machines.get_mut(&index) else { return };
-        let quiet = if cluster { QUIET_CLUSTER } else { QUIET };
-        if let Some(at) = deadline.filter(|_| now < self.env.busy_at + quiet) {
+        if let Some(at) = deadline.filter(|_| cluster || now < self.env.busy_at + QUIET) {
             if machine.tick_at <= now || at < machine.tick_at {
                 machine.tick_at = at.max(now + 1);
                 self.env.post(machine.tick_at - now, Event::NodeTick(index));

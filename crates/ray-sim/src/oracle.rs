@@ -100,6 +100,12 @@ impl Oracle {
         }
     }
 
+    /// What a process has given to its actors.
+    pub fn given_by(&self, creator: ProcId) -> BTreeSet<ObjectId> {
+        let (first, last) = (ObjectId { owner: creator, seq: 0 }, ObjectId { owner: creator, seq: u64::MAX });
+        self.contents.range(first..=last).filter(|(id, _)| id.is_actor()).flat_map(|(_, given)| given.iter().copied()).collect()
+    }
+
     pub fn handle_made(&mut self, by: ProcId, id: ObjectId) {
         *self.handles.entry(id).or_default().entry(by).or_insert(0) += 1;
     }
