@@ -55,7 +55,9 @@ impl Node {
     /// A process wants the bytes of an object that are on another node.
     pub(super) fn pull_wanted(&mut self, now: Time, from: ProcId, token: u64, id: ObjectId, range: ShmRange) {
         let source = range.extent.node();
-        if let Some(copy) = self.copies.table.get_mut(&id).filter(|copy| !copy.stale || copy.pulling.is_some()) {
+        if let Some(copy) = self.copies.table.get_mut(&id) {
+            // One that seemed freed and is still used here is its value all the same.
+            copy.stale = false;
             match copy.pulling {
                 Some(_) => copy.waiting.push((from, token, range)),
                 None => self.hand_out(now, id, from, token),
@@ -88,7 +90,6 @@ impl Node {
     fn start_copy(&mut self, want: CopyWant, extent: ExtentId, warm: bool, (from, token): (ProcId, u64)) {
         self.copies.next_ticket += 1;
         let ticket = self.copies.next_ticket;
-        // One that is stale and still used keeps its extent until its users go; it is not found by its id any more.
         self.copies.tickets.insert(ticket, want.id);
         let size = self.extents[&extent].size();
         let waiting = vec![(from, token, want.source)];
@@ -270,6 +271,8 @@ impl Node {
     }
 
     pub(super) fn check_copies(&self) {
+        let ours = self.extents.values().filter(|extent| extent.creator() == ProcId::NODE).count();
+        assert_eq!(ours, self.copies.table.len() + self.copies.spares.len(), "an extent of the node's own holds a copy or is spare");
         for (id, copy) in &self.copies.table {
             assert!(self.extents.contains_key(&copy.extent) && !self.copies.spares.contains_key(&copy.extent), "the extent of a copy of {id:?}");
             assert!(copy.pulling.is_none() || copy.users.is_empty(), "{id:?} is used before it is here");
