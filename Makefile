@@ -121,8 +121,10 @@ slow: $(VENV)/.native $(VENV)/.dev faults
 	cargo test --quiet --release --workspace --exclude ray-py -- --ignored
 
 # Each fault ten times in a row: one that is handled nine times of ten is not handled.
+NODE_FAULTS := $(addprefix tests/cluster/test_,node_faults.py actors_over_nodes.py cables.py)
 faults: $(VENV)/.native $(VENV)/.dev
-	for round in 1 2 3 4 5 6 7 8 9 10; do $(PY) -m pytest -q tests/chaos || exit 1; done
+	for round in 1 2 3 4 5 6 7 8 9 10; do \
+		$(PY) -m pytest -q tests/chaos && $(PY) -m pytest -q -m "slow or not slow" $(NODE_FAULTS) || exit 1; done
 
 bench: $(VENV)/.native $(VENV)/.dev
 	@$(PY) benchmarks/compare.py $(BENCH)

@@ -110,7 +110,7 @@ _HOMES = {
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 _RENAMED = {"ObjectID": ("_native", "ObjectRef"), "__own_version__": ("_native", "__version__")}
-_SUBMODULES = frozenset(["_raylet", "actor", "cloudpickle", "exceptions", "remote_function", "runtime_context", "types", "util"])
+_SUBMODULES = frozenset(["_raylet", "actor", "cloudpickle", "exceptions", "experimental", "remote_function", "runtime_context", "types", "util"])
 
 
 def _check_interpreter() -> None:

@@ -78,12 +78,13 @@ class CallTemplate:
         retry_exceptions: bool,
         max_calls: int,
         resources: dict[str, float],
+        strategy: tuple[Any, ...] = ("default",),
         env: str,
         min_args: int,
         max_args: int | None,
         binder: Callable[..., Any] | None,
     ) -> CallTemplate:
-        """`payload`: opaque bytes for the worker (see ray._core.payload). `resources`: {"CPU": 1.0, "GPU": .., "memory": bytes, custom..}.
+        """`payload`: opaque bytes for the worker (see ray._core.payload). `resources`: {"CPU": 1.0, "GPU": .., "memory": bytes, custom..}. `strategy`: where it may go, see ray._core.calls.strategies.
         `env`: canonical JSON of the runtime_env, "" for none. `max_retries` -1 = for ever. `retry_exceptions`: whether the worker's verdict "retryable" counts."""
     @staticmethod
     def method(
@@ -119,13 +120,19 @@ class Core:
         Keys: python (str), native_path (str), resources (dict[str, float]), labels, object_store_memory (int, bytes), session_dir (str),
         door (str), sys_path (list[str]), job_env (str), namespace (str), log_to_driver (bool), settings (dict[str, str])."""
     @staticmethod
+    def connect(config: dict[str, Any]) -> Core:
+        """Connect, as a driver, to a running node of this user on this machine. Raises RuntimeError naming what failed.
+
+        Keys: door (str), sys_path (list[str]), job_env (str), namespace (str), log_to_driver (bool), settings (dict[str, str]), entrypoint (str),
+        weight (int: the job's share of what is scarce; 100 is one share)."""
+    @staticmethod
     def observe(door: str) -> Core:
         """Connect through a session's door, to ask questions. Raises RuntimeError naming what failed."""
     @staticmethod
     def attach(fd: int, slot: int, board_fd: int, namespace: str, env: str, settings: dict[str, str]) -> Core:
         """Connect as a worker over an inherited socket. Called after fork, never before."""
     def shutdown(self, exiting: bool) -> None:
-        """Idempotent. Ends the daemon and waits for it. Every blocked call in this process raises; when the interpreter is `exiting`, by this thread,
+        """Idempotent. Ends the daemon that `start` started, and waits for it; otherwise only disconnects. Every blocked call in this process raises; when the interpreter is `exiting`, by this thread,
         those of other threads, all of them daemon threads, never return."""
     def is_alive(self) -> bool: ...
     @property
@@ -154,6 +161,7 @@ class Core:
         kwargs: dict[str, Any],
         resources: dict[str, float],
         placement_resources: dict[str, float],
+        strategy: tuple[Any, ...] = ("default",),
         env: str,
         max_restarts: int,
         max_concurrency: int,
@@ -193,7 +201,19 @@ class Core:
     def table_sizes(self) -> tuple[int, int, int, int]:
         """Entries of this process's tables: (objects, tasks, leases, waits). For leak checks."""
     def resources(self) -> tuple[dict[str, float], dict[str, float]]:
-        """(total, available) of the node. Cached leases count as available."""
+        """(total, available) of the whole cluster. Cached leases count as available."""
+    def nodes(self) -> list[dict[str, Any]]:
+        """Every node that is or was, by index: index (int), node_id (bytes 28), address ("ip:port", "" without a network), host, pid, total and available
+        (dict[str, float]), labels (dict), python, started_ms, death ("" while it lives), waiting (int), store_used (int, bytes)."""
+    def jobs(self) -> list[dict[str, Any]]:
+        """Every job that is or was: job (int), driver_proc (int), entrypoint, namespace, started_ms, ended_ms (0 while it runs)."""
+    def kv_put(self, key: bytes, value: bytes, overwrite: bool) -> bool:
+        """Keep a value under a key at the head. Whether the key existed before."""
+    def kv_get(self, key: bytes) -> bytes | None: ...
+    def kv_del(self, key: bytes, is_prefix: bool) -> int:
+        """Remove a key, or all that start with it. How many were removed."""
+    def kv_exists(self, key: bytes) -> bool: ...
+    def kv_keys(self, prefix: bytes) -> list[bytes]: ...
     def context(self) -> dict[str, Any]:
         """Of the calling thread's running call: task_id (bytes 24), actor_id (bytes 16 or b""), task_name, attempt, resources (dict), gpu_ids (list[int]),
         worker_id (bytes 28), node_id (bytes 28), job_id (bytes 4), namespace, was_restarted (bool), env (str). In the driver the task fields are the driver's."""
@@ -334,6 +354,19 @@ def set_process_name(name: str) -> None:
 
 def daemon_main() -> str | None:
     """Run a node's daemon on file descriptor 0 until its driver goes away. Used by `Core.start` only. Returns why it could not."""
+
+def start_node(config: dict[str, Any]) -> dict[str, Any]:
+    """Start a daemon that outlives its caller, in a session of its own. Returns when the node is a part of its cluster.
+
+    Keys: python (str), native_path (str), resources (dict[str, float]), labels (dict[str, str]), object_store_memory (int, bytes), session_dir (str), door (str),
+    settings (dict[str, str]), sys_path (list[str], for the template), ip (str), port (int, 0 for any), head (str, "" to be the head, else its "ip:port"),
+    token (bytes), cluster (bytes: 28 random ones for a head, b"" for others), host (str), python_version (str), release (str), log (str, a file for what the
+    daemon itself says).
+    Gives: pid (int, a child of the caller, who reaps it), node_id (bytes), index (int), address ("ip:port"), head ("ip:port"), cluster (bytes).
+    Raises RuntimeError with a text for users."""
+
+def stop_node(door: str, reason: str) -> None:
+    """Ask a node, through its door, to end. Returns once it is asked. Raises RuntimeError if it can't be reached."""
 
 def is_plain(value: object) -> bool:
     """True for None, bool, int, float, str, bytes and small tuples, lists and dicts of them: values that plain pickle carries with the same meaning everywhere."""

@@ -30,6 +30,7 @@ from ray._core.calls.options import (
     options_key,
 )
 from ray._core.calls.signatures import CallSignature, signature_of
+from ray._core.calls.strategies import strategy_of
 from ray._core.errors import ActorExit
 from ray._core.ids import ActorID
 
@@ -435,6 +436,7 @@ class ActorClass(Generic[T]):
             kwargs=kwargs,
             resources=held,
             placement_resources=placement,
+            strategy=strategy_of(options),
             env=canonical_env(options.get("runtime_env"), context["env"]),
             max_restarts=options.get("max_restarts") or 0,
             max_concurrency=concurrency,

@@ -487,6 +487,8 @@ class AuthenticationError(RayError):
         self.message = message
 
     def __str__(self) -> str:
+        if "hint:" in self.message:
+            return self.message
         return f"{self.message}\nhint: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, or put the token in ~/.ray/auth_token."
 
 

@@ -21,6 +21,7 @@ from ray._core.calls.options import (
     options_key,
 )
 from ray._core.calls.signatures import CallSignature, is_async_generator, is_coroutine, is_generator, signature_of
+from ray._core.calls.strategies import strategy_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -179,6 +180,7 @@ class RemoteFunction(Generic[F]):
             retry_exceptions=bool(retry),
             max_calls=options.get("max_calls") or 0,
             resources=assemble_resources(options, default_cpus=1.0),
+            strategy=strategy_of(options),
             env=canonical_env(options.get("runtime_env"), core.context()["env"]),
             min_args=signature.min_args,
             max_args=signature.max_args,

@@ -124,8 +124,8 @@ class RuntimeContext:
         """Labels of the node."""
         from ray._core.introspection import nodes
 
-        labels: dict[str, str] = nodes()[0]["Labels"]
-        return labels
+        here = self.get_node_id()
+        return next((dict(node["Labels"]) for node in nodes() if node["NodeID"] == here), {})
 
     def get_placement_group_id(self) -> str | None:
         """Id of the placement group in hex; None outside of one."""
@@ -178,7 +178,11 @@ class RuntimeContext:
     @property
     def gcs_address(self) -> str:
         """Address of the cluster."""
-        return "local" if session.current is None else session.current.context.address_info["gcs_address"]
+        if session.current is not None:
+            return str(session.current.context.address_info["gcs_address"])
+        from ray._core.cluster.facts import head_address
+
+        return head_address(session.auto_init())
 
     @property
     def runtime_env(self) -> dict[str, Any]:

@@ -137,17 +137,17 @@ def test_clock_set_back_and_ahead_changes_no_wait(tmp_path):
 
 
 def test_clock_of_the_engine_is_the_monotonic_one():
-    """The engine calls the kernel without the C library, out of reach of the test above: its code names no other clock."""
+    """The engine calls the kernel without the C library, out of reach of the test above: its code names another clock only to say when something started."""
     wall = re.compile(r"\bSystemTime\b|ClockId::(?!Monotonic\b)|TimerfdClockId::(?!Monotonic\b)|\bUNIX_EPOCH\b")
     found = [f"{path.name}: {line.strip()}" for path in sources("crates", ".rs") for line in path.read_text().splitlines() if wall.search(line)]
-    assert found == []
+    assert {line.split(":")[0] for line in found} == {"host.rs"} and len(found) == 1  # epoch_ms: shown to people, never compared
 
 
 def test_clock_of_the_python_half_names_sessions_and_nothing_else():
-    """Only the name of the session folder says what time it is."""
+    """Only the name of the session folder, and the start of a job as people are told it, say what time it is."""
     wall = re.compile(r"\btime\.(?:time|time_ns|localtime|gmtime|strftime)\(|\bdatetime\b")
     found = {str(path.relative_to(REPOSITORY)) for path in sources("python/ray/_core", ".py") if wall.search(path.read_text())}
-    assert found == {"python/ray/_core/launch.py"}
+    assert found == {"python/ray/_core/launch.py", "python/ray/_core/local/core.py"}
 
 
 def sources(folder: str, suffix: str) -> list[Path]:

@@ -5,7 +5,7 @@ from support.leaks import Snapshot
 from support.processes import Process, descendants, is_alive, of_role, process, tree_pids
 from support.runtime import init, is_own
 from support.scripts import Finished, Script, run_script, start_script
-from support.waiting import wait_for
+from support.waiting import let_pass, wait_for
 
 __all__ = [
     "Finished",
@@ -18,6 +18,7 @@ __all__ = [
     "init",
     "is_alive",
     "is_own",
+    "let_pass",
     "of_role",
     "process",
     "run_script",

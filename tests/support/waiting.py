@@ -22,3 +22,8 @@ def wait_for(condition: Callable[[], T], timeout_s: float = 10.0, what: str = ""
             raise AssertionError(f"not within {timeout_s} s: {what or condition}; last value {value!r}")
         time.sleep(pause_s)
         pause_s = min(pause_s * 2, 0.05)
+
+
+def let_pass(duration_s: float) -> None:
+    """Let a fault last. Not for waiting until something has happened: that is `wait_for`."""
+    time.sleep(duration_s)

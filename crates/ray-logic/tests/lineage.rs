@@ -1,232 +1,25 @@
 //! Values that are lost with a node, as events in and commands out.
 
-use ray_logic::owner::{ActorOptions, CallArgs, CallKind, Command, Limits, Owner, State, StreamOptions, Template};
-use ray_proto::msg::{ActorState, Call, Evidence, FromNode, MemoryKill, Outcome, Peer, Reply, ToNode};
-use ray_proto::value::system_error_fields;
-use ray_proto::{ActorId, ClassId, ExtentId, LeaseId, NodeIndex, ObjectId, Payload, ProcId, Resources, ShmRange, Strategy, Value};
-use std::sync::Arc;
+mod stage;
 
-const SIZE: u64 = 4 << 20;
+use ray_logic::owner::{ActorOptions, CallArgs, CallKind, Command, Limits};
+use ray_proto::msg::{ActorState, FromNode, Peer};
+use ray_proto::{ActorId, ExtentId, NodeIndex, ObjectId, Payload, ProcId, Resources, ShmRange, Strategy, Value};
 
-fn proc_on(node: u16, counter: u32) -> ProcId {
-    ProcId::new(1, NodeIndex(node), counter)
-}
-
-/// A value in memory of `node`.
-fn on(node: u16, slot: u64) -> Value {
-    Value::shm(range_on(node, slot))
-}
-
-fn range_on(node: u16, slot: u64) -> ShmRange {
-    ShmRange { extent: ExtentId::in_memory(NodeIndex(node), 1), offset: slot * SIZE, len: SIZE }
-}
-
-fn plain(value: Value) -> Payload {
-    Payload { value, refs: vec![] }
-}
-
-fn evidence(node_lost: bool) -> Evidence {
-    Evidence {
-        pid: 7,
-        signal: 9,
-        exit_code: 0,
-        ended_by_us: String::new(),
-        oom_kill: false,
-        memory_kill: MemoryKill::No {},
-        peak_rss_kib: 0,
-        stderr_tail: String::new(),
-        last_started: None,
-        node_lost,
-    }
-}
-
-struct Stage {
-    owner: Owner,
-    now: u64,
-    leases: u64,
-    class: ClassId,
-    commands: Vec<Command>,
-}
-
-impl Stage {
-    fn new() -> Self {
-        Self::with(Limits::default())
-    }
-
-    /// A driver on node 0 of three.
-    fn with(limits: Limits) -> Self {
-        let cpus = |n: f64| Resources::from_f64([("CPU", n)]);
-        let mut owner = Owner::new(proc_on(0, 1), cpus(4.0), limits);
-        owner.on_node(0, FromNode::Capacity { total: cpus(12.0), nodes: 3 });
-        let class = owner.class_for(&cpus(1.0), "", &Strategy::DEFAULT);
-        Stage { owner, now: 0, leases: 0, class, commands: vec![] }
-    }
-
-    /// What the last events led to.
-    fn settle(&mut self) {
-        self.now += 1;
-        self.owner.take_commands(&mut self.commands);
-        self.owner.check_invariants();
-    }
-
-    fn taken(&mut self) -> Vec<Command> {
-        self.settle();
-        std::mem::take(&mut self.commands)
-    }
-
-    fn template(&mut self, kind: CallKind, num_returns: u32, max_retries: i32, stream: bool) -> Arc<Template> {
-        let stream = stream.then_some(StreamOptions { window: None, gather: false });
-        self.owner.template(Template {
-            id: Default::default(),
-            kind,
-            name: "work".into(),
-            payload: b"code"[..].into(),
-            num_returns,
-            max_retries,
-            retry_raised: false,
-            max_calls: 0,
-            stream,
-        })
-    }
-
-    fn submit_to(&mut self, template: &Arc<Template>, deps: &[ObjectId], nested: &[ObjectId]) -> u64 {
-        let args = CallArgs { body: Value::inline(b"\0body"), body_id: ObjectId::NIL, deps: deps.to_vec(), nested: nested.to_vec() };
-        let call = self.owner.submit(self.now, template, args).expect("no limit");
-        self.settle();
-        call
-    }
-
-    fn submit(&mut self, max_retries: i32, deps: &[ObjectId]) -> u64 {
-        let template = self.template(CallKind::Task { class: self.class }, 1, max_retries, false);
-        self.submit_to(&template, deps, &[])
-    }
-
-    fn ret(&self, call: u64, index: u64) -> ObjectId {
-        ObjectId::new(self.owner.me(), call, index)
-    }
-
-    fn grant(&mut self, class: ClassId, worker: ProcId) -> Vec<Box<Call>> {
-        self.leases += 1;
-        let lease = LeaseId::new(worker.node(), self.leases);
-        self.owner.on_node(self.now, FromNode::LeaseGrant { class, lease, worker, pid: 7, gpu_ids: vec![] });
-        self.sent_to(worker)
-    }
-
-    /// Calls sent to `worker` by now.
-    fn sent_to(&mut self, worker: ProcId) -> Vec<Box<Call>> {
-        self.settle();
-        let of = |command: &Command| match command {
-            Command::Peer { to, message: Peer::Call { call }, .. } if *to == worker => Some(call.clone()),
-            _ => None,
-        };
-        let calls = self.commands.iter().filter_map(of).collect();
-        self.commands.retain(|command| of(command).is_none());
-        calls
-    }
-
-    fn reply(&mut self, worker: ProcId, task: u64, results: Vec<Payload>) {
-        let reply = Box::new(Reply { task, outcome: Outcome::Returned {}, results, retained: vec![], leaving: false });
-        self.owner.on_peer(self.now, worker, Peer::Reply { reply });
-        self.settle();
-    }
-
-    /// A task that has ended, with its value on the worker's node; its one return.
-    fn made(&mut self, worker: ProcId, max_retries: i32, deps: &[ObjectId], slot: u64) -> ObjectId {
-        let call = self.submit(max_retries, deps);
-        self.runs(worker, call, vec![plain(on(worker.node().0, slot))]);
-        self.ret(call, 1)
-    }
-
-    /// `worker` gets that very call, in whichever class it waits, and answers.
-    fn runs(&mut self, worker: ProcId, call: u64, results: Vec<Payload>) -> Box<Call> {
-        let mut sent = self.sent_to(worker);
-        for class in 0..8 {
-            if sent.is_empty() && !self.owner.leased_workers().any(|other| other == worker) {
-                sent = self.grant_if_wanted(ClassId(class), worker);
-            }
-        }
-        let found = sent.into_iter().find(|sent| sent.task == call).expect("the call is sent");
-        self.reply(worker, call, results);
-        self.owner.return_idle_leases();
-        self.settle();
-        found
-    }
-
-    fn grant_if_wanted(&mut self, class: ClassId, worker: ProcId) -> Vec<Box<Call>> {
-        let asks = |command: &Command| matches!(command, Command::Node(ToNode::LeaseWant { class: of, want, .. }) if *of == class && *want > 0);
-        let last = |command: &&Command| matches!(command, Command::Node(ToNode::LeaseWant { class: of, .. }) if *of == class);
-        if self.commands.iter().rev().find(last).is_some_and(asks) {
-            return self.grant(class, worker);
-        }
-        vec![]
-    }
-
-    fn node_dies(&mut self, node: u16) {
-        self.owner.on_node(self.now, FromNode::NodeDied { node: NodeIndex(node), text: "no word from it for 4.5 s".into() });
-        self.settle();
-    }
-
-    fn proc_dies(&mut self, proc_id: ProcId) {
-        self.owner.on_node(self.now, FromNode::ProcDied { proc_id, evidence: evidence(true) });
-        self.settle();
-    }
-
-    fn is_pending(&self, id: ObjectId) -> bool {
-        self.owner.get(id).is_some_and(|object| object.state == State::Pending)
-    }
-
-    fn error(&self, id: ObjectId) -> String {
-        let Some(Value::Inline(bytes)) = self.owner.value(id) else { panic!("{:?} is no error", self.owner.get(id)) };
-        let fields = system_error_fields(&bytes[1..]);
-        assert_eq!(fields[0], ("code".to_owned(), "object_lost".to_owned()));
-        fields.into_iter().find(|(key, _)| key == "message").expect("a message").1
-    }
-
-    fn drop_all(&mut self, ids: &[ObjectId]) {
-        for id in ids {
-            self.owner.release_local(*id);
-            self.settle();
-        }
-    }
-
-    fn assert_empty(&self) {
-        let (objects, tasks, _, _) = self.owner.sizes();
-        assert_eq!((objects, tasks, self.owner.lineage_size()), (0, 0, (0, 0)), "{:?}", self.owner.leftovers());
-    }
-}
-
-fn hex(id: ObjectId) -> String {
-    id.bytes().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn freed(commands: &[Command]) -> Vec<(ObjectId, NodeIndex)> {
-    let of = |command: &Command| match command {
-        Command::Node(ToNode::Freed { ids }) => Some(ids.clone()),
-        _ => None,
-    };
-    commands.iter().filter_map(of).flatten().collect()
-}
-
-fn fetches(commands: &[Command]) -> Vec<(ObjectId, u64)> {
-    let of = |command: &Command| match command {
-        Command::Peer { message: Peer::Fetch { ids }, .. } => Some(ids.clone()),
-        _ => None,
-    };
-    commands.iter().filter_map(of).flatten().collect()
-}
+use stage::*;
 
 #[test]
 fn lost_result_is_made_again_by_another_attempt() {
     let mut stage = Stage::new();
-    let id = stage.made(proc_on(1, 2), 3, &[], 0);
+    let id = stage.made(1, 3, &[], 0);
     assert_eq!(stage.owner.lineage_size().0, 1);
     stage.node_dies(1);
     assert!(stage.is_pending(id));
-    let again = stage.runs(proc_on(2, 3), id.call(), vec![plain(on(2, 0))]);
+    let again = stage.runs(2, id.call(), vec![plain(on(2, 0))]);
     assert_eq!(again.attempt, 1);
     assert_eq!(stage.owner.value(id), Some(&on(2, 0)));
     stage.node_dies(2);
-    assert_eq!(stage.runs(proc_on(0, 4), id.call(), vec![plain(on(0, 0))]).attempt, 2);
+    assert_eq!(stage.runs(0, id.call(), vec![plain(on(0, 0))]).attempt, 2);
     stage.drop_all(&[id]);
     stage.assert_empty();
 }
@@ -234,10 +27,9 @@ fn lost_result_is_made_again_by_another_attempt() {
 #[test]
 fn lost_chain_is_made_again_from_its_freed_beginning() {
     let mut stage = Stage::new();
-    let worker = proc_on(1, 2);
-    let first = stage.made(worker, 3, &[], 0);
-    let second = stage.made(worker, 3, &[first], 1);
-    let third = stage.made(worker, 3, &[second, second], 2);
+    let first = stage.made(1, 3, &[], 0);
+    let second = stage.made(1, 3, &[first], 1);
+    let third = stage.made(1, 3, &[second, second], 2);
     stage.taken();
     stage.drop_all(&[first, second]);
     let commands = stage.taken();
@@ -247,10 +39,9 @@ fn lost_chain_is_made_again_from_its_freed_beginning() {
     assert_eq!(stage.owner.holdings().len(), 1, "ghosts are nobody's");
     stage.node_dies(1);
     assert!([first, second, third].into_iter().all(|id| stage.is_pending(id)));
-    let other = proc_on(2, 3);
-    stage.runs(other, first.call(), vec![plain(on(2, 0))]);
-    assert_eq!(stage.runs(other, second.call(), vec![plain(on(2, 1))]).args.deps[0].1.value, on(2, 0));
-    stage.runs(other, third.call(), vec![plain(on(2, 2))]);
+    stage.runs(2, first.call(), vec![plain(on(2, 0))]);
+    assert_eq!(stage.runs(2, second.call(), vec![plain(on(2, 1))]).args.deps[0].1.value, on(2, 0));
+    stage.runs(2, third.call(), vec![plain(on(2, 2))]);
     assert_eq!(stage.owner.value(third), Some(&on(2, 2)));
     assert_eq!(stage.owner.lineage_size().0, 3, "it can happen again");
     assert_eq!(stage.owner.holdings().len(), 1);
@@ -261,14 +52,13 @@ fn lost_chain_is_made_again_from_its_freed_beginning() {
 #[test]
 fn reference_dropped_while_its_object_is_made_again_leaves_nothing() {
     let mut stage = Stage::new();
-    let worker = proc_on(1, 2);
-    let first = stage.made(worker, 3, &[], 0);
-    let second = stage.made(worker, 3, &[first], 1);
+    let first = stage.made(1, 3, &[], 0);
+    let second = stage.made(1, 3, &[first], 1);
     stage.drop_all(&[first]);
     stage.node_dies(1);
     stage.drop_all(&[second]);
-    stage.runs(proc_on(2, 3), first.call(), vec![plain(on(2, 0))]);
-    stage.runs(proc_on(2, 3), second.call(), vec![plain(on(2, 1))]);
+    stage.runs(2, first.call(), vec![plain(on(2, 0))]);
+    stage.runs(2, second.call(), vec![plain(on(2, 1))]);
     stage.assert_empty();
 }
 
@@ -276,11 +66,11 @@ fn reference_dropped_while_its_object_is_made_again_leaves_nothing() {
 fn small_arguments_outlive_their_references_as_long_as_lineage_needs_them() {
     let mut stage = Stage::new();
     let put = stage.owner.put(plain(Value::inline(b"\0small")));
-    let id = stage.made(proc_on(1, 2), 3, &[put], 0);
+    let id = stage.made(1, 3, &[put], 0);
     stage.drop_all(&[put]);
     assert!(stage.owner.is_ready(put) && stage.owner.holdings().len() == 1);
     stage.node_dies(1);
-    let again = stage.runs(proc_on(2, 3), id.call(), vec![plain(on(2, 0))]);
+    let again = stage.runs(2, id.call(), vec![plain(on(2, 0))]);
     assert_eq!(again.args.deps[0].1.value, Value::inline(b"\0small"));
     stage.drop_all(&[id]);
     stage.assert_empty();
@@ -298,10 +88,7 @@ fn borrowed_argument_is_asked_for_and_registered_again() {
     stage.owner.on_peer(0, lender, Peer::Fetched { id: foreign, request, payload: plain(on(2, 5)) });
     stage.owner.on_peer(0, lender, Peer::BorrowAck { token: 2 });
     stage.settle();
-    let lease_class = (1..3).find_map(|class| Some(stage.grant_if_wanted(ClassId(class), proc_on(1, 2))).filter(|calls| !calls.is_empty()));
-    assert_eq!(lease_class.expect("near node 2")[0].task, call);
-    stage.reply(proc_on(1, 2), call, vec![plain(on(1, 0))]);
-    stage.owner.return_idle_leases();
+    stage.runs(1, call, vec![plain(on(1, 0))]);
     stage.drop_all(&[foreign]);
     assert!(stage.owner.get(foreign).is_none(), "a borrowed value is not kept for lineage");
     stage.taken();
@@ -315,11 +102,10 @@ fn borrowed_argument_is_asked_for_and_registered_again() {
 #[test]
 fn what_can_not_be_made_again_is_an_error_that_says_why() {
     let mut stage = Stage::new();
-    let worker = proc_on(1, 2);
     let put = stage.owner.put(plain(on(0, 0)));
-    let (once, of_put) = (stage.made(worker, 0, &[], 0), stage.made(worker, 3, &[put], 1));
-    let top = stage.made(worker, 3, &[of_put], 2);
-    let single = stage.made(worker, 1, &[], 3);
+    let (once, of_put) = (stage.made(1, 0, &[], 0), stage.made(1, 3, &[put], 1));
+    let top = stage.made(1, 3, &[of_put], 2);
+    let single = stage.made(1, 1, &[], 3);
     stage.drop_all(&[put, of_put]);
     stage.node_dies(1);
     let text = stage.error(once);
@@ -328,7 +114,7 @@ fn what_can_not_be_made_again_is_an_error_that_says_why() {
     }
     let text = stage.error(top);
     assert!(text.contains(&hex(put)) && text.contains("it was a put") && text.contains(&hex(top)), "{text}");
-    stage.runs(proc_on(2, 3), single.call(), vec![plain(on(2, 0))]);
+    stage.runs(2, single.call(), vec![plain(on(2, 0))]);
     stage.node_dies(2);
     assert!(stage.error(single).contains("no retries left"));
     stage.drop_all(&[once, top, single]);
@@ -338,8 +124,7 @@ fn what_can_not_be_made_again_is_an_error_that_says_why() {
 #[test]
 fn lineage_above_its_budget_is_dropped_oldest_first() {
     let mut stage = Stage::with(Limits { lineage_bytes: 1200, ..Limits::default() });
-    let worker = proc_on(1, 2);
-    let ids: Vec<ObjectId> = (0..3).map(|slot| stage.made(worker, 3, &[], slot)).collect();
+    let ids: Vec<ObjectId> = (0..3).map(|slot| stage.made(1, 3, &[], slot)).collect();
     assert_eq!(stage.owner.lineage_size().0, 2);
     stage.node_dies(1);
     assert!(stage.error(ids[0]).contains("more than its budget"));
@@ -349,11 +134,10 @@ fn lineage_above_its_budget_is_dropped_oldest_first() {
 #[test]
 fn ghost_whose_record_is_dropped_goes_and_is_named_by_what_needed_it() {
     let mut stage = Stage::with(Limits { lineage_bytes: 1000, ..Limits::default() });
-    let worker = proc_on(1, 2);
-    let first = stage.made(worker, 3, &[], 0);
-    let second = stage.made(worker, 3, &[first], 1);
+    let first = stage.made(1, 3, &[], 0);
+    let second = stage.made(1, 3, &[first], 1);
     stage.drop_all(&[first]);
-    let third = stage.made(worker, 3, &[], 2);
+    let third = stage.made(1, 3, &[], 2);
     assert!(stage.owner.get(first).is_none());
     stage.node_dies(1);
     let text = stage.error(second);
@@ -364,15 +148,14 @@ fn ghost_whose_record_is_dropped_goes_and_is_named_by_what_needed_it() {
 #[test]
 fn other_results_of_a_repeated_call_stay_as_they_are() {
     let mut stage = Stage::new();
-    let worker = proc_on(1, 2);
     let template = stage.template(CallKind::Task { class: stage.class }, 3, -1, false);
     let call = stage.submit_to(&template, &[], &[]);
-    stage.runs(worker, call, vec![plain(on(1, 0)), plain(Value::inline(b"\0old")), plain(on(1, 1))]);
+    stage.runs(1, call, vec![plain(on(1, 0)), plain(Value::inline(b"\0old")), plain(on(1, 1))]);
     let ids = [stage.ret(call, 1), stage.ret(call, 2), stage.ret(call, 3)];
     stage.drop_all(&[ids[2]]);
     stage.taken();
     stage.node_dies(1);
-    stage.runs(proc_on(2, 3), call, vec![plain(on(2, 0)), plain(Value::inline(b"\0new")), plain(on(2, 1))]);
+    stage.runs(2, call, vec![plain(on(2, 0)), plain(Value::inline(b"\0new")), plain(on(2, 1))]);
     assert_eq!((stage.owner.value(ids[0]), stage.owner.value(ids[1])), (Some(&on(2, 0)), Some(&Value::inline(b"\0old"))));
     assert!(stage.taken().contains(&Command::Free(range_on(2, 1))), "the third is nobody's");
     stage.drop_all(&ids[..2]);
@@ -387,13 +170,13 @@ fn large_argument_body_is_held_by_lineage_and_may_move_to_disk() {
     let args = CallArgs { body: on(0, 0), body_id, deps: vec![], nested: vec![] };
     let call = stage.owner.submit(0, &template, args).expect("no limit");
     stage.drop_all(&[body_id]);
-    stage.runs(proc_on(1, 2), call, vec![plain(on(1, 0))]);
+    stage.runs(1, call, vec![plain(on(1, 0))]);
     let victims = stage.owner.pick_victims(1, |_| None);
     assert_eq!(victims[0].id, body_id);
     let on_disk = ShmRange { extent: ExtentId::on_disk(NodeIndex(0), 9), offset: 0, len: SIZE };
     assert_eq!(stage.owner.moved(&[(victims[0], on_disk)]), [true]);
     stage.node_dies(1);
-    let again = stage.runs(proc_on(2, 3), call, vec![plain(on(2, 0))]);
+    let again = stage.runs(2, call, vec![plain(on(2, 0))]);
     assert_eq!(again.args.body, Value::shm(on_disk));
     let id = stage.ret(call, 1);
     stage.taken();
@@ -406,24 +189,23 @@ fn large_argument_body_is_held_by_lineage_and_may_move_to_disk() {
 #[test]
 fn queued_call_whose_argument_is_lost_waits_and_goes_on() {
     let mut stage = Stage::new();
-    let dep = stage.made(proc_on(1, 2), 3, &[], 0);
+    let dep = stage.made(1, 3, &[], 0);
     let call = stage.submit(3, &[dep, dep]);
     let other = stage.submit(3, &[]);
     stage.node_dies(1);
-    // The argument's call comes first, and what does not need it is not held up.
-    stage.runs(proc_on(2, 3), dep.call(), vec![plain(on(0, 0))]);
-    let commands = stage.grant(stage.class, proc_on(2, 4));
-    assert!(commands.iter().any(|sent| sent.task == other));
-    stage.reply(proc_on(2, 4), other, vec![plain(Value::inline(b"\0"))]);
-    let sent = stage.sent_to(proc_on(2, 4));
-    assert_eq!(sent[0].task, call);
-    assert!(sent[0].args.deps.iter().all(|(_, payload)| payload.value == on(0, 0)));
+    // What does not need it is not held up, and the call that makes it comes first.
+    let (worker, _) = stage.start(2, dep.call());
+    assert_eq!(stage.start(2, other).1.task, other);
+    assert!(stage.sent.is_empty() && stage.wants.values().all(|want| *want == 0));
+    stage.reply(worker, dep.call(), vec![plain(on(0, 0))]);
+    let sent = stage.start(2, call).1;
+    assert!(sent.args.deps.iter().all(|(_, payload)| payload.value == on(0, 0)));
 }
 
 #[test]
 fn queued_call_whose_argument_is_gone_for_good_fails_with_its_error() {
     let mut stage = Stage::new();
-    let dep = stage.made(proc_on(1, 2), 0, &[], 0);
+    let dep = stage.made(1, 0, &[], 0);
     let call = stage.submit(3, &[dep]);
     stage.node_dies(1);
     assert!(stage.error(stage.ret(call, 1)).contains(&hex(dep)));
@@ -431,30 +213,21 @@ fn queued_call_whose_argument_is_gone_for_good_fails_with_its_error() {
     stage.assert_empty();
 }
 
-/// A call with `dep` is on `worker`, which is on the node where `dep` is.
-fn call_in_flight(stage: &mut Stage, worker: ProcId) -> (ObjectId, u64) {
-    let dep = stage.made(worker, 3, &[], 0);
-    let call = stage.submit(1, &[dep]);
-    let sent = (0..3).find_map(|class| Some(stage.grant_if_wanted(ClassId(class), worker)).filter(|calls| !calls.is_empty()));
-    assert_eq!(sent.expect("granted")[0].task, call);
-    (dep, call)
-}
-
 #[test]
 fn call_in_flight_on_the_dead_node_is_tried_again_whichever_news_comes_first() {
     for node_first in [true, false] {
         let mut stage = Stage::new();
-        let worker = proc_on(1, 2);
-        let (dep, call) = call_in_flight(&mut stage, worker);
+        let dep = stage.made(1, 3, &[], 0);
+        let call = stage.submit(1, &[dep]);
+        let (worker, _) = stage.start(1, call);
         if node_first {
             stage.node_dies(1);
         }
         stage.proc_dies(worker);
         stage.node_dies(1);
         assert!(stage.is_pending(dep));
-        let other = proc_on(2, 3);
-        stage.runs(other, dep.call(), vec![plain(on(2, 0))]);
-        let again = stage.runs(other, call, vec![plain(Value::inline(b"\0"))]);
+        stage.runs(2, dep.call(), vec![plain(on(2, 0))]);
+        let again = stage.runs(2, call, vec![plain(Value::inline(b"\0"))]);
         assert_eq!((again.attempt, &again.args.deps[0].1.value), (1, &on(2, 0)), "node first: {node_first}");
         stage.drop_all(&[dep, stage.ret(call, 1)]);
         stage.assert_empty();
@@ -463,32 +236,31 @@ fn call_in_flight_on_the_dead_node_is_tried_again_whichever_news_comes_first() {
 
 #[test]
 fn every_call_in_flight_on_a_lost_node_counts_as_started() {
-    let mut stage = Stage::new();
-    let worker = proc_on(1, 2);
-    let (first, second) = (stage.submit(0, &[]), stage.submit(0, &[]));
-    stage.grant(stage.class, worker);
-    stage.reply(worker, first, vec![plain(Value::inline(b"\0"))]);
-    let third = stage.submit(0, &[]);
-    assert_eq!(stage.sent_to(worker).len(), 2);
-    stage.proc_dies(worker);
-    for call in [second, third] {
-        assert!(stage.owner.value(stage.ret(call, 1)).is_some_and(Value::is_error), "call {call} may have run");
+    for (node_lost, failed) in [(true, true), (false, false)] {
+        let mut stage = Stage::new();
+        let calls: Vec<u64> = (0..40).map(|_| stage.submit(0, &[])).collect();
+        let (worker, _) = stage.start(1, calls[0]);
+        stage.reply(worker, calls[0], vec![plain(Value::inline(b"\0"))]);
+        assert_eq!(stage.sent_to(worker).len(), 2);
+        stage.owner.on_node(stage.now, FromNode::ProcDied { proc_id: worker, evidence: evidence(node_lost) });
+        stage.settle();
+        for call in &calls[1..3] {
+            assert_eq!(stage.owner.value(stage.ret(*call, 1)).is_some_and(Value::is_error), failed, "call {call}");
+        }
     }
 }
 
 #[test]
 fn call_elsewhere_that_comes_back_waits_for_the_argument_that_was_lost_meanwhile() {
     let mut stage = Stage::new();
-    let dep = stage.made(proc_on(1, 2), 3, &[], 0);
+    let dep = stage.made(1, 3, &[], 0);
     let call = stage.submit(0, &[dep]);
-    let worker = proc_on(2, 3);
-    let sent = (0..3).find_map(|class| Some(stage.grant_if_wanted(ClassId(class), worker)).filter(|calls| !calls.is_empty()));
-    assert_eq!(sent.expect("granted")[0].task, call);
+    let (worker, _) = stage.start(2, call);
     stage.node_dies(1);
-    stage.owner.on_peer(stage.now, worker, Peer::Returned { tasks: vec![call], blocked: false });
+    stage.owner.on_peer(stage.now, worker, Peer::Returned { tasks: vec![call], blocked: true });
     stage.settle();
-    stage.runs(proc_on(2, 4), dep.call(), vec![plain(on(2, 0))]);
-    assert_eq!(stage.sent_to(worker).len() + stage.grant(stage.class, proc_on(2, 5)).len(), 1);
+    stage.runs(2, dep.call(), vec![plain(on(2, 0))]);
+    assert_eq!(stage.start(2, call).1.args.deps[0].1.value, on(2, 0));
 }
 
 #[test]
@@ -497,21 +269,15 @@ fn waits_for_many_count_a_lost_object_again() {
     let calls: Vec<u64> = (0..6).map(|_| stage.submit(3, &[])).collect();
     let ids: Vec<ObjectId> = calls.iter().map(|call| stage.ret(*call, 1)).collect();
     let wait = stage.owner.wait_start(&ids, 6, Default::default()).expect("nothing is ready");
-    let worker = proc_on(1, 2);
-    stage.grant(stage.class, worker);
     for &call in &calls[..5] {
-        stage.reply(worker, call, vec![plain(on(1, call))]);
+        stage.runs(1, call, vec![plain(on(1, call))]);
     }
     stage.node_dies(1);
-    stage.proc_dies(worker);
-    let woken = |stage: &Stage| stage.commands.contains(&Command::Wake(wait));
-    let other = proc_on(2, 3);
-    stage.grant(stage.class, other);
     for &call in &calls {
-        assert!(!woken(&stage), "before all are ready again");
-        stage.reply(other, call, vec![plain(Value::inline(b"\0"))]);
+        assert!(!stage.commands.contains(&Command::Wake(wait)), "before all are ready again");
+        stage.runs(2, call, vec![plain(Value::inline(b"\0"))]);
     }
-    assert!(woken(&stage));
+    assert!(stage.commands.contains(&Command::Wake(wait)));
 }
 
 #[test]
@@ -555,7 +321,7 @@ fn covered_argument_without_bytes_is_asked_for() {
 #[test]
 fn owner_that_hears_of_lost_bytes_makes_that_object_again() {
     let mut stage = Stage::new();
-    let (lost, other) = (stage.made(proc_on(1, 2), 3, &[], 0), stage.made(proc_on(1, 2), 3, &[], 1));
+    let (lost, other) = (stage.made(1, 3, &[], 0), stage.made(1, 3, &[], 1));
     stage.owner.value_lost(0, lost, range_on(1, 0));
     stage.settle();
     assert!(stage.is_pending(lost) && stage.owner.is_ready(other));
@@ -567,10 +333,10 @@ fn what_a_lost_value_mentioned_is_there_for_the_call_that_makes_it_again() {
     let put = stage.owner.put(plain(on(0, 0)));
     let template = stage.template(CallKind::Task { class: stage.class }, 1, 3, false);
     let call = stage.submit_to(&template, &[], &[put]);
-    stage.runs(proc_on(1, 2), call, vec![Payload { value: on(1, 0), refs: vec![put] }]);
+    stage.runs(1, call, vec![Payload { value: on(1, 0), refs: vec![put] }]);
     stage.drop_all(&[put]);
     stage.node_dies(1);
-    stage.runs(proc_on(2, 3), call, vec![Payload { value: on(2, 0), refs: vec![put] }]);
+    stage.runs(2, call, vec![Payload { value: on(2, 0), refs: vec![put] }]);
     assert!(stage.owner.is_ready(put));
     stage.drop_all(&[stage.ret(call, 1)]);
     stage.assert_empty();
@@ -581,8 +347,7 @@ fn stream_items_on_a_dead_node_are_errors() {
     let mut stage = Stage::new();
     let template = stage.template(CallKind::Task { class: stage.class }, 0, 3, true);
     let call = stage.submit_to(&template, &[], &[]);
-    let worker = proc_on(1, 2);
-    stage.grant(stage.class, worker);
+    let (worker, _) = stage.start(1, call);
     stage.owner.on_peer(0, worker, Peer::StreamItems { task: call, first: 1, items: vec![plain(on(1, 0))] });
     stage.node_dies(1);
     assert!(stage.error(stage.ret(call, 1)).contains("item of a generator"));
@@ -653,23 +418,4 @@ fn result_of_a_method_is_lost_when_its_actor_is_out_of_scope() {
     stage.drop_all(&[actor]);
     stage.node_dies(1);
     assert!(stage.error(stage.ret(call, 1)).contains("last handle of the actor"));
-}
-
-#[test]
-fn freed_and_copies_are_told_once_per_event() {
-    let mut stage = Stage::new();
-    let (local, remote) = (stage.owner.put(plain(on(0, 0))), stage.made(proc_on(1, 2), 0, &[], 0));
-    let lent = stage.owner.put(plain(on(0, 1)));
-    stage.owner.on_peer(0, proc_on(2, 9), Peer::Borrow { ids: vec![lent], token: 0 });
-    let container = stage.owner.put(Payload { value: Value::inline(b"\0"), refs: vec![local, remote, lent] });
-    for id in [local, remote, lent] {
-        stage.owner.add_local(container);
-        stage.owner.adopt_for_test(id);
-    }
-    stage.owner.add_view(remote, range_on(1, 0));
-    stage.owner.note_copied(remote);
-    stage.owner.release_view(remote);
-    stage.taken();
-    stage.owner.on_peer(0, proc_on(2, 9), Peer::Release { ids: vec![(lent, 1)] });
-    let _ = container;
 }

@@ -129,22 +129,29 @@ impl Pipe {
     }
 }
 
-/// Poll tokens: a process's link, stdout and stderr, told apart by the top bits that job numbers never reach.
+/// Poll tokens: a process's link, stdout and stderr, and the network's sockets, told apart by the top bits that job numbers never reach.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Token {
     Template,
     Door,
     /// Children of ours ended.
     Children,
+    /// Bytes of objects of other nodes are here, or will not come.
+    Copied,
     Link(ProcId),
     Out(ProcId),
     Err(ProcId),
+    /// A socket of the network; the number is `net::NetToken`'s.
+    Net(u32),
 }
 
 const OUT_BIT: u64 = 1 << 63;
 const ERR_BIT: u64 = 1 << 62;
+/// Both bits: no process's. The specials at the top end differ in the bits above the number.
+const NET_BITS: u64 = OUT_BIT | ERR_BIT;
 const DOOR: u64 = u64::MAX - 1;
 const CHILDREN: u64 = u64::MAX - 2;
+const COPIED: u64 = u64::MAX - 3;
 
 impl Token {
     pub(crate) fn pack(self) -> u64 {
@@ -152,9 +159,11 @@ impl Token {
             Token::Template => u64::MAX,
             Token::Door => DOOR,
             Token::Children => CHILDREN,
+            Token::Copied => COPIED,
             Token::Link(id) => id.0,
             Token::Out(id) => id.0 | OUT_BIT,
             Token::Err(id) => id.0 | ERR_BIT,
+            Token::Net(number) => u64::from(number) | NET_BITS,
         }
     }
 
@@ -163,6 +172,8 @@ impl Token {
             u64::MAX => Token::Template,
             DOOR => Token::Door,
             CHILDREN => Token::Children,
+            COPIED => Token::Copied,
+            word if word & NET_BITS == NET_BITS => Token::Net(word as u32),
             word if word & OUT_BIT != 0 => Token::Out(ProcId(word & !OUT_BIT)),
             word if word & ERR_BIT != 0 => Token::Err(ProcId(word & !ERR_BIT)),
             word => Token::Link(ProcId(word)),
@@ -198,6 +209,8 @@ mod tests {
             Token::Link(ProcId::new(3, NodeIndex::HEAD, 9)),
             Token::Out(ProcId::new(3, NodeIndex::HEAD, 9)),
             Token::Err(ProcId::new(3, NodeIndex::HEAD, 9)),
+            Token::Net(0),
+            Token::Net(u32::MAX),
         ] {
             assert_eq!(Token::unpack(token.pack()), token);
         }

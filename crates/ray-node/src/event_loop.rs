@@ -1,19 +1,20 @@
-//! This is the main loop of the daemon: one thread, one epoll set, the driver on descriptor 0.
+//! This is the main loop of the daemon: one thread, one epoll set. On descriptor 0 is who started it: the one driver it is for, or, of a node that stands by itself, somebody
+//! who only waits until it is up.
 
 use crate::conn::{Conn, Pipe, Token};
-use crate::extent_files::{spill_config, ExtentFiles};
+use crate::extent_files::ExtentFiles;
 use crate::host::{self, fd_limit};
-use crate::memory::{memory_rules, MemoryReader};
+use crate::memory::MemoryReader;
 use crate::oom;
 use crate::strays::Strays;
 use crate::template::{Report, Template};
-use ray_logic::node::{Node, NodeCommand, NodeConfig};
-use ray_proto::msg::{Boot, Evidence, FromNode, MemoryKill, ToNode, WorkerLine};
+use ray_logic::node::{Node, NodeCommand};
+use ray_proto::msg::{Boot, Evidence, FromNode, MemoryKill, ToNode};
 use ray_proto::wire::{decode, PROTOCOL};
-use ray_proto::{NodeIndex, ProcId, UNIT};
+use ray_proto::ProcId;
 use ray_shm::board::{Board, SLOTS};
 use ray_shm::door;
-use ray_shm::host::{explain, explain_memfd};
+use ray_shm::host::explain;
 use ray_shm::link::{pair, Filled, Flushed};
 use ray_shm::poll::{Poll, Ready};
 use ray_shm::processes::{self, Process};
@@ -32,19 +33,23 @@ const LOOK_US: u64 = 1_000_000;
 const REAP_US: u64 = 1_000;
 /// A driver that does not read its last log lines within this does not get them.
 const LAST_WORDS_US: u64 = 1_000_000;
-/// Bytes of log lines that the driver has not shown, above which workers' pipes are not read: they block, nothing is lost.
-const LOG_BACKLOG: u64 = 4 << 20;
 
 /// Of the board: processes that run no calls have none.
 const NO_SLOT: u32 = u32::MAX;
+mod boot;
+mod cluster;
 mod ends;
 mod extents;
 mod farewell;
+mod output;
 mod visitors;
+
+pub use boot::run;
 
 struct Daemon {
     poll: Poll,
     node: Node,
+    /// The one driver that this daemon is for; `ProcId::NODE` on a node that stands by itself.
     driver: ProcId,
     boot: Boot,
     conns: BTreeMap<ProcId, Conn>,
@@ -65,11 +70,14 @@ struct Daemon {
     oom_kills: Option<u64>,
     commands: VecDeque<NodeCommand>,
     paused: Vec<Token>,
-    /// Bytes of lines sent to the driver that it has not shown yet.
-    unshown: u64,
+    output: output::Output,
     next_look: u64,
     over: bool,
+    /// Others may have taken over what runs here: it ends without a good-bye.
+    fenced: bool,
     door: Option<OwnedFd>,
+    /// None: nothing listens.
+    network: Option<cluster::Network>,
 }
 
 struct Forking {
@@ -79,96 +87,14 @@ struct Forking {
     err: OwnedFd,
 }
 
-/// Serve the driver on `link` until it goes away, then leave nothing behind.
-pub fn run(link: OwnedFd) -> Result<(), String> {
-    let text = |error: rustix::io::Errno| error.to_string();
-    // Orphans of the template become our children, so that their ends stay known.
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(text)?;
-    host::raise_fd_limit();
-    signals::block_child_ends(true);
-    let mut driver = Conn::new(link, NO_SLOT);
-    let boot = first_message(&mut driver)?;
-    let (board_fd, board) = Board::create().map_err(|error| explain_memfd("no shared memory for the status board", error))?;
-    host::check(&board_fd)?;
-    let config = node_config(&boot);
-    let mut daemon = Daemon {
-        poll: Poll::new().map_err(|error| explain("the daemon has no epoll set", error))?,
-        node: Node::new(config),
-        driver: ProcId::NODE,
-        conns: BTreeMap::new(),
-        by_pid: BTreeMap::new(),
-        template: None,
-        child_ends: signals::child_ends_fd().map_err(text)?,
-        strays: Strays::new(boot.settings.get("kill_child_processes_on_worker_exit").is_none_or(|v| v != "0")),
-        memory: MemoryReader::new(&boot.settings),
-        looked: false,
-        board_fd,
-        board,
-        free_slots: (0..SLOTS).rev().collect(),
-        forking: BTreeMap::new(),
-        files: ExtentFiles::new(&boot),
-        oom_kills: oom::kills(),
-        commands: VecDeque::new(),
-        paused: Vec::new(),
-        unshown: 0,
-        next_look: 0,
-        over: false,
-        door: None,
-        boot,
-    };
-    let result = daemon.serve(driver);
-    daemon.say_farewell();
-    daemon.end_everything();
-    result
-}
-
-fn first_message(driver: &mut Conn) -> Result<Boot, String> {
-    loop {
-        let fd = driver.reader.fd();
-        // Interrupted is as good as ready: the read below tells.
-        let _ = rustix::event::poll(&mut [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)], None);
-        if driver.reader.fill() == Filled::Closed {
-            return Err("the driver went away before it said anything".into());
-        }
-        match driver.reader.next_frame() {
-            Ok(Some(bytes)) => match decode::<ToNode>(bytes) {
-                Ok(ToNode::Boot { boot }) => return Ok(boot),
-                _ => return Err("the first message is not a boot message of this release".into()),
-            },
-            Ok(None) => {}
-            Err(len) => return Err(format!("a frame of {len} bytes")),
-        }
-    }
-}
-
-fn node_config(boot: &Boot) -> NodeConfig {
-    let setting = |name: &str| boot.settings.get(name).map(String::as_str);
-    let cpus = (boot.total.get("CPU") / UNIT).max(0) as u32;
-    NodeConfig {
-        index: NodeIndex::HEAD,
-        total: boot.total.clone(),
-        store_bytes: boot.store_bytes,
-        job_env: boot.job_env.clone(),
-        warm_workers: setting("warm_workers").and_then(|v| v.parse().ok()).unwrap_or(cpus.clamp(1, 2)),
-        idle_worker: setting("idle_worker_s").and_then(|v| v.parse::<f64>().ok()).map_or(1_000_000, |s| (s * 1e6) as u64),
-        infeasible_is_error: setting("infeasible_is_error") == Some("1"),
-        spill: spill_config(boot),
-        memory: memory_rules(&boot.settings),
-    }
-}
-
 impl Daemon {
-    fn serve(&mut self, driver: Conn) -> Result<(), String> {
+    fn serve(&mut self, starter: Conn) -> Result<(), String> {
         let text = |error: rustix::io::Errno| format!("epoll: {error}");
-        self.driver = self.node.driver_connected(1, door::peer_pid(driver.reader.fd()), self.boot.max_links);
-        self.poll.add(driver.reader.fd(), Token::Link(self.driver).pack()).map_err(text)?;
         self.poll.add(self.child_ends.as_fd(), Token::Children.pack()).map_err(text)?;
-        self.conns.insert(self.driver, driver);
-        self.open_door();
-        // Before the welcome: a host that refuses even this process gets no session.
-        self.start_template()?;
-        self.welcome(self.driver);
-        self.read_link(self.driver);
+        match self.network.is_some() {
+            true => self.stand_up(starter)?,
+            false => self.serve_driver(starter)?,
+        }
         let mut ready = Vec::with_capacity(64);
         let mut timeout = self.after_events();
         while !self.over {
@@ -181,8 +107,23 @@ impl Daemon {
         Ok(())
     }
 
+    fn serve_driver(&mut self, driver: Conn) -> Result<(), String> {
+        self.driver = self.node.driver_connected(door::peer_pid(driver.reader.fd()), self.boot.max_links);
+        self.poll.add(driver.reader.fd(), Token::Link(self.driver).pack()).map_err(|error| format!("epoll: {error}"))?;
+        self.conns.insert(self.driver, driver);
+        self.open_door();
+        // Before the welcome: a host that refuses even this process gets no session.
+        self.start_template()?;
+        self.welcome(self.driver);
+        self.carry_out();
+        self.read_link(self.driver);
+        Ok(())
+    }
+
     fn handle(&mut self, event: Ready) {
         match Token::unpack(event.token) {
+            Token::Net(number) => self.network_ready(number, event),
+            Token::Copied => self.copies_arrived(),
             Token::Template => self.read_template(),
             Token::Door => self.admit(),
             Token::Children => self.children_ended(),
@@ -205,10 +146,12 @@ impl Daemon {
             due = self.node.tick(now);
             self.carry_out();
         }
+        let network = self.network_tick(now);
+        self.board.set_lease(self.node.lease().unwrap_or(0));
         self.flush();
         let look = self.look_around(now);
         let sweep = self.sweep_if_due(now);
-        [due, look, sweep].into_iter().flatten().min().map(|at| at.saturating_sub(now).max(1))
+        [due, network, look, sweep].into_iter().flatten().min().map(|at| at.saturating_sub(now).max(1))
     }
 
     fn carry_out(&mut self) {
@@ -241,7 +184,11 @@ impl Daemon {
                 let bytes = self.conns.get(&proc_id).and_then(|conn| processes::private_bytes(conn.pid));
                 self.node.footprint_measured(ray_shm::now_us(), proc_id, bytes);
             }
+            NodeCommand::Adopt { guest, driver } => self.adopt(guest, driver),
+            NodeCommand::Show { driver, from, message } => self.show_from(driver, from, message),
+            NodeCommand::LinesShown { driver, bytes } => self.output.shown(driver, bytes),
             NodeCommand::Shutdown => self.over = true,
+            command => self.execute_on_network(command),
         }
     }
 
@@ -308,21 +255,25 @@ impl Daemon {
     }
 
     fn on_message(&mut self, now: u64, from: ProcId, message: ToNode) {
-        if let ToNode::Hello { protocol, .. } = &message {
+        if let ToNode::Hello { protocol, .. } | ToNode::HelloDriver { protocol, .. } = &message {
             if *protocol != PROTOCOL {
                 return self.kill(from, &format!("it speaks protocol {protocol}, this daemon {PROTOCOL}"));
             }
-            self.welcome(from);
         }
-        if let ToNode::Ask { token, subject } = message {
-            let facts = self.node.report(&subject, &self.stopped());
-            return self.send(from, &FromNode::Told { token, facts });
+        match message {
+            ToNode::Ask { token, subject } => {
+                let stopped = self.stopped();
+                self.node.asked(now, from, token, &subject, &stopped);
+            }
+            ToNode::LinesShown { bytes } => self.lines_shown(from, bytes),
+            ToNode::Shutdown {} if from != self.driver => self.driver_leaves(now, from),
+            message => {
+                if matches!(message, ToNode::Hello { .. }) {
+                    self.welcome(from);
+                }
+                self.node.on_message(now, from, message);
+            }
         }
-        if let ToNode::LinesShown { bytes } = message {
-            self.unshown = self.unshown.saturating_sub(bytes);
-            return;
-        }
-        self.node.on_message(now, from, message);
         self.carry_out();
     }
 
@@ -337,6 +288,7 @@ impl Daemon {
         }
         if conn.slot == NO_SLOT {
             self.conns.remove(&id);
+            self.output.forget(id);
             self.node.observer_left(now, id);
         }
     }
@@ -418,8 +370,9 @@ impl Daemon {
 
     fn ask_template(&mut self, proc_id: ProcId, slot: u32) {
         let (Some(template), Some(forking)) = (&self.template, self.forking.get(&proc_id)) else { return };
+        let job = self.node.job_config(proc_id.job()).unwrap_or_default();
         // A template that is gone shows as a closed link, and its successor gets the request again.
-        let _ = template.fork(proc_id.0, slot, &forking.env, &[forking.link.as_fd(), forking.out.as_fd(), forking.err.as_fd()]);
+        let _ = template.fork(proc_id.0, slot, &forking.env, job, &[forking.link.as_fd(), forking.out.as_fd(), forking.err.as_fd()]);
     }
 
     fn fork_failed(&mut self, proc_id: ProcId, why: &str) {
@@ -526,76 +479,12 @@ impl Daemon {
         }
         if id == self.driver {
             self.over = true;
+        } else if conn.slot == NO_SLOT {
+            self.link_closed(ray_shm::now_us(), id);
         } else if conn.pid != 0 {
             let pid = conn.pid;
             self.kill_worker(pid);
         }
-    }
-
-    // ---- output of workers
-
-    fn read_pipe(&mut self, id: ProcId, token: Token) {
-        let Some(conn) = self.conns.get_mut(&id) else { return };
-        let is_stderr = token == Token::Err(id);
-        let slot = if is_stderr { &mut conn.err } else { &mut conn.out };
-        let Some(pipe) = slot else { return };
-        if self.unshown > LOG_BACKLOG {
-            self.poll.remove(pipe.fd.as_fd());
-            return self.paused.push(token);
-        }
-        let (lines, more) = pipe.read(conn.pid, is_stderr);
-        if more.is_none() {
-            self.poll.remove(pipe.fd.as_fd());
-            *slot = None;
-        }
-        conn.remember(&lines);
-        self.forward(lines);
-    }
-
-    fn forward(&mut self, lines: Vec<WorkerLine>) {
-        if !lines.is_empty() && self.boot.settings.get("log_to_driver").is_none_or(|v| v != "0") {
-            self.unshown += lines.iter().map(|line| WorkerLine::weight(&line.text)).sum::<u64>();
-            self.send(self.driver, &FromNode::Lines { lines });
-        }
-    }
-
-    fn resume_pipes(&mut self) {
-        if self.paused.is_empty() || self.unshown > LOG_BACKLOG / 2 {
-            return;
-        }
-        for token in std::mem::take(&mut self.paused) {
-            let (Token::Out(id) | Token::Err(id)) = token else { continue };
-            let Some(conn) = self.conns.get(&id) else { continue };
-            let pipe = if token == Token::Err(id) { &conn.err } else { &conn.out };
-            if let Some(pipe) = pipe {
-                // A descriptor that can't be watched again is read at its worker's end.
-                let _ = self.poll.add(pipe.fd.as_fd(), token.pack());
-            }
-        }
-    }
-
-    /// The last words of a worker that has ended.
-    fn drain_pipes(&mut self, id: ProcId) {
-        let Some(conn) = self.conns.get_mut(&id) else { return };
-        let mut all = Vec::new();
-        for is_stderr in [false, true] {
-            let slot = if is_stderr { &mut conn.err } else { &mut conn.out };
-            while let Some(pipe) = slot {
-                let (lines, more) = pipe.read(conn.pid, is_stderr);
-                all.extend(lines);
-                match more {
-                    // Empty yet open: somebody else holds the other end. Its bytes are not the worker's.
-                    Some(0) => {
-                        all.extend(pipe.rest(conn.pid, is_stderr));
-                        break;
-                    }
-                    Some(_) => {}
-                    None => *slot = None,
-                }
-            }
-        }
-        conn.remember(&all);
-        self.forward(all);
     }
 
     // ---- time

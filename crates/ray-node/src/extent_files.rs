@@ -12,6 +12,7 @@ use rustix::io::{fcntl_dupfd_cloexec, Errno};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Between two folders in the setting.
 const SEPARATOR: char = '\n';
@@ -27,14 +28,38 @@ pub(crate) fn spill_config(boot: &Boot) -> Option<SpillConfig> {
     Some(SpillConfig { place: folders.replace(SEPARATOR, ", "), quota: number("spill_quota_bytes").unwrap_or(u64::MAX), batch })
 }
 
+/// The files of all extents, for other threads too. Who holds one keeps it, whatever is removed here.
+#[derive(Clone, Default)]
+pub struct SharedFiles(Arc<Mutex<BTreeMap<ExtentId, Arc<OwnedFd>>>>);
+
+impl SharedFiles {
+    pub fn insert(&self, extent: ExtentId, file: OwnedFd) {
+        self.table().insert(extent, Arc::new(file));
+    }
+
+    pub fn get(&self, extent: ExtentId) -> Option<Arc<OwnedFd>> {
+        self.table().get(&extent).cloned()
+    }
+
+    pub fn remove(&self, extent: ExtentId) {
+        // Closed when the table is free again: the end of a file on disk takes its time.
+        let _file = self.table().remove(&extent);
+    }
+
+    fn table(&self) -> MutexGuard<'_, BTreeMap<ExtentId, Arc<OwnedFd>>> {
+        // Every change is one call: a thread that panicked has left it whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 pub(crate) struct ExtentFiles {
-    extents: BTreeMap<ExtentId, OwnedFd>,
+    extents: SharedFiles,
     segments: Segments,
 }
 
 impl ExtentFiles {
     pub(crate) fn new(boot: &Boot) -> Self {
-        ExtentFiles { extents: BTreeMap::new(), segments: Segments::new(boot) }
+        ExtentFiles { extents: SharedFiles::default(), segments: Segments::new(boot) }
     }
 
     /// A new memfd: a descriptor for its creator.
@@ -57,18 +82,29 @@ impl ExtentFiles {
         Ok(copy)
     }
 
+    /// For the thread that serves them to other nodes.
+    pub(crate) fn shared(&self) -> SharedFiles {
+        self.extents.clone()
+    }
+
+    /// A descriptor of an extent of this daemon's own, to be written.
+    pub(crate) fn share(&self, extent: ExtentId) -> Result<OwnedFd, Errno> {
+        let file = self.extents.get(extent).ok_or(Errno::BADF)?;
+        fcntl_dupfd_cloexec(&*file, 0)
+    }
+
     /// A descriptor that can't write.
     pub(crate) fn open(&self, extent: ExtentId) -> Option<OwnedFd> {
-        self.extents.get(&extent).and_then(|fd| memory::reopen_read_only(fd.as_fd()).ok())
+        self.extents.get(extent).and_then(|fd| memory::reopen_read_only(fd.as_fd()).ok())
     }
 
     pub(crate) fn close(&mut self, extent: ExtentId) {
-        self.extents.remove(&extent);
+        self.extents.remove(extent);
     }
 
     /// Give a range's blocks back. Its creator is gone: nobody else would do it.
     pub(crate) fn punch(&self, range: ShmRange) {
-        if let Some(fd) = self.extents.get(&range.extent) {
+        if let Some(fd) = self.extents.get(range.extent) {
             // Where holes are not supported, the blocks go with the file.
             let _ = memory::punch(fd.as_fd(), range.offset, rounded(range.len));
         }

@@ -10,6 +10,19 @@ const FDS_LEAST: u64 = 16;
 /// Of what a failed template said, at most this much is passed on, from its end.
 const LAST_WORDS_BYTES: u64 = 2_000;
 
+/// Milliseconds since the epoch at the time 0 of the monotonic clock.
+pub(crate) fn epoch_ms() -> u64 {
+    let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    wall.saturating_sub(ray_shm::now_us() / 1000)
+}
+
+/// A line of the daemon's own: on its stderr, which is a file that whoever started it reads.
+pub(crate) fn note(text: &str) {
+    let seconds = (epoch_ms() + ray_shm::now_us() / 1000) as f64 / 1000.0;
+    // A log that can't be written is no reason to stop.
+    let _ = rustix::io::write(rustix::stdio::stderr(), format!("{seconds:.3} {text}\n").as_bytes());
+}
+
 pub(crate) fn raise_fd_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

@@ -1,6 +1,6 @@
 //! The template: a Python process that has the worker code imported and forks workers (ray/_core/worker/template.py is its other half).
 //!
-//! Packets over a SEQPACKET pair. To it: `boot` with the board's descriptor, `fork PROC SLOT ENV` with a link and two pipes.
+//! Packets over a SEQPACKET pair. To it: `boot` with the board's descriptor, `fork PROC SLOT ENV`, a line end and the job's JSON, with a link and two pipes.
 //! From it: `ready`, `forked PROC PID`, `failed PROC WHY`, `exited PID STATUS MAXRSS_KIB`.
 
 use crate::host;
@@ -77,8 +77,9 @@ impl Template {
         self.child.id()
     }
 
-    pub(crate) fn fork(&self, proc_id: u64, slot: u32, env: &str, fds: &[BorrowedFd<'_>; 3]) -> Result<(), Errno> {
-        self.send(format!("fork {proc_id} {slot} {env}").as_bytes(), fds)
+    /// `job`: what its workers are started with, one JSON text.
+    pub(crate) fn fork(&self, proc_id: u64, slot: u32, env: &str, job: &str, fds: &[BorrowedFd<'_>; 3]) -> Result<(), Errno> {
+        self.send(format!("fork {proc_id} {slot} {env}\n{job}").as_bytes(), fds)
     }
 
     fn send(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {

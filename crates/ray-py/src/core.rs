@@ -1,6 +1,7 @@
 //! `Core`: the engine of this process.
 
-use crate::daemon::DaemonProcess;
+use crate::cluster::{self, as_f64, Where};
+use crate::daemon::{read_answer, DaemonProcess};
 use crate::fork::watch_forks;
 use crate::object_ref::{Home, ObjectRef};
 use crate::{context, errors, template, values};
@@ -8,17 +9,18 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use ray_logic::owner::{ActorOptions, Holding, Limits};
+use ray_proto::cluster::{JobSpec, KvStep};
 use ray_proto::msg::{Boot, FromNode, ToNode};
-use ray_proto::wire::{decode, PROTOCOL};
-use ray_proto::{ObjectId, ProcId, Resources, Strategy, UNIT};
+use ray_proto::wire::PROTOCOL;
+use ray_proto::{ObjectId, ProcId, Resources, Strategy, Value};
 use ray_shm::board::Board;
 use ray_shm::host;
-use ray_shm::link::{Filled, Reader, Writer};
+use ray_shm::link::{Reader, Writer};
 use ray_shm::processes;
-use ray_worker::{Config, Failure, Library, Reserved, Ticket, Woken};
+use ray_worker::{Config, Failure, Gate, Library, Reserved, Ticket, Woken};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -101,11 +103,9 @@ impl Core {
     }
 
     /// Wait for an answer of the node; signals are handled meanwhile.
-    fn ask(&self, py: Python<'_>, question: impl FnOnce(u64) -> ToNode) -> PyResult<FromNode> {
+    pub(crate) fn ask(&self, py: Python<'_>, question: impl FnOnce(u64) -> ToNode) -> PyResult<FromNode> {
         let (token, gate) = self.library.ask(question).map_err(|failure| self.failure(py, failure))?;
-        while py.detach(|| self.library.wait_at(&gate, nap(None))) != Woken::Open {
-            py.check_signals()?;
-        }
+        wait_at(py, &self.library, &gate)?;
         self.library.answer(token).map(|(message, _)| message).map_err(|failure| self.failure(py, failure))
     }
 
@@ -113,6 +113,26 @@ impl Core {
     fn block(&self, py: Python<'_>, ids: &[ObjectId], need: usize, timeout_s: Option<f64>) -> PyResult<bool> {
         let start = |call| self.library.wait_start(ids, need, call).map_err(|failure| self.failure(py, failure));
         block(py, &self.library, ids, deadline(timeout_s), start)
+    }
+}
+
+/// Wait for an answer; signals are handled meanwhile.
+pub(crate) fn wait_at(py: Python<'_>, library: &Library, gate: &Gate) -> PyResult<()> {
+    while py.detach(|| library.wait_at(gate, nap(None))) != Woken::Open {
+        py.check_signals()?;
+    }
+    Ok(())
+}
+
+/// The value of an object that was lost, once there is one again. It may be an error.
+pub(crate) fn wait_for_value(py: Python<'_>, library: &Arc<Library>, id: ObjectId) -> PyResult<Value> {
+    loop {
+        if let Some(value) = library.values(&[id]).and_then(|mut values| values.pop()) {
+            return Ok(value);
+        }
+        let start = |call| library.wait_start(&[id], 1, call).map_err(|failure| errors::failure(py, failure));
+        block(py, library, &[id], None, start)?;
+        library.check().map_err(|failure| errors::failure(py, failure))?;
     }
 }
 
@@ -182,7 +202,7 @@ fn others<'py>(items: &Bound<'py, PyList>, places: &[usize]) -> PyResult<Bound<'
     Ok(rest)
 }
 
-fn get_config<'py, T>(config: &Bound<'py, PyDict>, key: &str) -> PyResult<T>
+pub(crate) fn get_config<'py, T>(config: &Bound<'py, PyDict>, key: &str) -> PyResult<T>
 where
     T: for<'a> FromPyObject<'a, 'py>,
     for<'a> <T as FromPyObject<'a, 'py>>::Error: Into<PyErr>,
@@ -213,10 +233,12 @@ fn limits(settings: &BTreeMap<String, String>) -> Result<Limits, String> {
 }
 
 /// What the template needs, as JSON.
-fn template_config(config: &Bound<'_, PyDict>) -> PyResult<String> {
+pub(crate) fn template_config(config: &Bound<'_, PyDict>) -> PyResult<String> {
     let part = PyDict::new(config.py());
     for key in ["sys_path", "namespace", "settings"] {
-        part.set_item(key, config.get_item(key)?)?;
+        if let Some(value) = config.get_item(key)? {
+            part.set_item(key, value)?;
+        }
     }
     // The daemon raises its own limit; workers keep the user's.
     part.set_item("soft_fd_limit", soft_fd_limit())?;
@@ -229,24 +251,7 @@ fn handshake(link: OwnedFd, first: ToNode) -> Result<(Reader, FromNode), String>
     let mut writer = Writer::new(link.clone());
     writer.queue(&first);
     writer.flush();
-    let mut reader = Reader::new(link.clone());
-    let deadline = ray_shm::now_us() + HANDSHAKE_US;
-    let welcome = loop {
-        if let Some(bytes) = reader.next_frame().map_err(|len| format!("a frame of {len} bytes"))? {
-            break decode::<FromNode>(bytes).map_err(|error| error.to_string())?;
-        }
-        let left = deadline.saturating_sub(ray_shm::now_us());
-        if left == 0 {
-            return Err("the daemon did not answer".into());
-        }
-        let fd = link.as_fd();
-        let timeout = rustix::time::Timespec { tv_sec: (left / 1_000_000) as i64, tv_nsec: ((left % 1_000_000) * 1000) as _ };
-        // Interrupted or late: the loop looks again.
-        let _ = rustix::event::poll(&mut [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)], Some(&timeout));
-        if reader.fill() == Filled::Closed {
-            return Err("the daemon ended during the handshake".into());
-        }
-    };
+    let (reader, welcome) = read_answer(&link, HANDSHAKE_US)?;
     match &welcome {
         FromNode::Welcome { protocol, .. } if *protocol == PROTOCOL => {}
         FromNode::Welcome { protocol, .. } => return Err(format!("the daemon speaks protocol {protocol}, this library {PROTOCOL}")),
@@ -302,6 +307,33 @@ impl Core {
             }
         });
         started.map_err(|why| PyRuntimeError::new_err(format!("could not start ray: {}", why.trim())))
+    }
+
+    /// Connect, as a driver, to a running node of this user on this machine.
+    #[staticmethod]
+    fn connect(py: Python<'_>, config: &Bound<'_, PyDict>) -> PyResult<Core> {
+        let door: String = get_config(config, "door")?;
+        let settings: BTreeMap<String, String> = get_config(config, "settings")?;
+        let job = Job { namespace: get_config(config, "namespace")?, env: get_config(config, "job_env")? };
+        let limits = limits(&settings).map_err(PyValueError::new_err)?;
+        let spec = JobSpec {
+            config: template_config(config)?,
+            env: job.env.clone(),
+            log_to_driver: get_config(config, "log_to_driver")?,
+            entrypoint: get_config(config, "entrypoint")?,
+            namespace: job.namespace.clone(),
+            weight: get_config(config, "weight")?,
+        };
+        let connect = || -> Result<Core, String> {
+            host::occupy_standard_descriptors().map_err(|error| host::explain("no descriptors for the engine", error))?;
+            let reserved = Reserved::take().map_err(Failure::into_text)?;
+            let link = ray_shm::door::enter(&door).map_err(|error| error.to_string())?;
+            let hello = ToNode::HelloDriver { protocol: PROTOCOL, pid: std::process::id(), max_links: max_links(), job: Box::new(spec) };
+            let (reader, welcome) = handshake(link, hello)?;
+            let library = Library::start(reserved, reader, welcome, Config { limits, slot: None }).map_err(Failure::into_text)?;
+            Core::install(library, None, job)
+        };
+        py.detach(connect).map_err(|why| PyRuntimeError::new_err(format!("could not connect to the node at {door}: {why}")))
     }
 
     /// Connect through a session's door, to ask questions. It is not this process's session.
@@ -430,7 +462,7 @@ impl Core {
         Ok((done, others(refs, &ready)?))
     }
 
-    #[pyo3(signature = (*, payload, class_name, args, kwargs, resources, placement_resources, env, max_restarts, max_concurrency, is_async, name, namespace, detached, get_if_exists))]
+    #[pyo3(signature = (*, payload, class_name, args, kwargs, resources, placement_resources, strategy=Where(Strategy::DEFAULT), env, max_restarts, max_concurrency, is_async, name, namespace, detached, get_if_exists))]
     #[allow(clippy::too_many_arguments)] // An actor's description, by keyword.
     fn create_actor(
         &self,
@@ -441,6 +473,7 @@ impl Core {
         kwargs: &Bound<'_, PyDict>,
         resources: HashMap<String, f64>,
         placement_resources: HashMap<String, f64>,
+        strategy: Where,
         env: String,
         max_restarts: i32,
         max_concurrency: u32,
@@ -477,7 +510,7 @@ impl Core {
         let call_args = template::encode_args(library, args, Some(kwargs))?;
         let body_id = call_args.body_id;
         let (held, to_place) = (shape(&resources), shape(&placement_resources));
-        let options = ActorOptions { class_name, payload, held, to_place, env, max_restarts, name, namespace, detached, strategy: Strategy::DEFAULT };
+        let options = ActorOptions { class_name, payload, held, to_place, env, max_restarts, name, namespace, detached, strategy: strategy.0 };
         library.create_actor(actor, options, call_args);
         if !body_id.is_nil() {
             library.drop_ref(body_id);
@@ -508,12 +541,41 @@ impl Core {
 
     /// (total, available) of the node. Cached leases are returned first, so they count as available.
     fn resources(&self, py: Python<'_>) -> PyResult<(HashMap<String, f64>, HashMap<String, f64>)> {
-        let as_f64 = |r: Resources| r.0.into_iter().map(|(name, amount)| (name, amount as f64 / UNIT as f64)).collect();
         self.library.return_idle();
         match self.ask(py, |token| ToNode::ResourcesQuery { token })? {
-            FromNode::ResourcesAre { total, available, .. } => Ok((as_f64(total), as_f64(available))),
+            FromNode::ResourcesAre { total, available, .. } => Ok((as_f64(&total), as_f64(&available))),
             _ => Ok((HashMap::new(), HashMap::new())),
         }
+    }
+
+    fn nodes<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        cluster::nodes(py, self)
+    }
+
+    fn jobs<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        cluster::jobs(py, self)
+    }
+
+    /// Whether the key was there before.
+    fn kv_put(&self, py: Python<'_>, key: &[u8], value: &[u8], overwrite: bool) -> PyResult<bool> {
+        cluster::kv(py, self, KvStep::Put { key: key.into(), value: value.into(), overwrite }).map(|kv| kv.existed)
+    }
+
+    fn kv_get<'py>(&self, py: Python<'py>, key: &[u8]) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        Ok(cluster::kv(py, self, KvStep::Get { key: key.into() })?.value.map(|value| PyBytes::new(py, &value)))
+    }
+
+    /// How many keys went.
+    fn kv_del(&self, py: Python<'_>, key: &[u8], is_prefix: bool) -> PyResult<u64> {
+        cluster::kv(py, self, KvStep::Delete { key: key.into(), is_prefix }).map(|kv| kv.count)
+    }
+
+    fn kv_exists(&self, py: Python<'_>, key: &[u8]) -> PyResult<bool> {
+        cluster::kv(py, self, KvStep::Exists { key: key.into() }).map(|kv| kv.existed)
+    }
+
+    fn kv_keys<'py>(&self, py: Python<'py>, prefix: &[u8]) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+        Ok(cluster::kv(py, self, KvStep::Keys { prefix: prefix.into() })?.keys.iter().map(|key| PyBytes::new(py, key)).collect())
     }
 
     fn context<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

@@ -2,12 +2,18 @@
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use ray_proto::msg::FromNode;
+use ray_proto::wire::decode;
+use ray_shm::link::{Filled, Reader};
 use ray_shm::{host, link};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 /// Load only the extension module: no site, no ray package. It is running 12 ms after the spawn.
 const BOOTSTRAP: &str = "\
@@ -28,9 +34,21 @@ pub(crate) struct DaemonProcess {
 }
 
 impl DaemonProcess {
+    /// One that ends with its driver, which is this process.
     pub(crate) fn start(python: &OsStr, native_path: &OsStr) -> Result<(Self, OwnedFd), String> {
-        let (ours, theirs) = link::pair().map_err(|error| host::explain("no socket for the daemon", error))?;
         let stderr = ray_shm::memory::create("ray-daemon-stderr", 0).map_err(|error| host::explain_memfd("no memory file for the daemon", error))?;
+        Self::start_with(python, native_path, stderr)
+    }
+
+    /// One that outlives this process, and writes what it has to say to a file.
+    pub(crate) fn start_standing(python: &OsStr, native_path: &OsStr, log: &Path) -> Result<(Self, OwnedFd), String> {
+        let file = File::options().create(true).append(true).read(true).mode(0o600).open(log);
+        let file = file.map_err(|error| host::explain_io(&format!("the daemon's log {} can't be written", log.display()), &error))?;
+        Self::start_with(python, native_path, OwnedFd::from(file))
+    }
+
+    fn start_with(python: &OsStr, native_path: &OsStr, stderr: OwnedFd) -> Result<(Self, OwnedFd), String> {
+        let (ours, theirs) = link::pair().map_err(|error| host::explain("no socket for the daemon", error))?;
         let copy = rustix::io::fcntl_dupfd_cloexec(&stderr, 0).map_err(|error| host::explain("no descriptors for the daemon", error))?;
         let child = Command::new(python)
             .args(["-I", "-S", "-c", BOOTSTRAP])
@@ -74,6 +92,30 @@ impl DaemonProcess {
             let _ = self.child.kill();
         }
         let _ = self.child.wait();
+    }
+}
+
+/// The daemon's next message.
+pub(crate) fn read_answer(link: &Arc<OwnedFd>, within_us: u64) -> Result<(Reader, FromNode), String> {
+    let mut reader = Reader::new(link.clone());
+    let deadline = ray_shm::now_us() + within_us;
+    loop {
+        if let Some(bytes) = reader.next_frame().map_err(|len| format!("a frame of {len} bytes"))? {
+            let message = decode::<FromNode>(bytes).map_err(|error| error.to_string())?;
+            // Frames that came right behind it are in the reader.
+            return Ok((reader, message));
+        }
+        let left = deadline.saturating_sub(ray_shm::now_us());
+        if left == 0 {
+            return Err("the daemon did not answer".into());
+        }
+        let fd = link.as_fd();
+        let timeout = rustix::time::Timespec { tv_sec: (left / 1_000_000) as i64, tv_nsec: ((left % 1_000_000) * 1000) as _ };
+        // Interrupted or late: the loop looks again.
+        let _ = rustix::event::poll(&mut [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)], Some(&timeout));
+        if reader.fill() == Filled::Closed {
+            return Err("the daemon ended during the handshake".into());
+        }
     }
 }
 

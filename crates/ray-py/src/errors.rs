@@ -74,6 +74,7 @@ pub(crate) fn failure(py: Python<'_>, failure: Failure) -> PyErr {
         Failure::SessionOver(text) => with_code(py, "daemon_died", &text),
         Failure::StoreFull(text) => with_code(py, "store_full", &text),
         Failure::DiskFull(text) => with_code(py, "disk_full", &text),
+        Failure::Lost(text) => with_code(py, "object_lost", &text),
         Failure::System(text) => with_code(py, "system", &text),
     }
 }

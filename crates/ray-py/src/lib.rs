@@ -7,6 +7,7 @@
 use pyo3::prelude::*;
 
 mod buffer;
+mod cluster;
 mod context;
 mod core;
 mod daemon;
@@ -28,6 +29,8 @@ mod values;
 mod _native {
     #[pymodule_export]
     use crate::buffer::PinnedBuffer;
+    #[pymodule_export]
+    use crate::cluster::{start_node, stop_node};
     #[pymodule_export]
     use crate::core::Core;
     #[pymodule_export]

@@ -1,5 +1,6 @@
 //! `CallTemplate`: everything constant about a call site, and the hot path of a call.
 
+use crate::cluster::Where;
 use crate::core::Core;
 use crate::object_ref::ObjectRef;
 use crate::result_stream::ResultStream;
@@ -10,7 +11,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyTuple};
 use ray_logic::owner::{CallArgs, CallKind, StreamOptions, SubmitError, Template};
 use ray_proto::ids::END_INDEX;
-use ray_proto::{Blob, ObjectId, Resources, Value};
+use ray_proto::{Blob, ObjectId, Resources, Strategy, Value};
 use ray_worker::Library;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -155,7 +156,7 @@ impl CallTemplate {
 #[pymethods]
 impl CallTemplate {
     #[staticmethod]
-    #[pyo3(signature = (core, *, payload, name, num_returns, backpressure, max_retries, retry_exceptions, max_calls, resources, env, min_args, max_args, binder))]
+    #[pyo3(signature = (core, *, payload, name, num_returns, backpressure, max_retries, retry_exceptions, max_calls, resources, strategy=Where(Strategy::DEFAULT), env, min_args, max_args, binder))]
     #[allow(clippy::too_many_arguments)] // The call site's constants, by keyword.
     fn task(
         core: &Core,
@@ -167,13 +168,14 @@ impl CallTemplate {
         retry_exceptions: bool,
         max_calls: u32,
         resources: HashMap<String, f64>,
+        strategy: Where,
         env: &str,
         min_args: usize,
         max_args: Option<usize>,
         binder: Option<Py<PyAny>>,
     ) -> Self {
         let shape = Resources::from_f64(resources.iter().map(|(name, amount)| (name.as_str(), *amount)));
-        let class = core.library().class_for(&shape, env, &ray_proto::Strategy::DEFAULT);
+        let class = core.library().class_for(&shape, env, &strategy.0);
         let kind = CallKind::Task { class };
         let template = Template {
             id: Default::default(),

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use ray_proto::value::{system_error_fields, FLAG_BUFFERS, FLAG_PICKLE, FLAG_RAISED, INLINE_MAX};
-use ray_proto::{Blob, ObjectId, Payload, Value};
+use ray_proto::{Blob, ObjectId, Payload, ShmRange, Value};
 use ray_worker::{Failure, Library, View};
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -240,15 +240,37 @@ impl Drop for Unpickling {
 
 /// The Python value of an object, or the exception it stands for as Err.
 pub(crate) fn decode<'py>(py: Python<'py>, library: &Arc<Library>, id: ObjectId, value: &Value) -> PyResult<Bound<'py, PyAny>> {
-    let (view, pin) = match value {
-        Value::Inline(bytes) => (View::Inline(bytes.clone()), None),
-        Value::Shm(range) => {
-            let pin = Pin::new(library, id, **range);
-            let view = py.detach(|| library.view(pin.range)).map_err(|failure| errors::failure(py, failure))?;
-            (view, Some(pin))
+    let home = Home::Engine(library.clone());
+    let mut value = value.clone();
+    loop {
+        let range = match &value {
+            Value::Inline(bytes) => return decode_view(py, &home, &View::Inline(bytes.clone()), None),
+            Value::Shm(range) => **range,
+        };
+        let pin = Pin::new(library, id, range);
+        match view_of(py, library, id, pin.range)? {
+            Ok(view) => return decode_view(py, &home, &view, Some(pin)),
+            // Its owner makes it again, or says that nobody can: the pin keeps our place in the line.
+            Err(_lost) => value = crate::core::wait_for_value(py, library, id)?,
         }
-    };
-    decode_view(py, &Home::Engine(library.clone()), &view, pin)
+    }
+}
+
+/// The bytes of an object, from this node or another one. The inner error: they are gone from there.
+fn view_of(py: Python<'_>, library: &Library, id: ObjectId, range: ShmRange) -> PyResult<Result<View, String>> {
+    let raise = |failure| errors::failure(py, failure);
+    if !library.is_elsewhere(range) {
+        return py.detach(|| library.view(range)).map(Ok).map_err(raise);
+    }
+    if let Some(view) = library.open_copy(id) {
+        return Ok(Ok(view));
+    }
+    let (token, gate) = library.pull(id, range).map_err(raise)?;
+    crate::core::wait_at(py, library, &gate)?;
+    match library.copied(token, id, range) {
+        Err(Failure::Lost(text)) => Ok(Err(text)),
+        other => other.map(Ok).map_err(raise),
+    }
 }
 
 /// The Python value of bytes; `pin` keeps those in shared memory.

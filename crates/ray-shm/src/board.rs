@@ -1,5 +1,6 @@
 //! The status board: one shared page range with a slot per worker, written by the worker, read by the daemon after its death or when it seems stuck.
 //! A slot holds the caller and the number of the call that the worker started last. Plain atomic stores: no syscall per call.
+//! One more place is the daemon's to write: until when its node may be sure to be a part of its cluster.
 
 use crate::memory::{create, Mapping};
 use rustix::io::Errno;
@@ -9,6 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Workers at once. Slots are reused after a death.
 pub const SLOTS: u32 = 16_384;
 const SLOT_BYTES: u64 = 64;
+/// Behind the workers' slots.
+const LEASE: u32 = SLOTS;
+const BYTES: u64 = (SLOTS as u64 + 1) * SLOT_BYTES;
 
 pub struct Board {
     mapping: Mapping,
@@ -16,17 +20,17 @@ pub struct Board {
 
 impl Board {
     pub fn create() -> Result<(OwnedFd, Board), Errno> {
-        let fd = create("ray-board", u64::from(SLOTS) * SLOT_BYTES)?;
+        let fd = create("ray-board", BYTES)?;
         let board = Board::open(&fd)?;
         Ok((fd, board))
     }
 
     pub fn open(fd: &OwnedFd) -> Result<Board, Errno> {
-        Ok(Board { mapping: Mapping::read_write(fd.as_fd(), u64::from(SLOTS) * SLOT_BYTES)? })
+        Ok(Board { mapping: Mapping::read_write(fd.as_fd(), BYTES)? })
     }
 
     fn words(&self, slot: u32) -> &[AtomicU64; 2] {
-        assert!(slot < SLOTS, "slot {slot}");
+        assert!(slot <= LEASE, "slot {slot}");
         let bytes = self.mapping.slice(u64::from(slot) * SLOT_BYTES, 16).expect("inside the board");
         // SAFETY: 64-byte aligned, inside the mapping, and only ever accessed as atomics.
         unsafe { &*bytes.as_ptr().cast::<[AtomicU64; 2]>() }
@@ -44,6 +48,15 @@ impl Board {
         let words = self.words(slot);
         let task = words[1].load(Ordering::Acquire);
         (task != 0).then(|| (words[0].load(Ordering::Relaxed), task))
+    }
+
+    /// Until when the node's workers may run, by the monotonic clock in microseconds. 0: for ever.
+    pub fn lease(&self) -> u64 {
+        self.words(LEASE)[0].load(Ordering::Acquire)
+    }
+
+    pub fn set_lease(&self, until_us: u64) {
+        self.words(LEASE)[0].store(until_us, Ordering::Release);
     }
 
     pub fn clear(&self, slot: u32) {

@@ -1,4 +1,4 @@
-//! The edge to the kernel: shared memory, the status board, framed links that pass descriptors, epoll, signals, processes, forks, and what
+//! The edge to the kernel: shared memory, the status board, framed links that pass descriptors, TCP sockets, epoll, signals, processes, forks, and what
 //! a host refuses.
 //! All `unsafe` of the engine outside the Python bindings stands in this crate, each use with its reason.
 
@@ -11,6 +11,7 @@ pub mod memory;
 pub mod poll;
 pub mod processes;
 pub mod signals;
+pub mod tcp;
 
 /// Microseconds on the monotonic clock. Every process of a host reads the same one.
 pub fn now_us() -> u64 {

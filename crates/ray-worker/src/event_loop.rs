@@ -155,6 +155,7 @@ impl Engine {
             core.trim(now, self.library.store_bytes());
             self.next_sweep = now + SWEEP_US;
         }
+        next = [next, self.check_lease(now)].into_iter().flatten().min();
         if !core.extents.is_empty() {
             next = Some(next.unwrap_or(u64::MAX).min(self.next_sweep));
         }
@@ -169,6 +170,15 @@ impl Engine {
             self.library.stations.ring_all(u32::MAX);
         }
         self.due = next;
+    }
+
+    /// A worker whose node is not sure any more to be a part of its cluster ends: its daemon may be stopped, and others take over. Returns when to look again.
+    fn check_lease(&self, now: u64) -> Option<u64> {
+        let until = self.library.slot.as_ref().map_or(0, |(_, board)| board.lease());
+        if until != 0 && now >= until {
+            ray_shm::signals::end_own_group();
+        }
+        (until != 0).then_some(until)
     }
 
     fn watch_children(&mut self) {
@@ -465,6 +475,10 @@ fn answer_token(message: &FromNode) -> Option<u64> {
         | FromNode::ExtentOpened { token, .. }
         | FromNode::ExtentGone { token }
         | FromNode::Told { token, .. }
+        | FromNode::PullFailed { token, .. }
+        | FromNode::NodesAre { token, .. }
+        | FromNode::JobsAre { token, .. }
+        | FromNode::KvIs { token, .. }
         | FromNode::ResourcesAre { token, .. } => Some(*token),
         _ => None,
     }

@@ -17,6 +17,7 @@ use ray_proto::msg::{FromNode, Peer, ToNode, WorkerLine};
 use ray_proto::{ActorId, Blob, ClassId, ExtentId, ObjectId, Payload, ProcId, Resources, ShmRange, Strategy, TemplateId, UNIT};
 use ray_shm::board::Board;
 use ray_shm::link::{Flushed, Reader, Writer};
+use ray_shm::memory::Mapping;
 use ray_shm::poll::{Poll, Timer, Waker};
 use rustc_hash::FxHashMap;
 use std::any::Any;
@@ -47,12 +48,14 @@ pub enum Failure {
     StoreFull(String),
     /// The store is full, and its disk is too or can't be used.
     DiskFull(String),
+    /// The bytes of an object are gone from where they were. Whoever owns it may know better by now.
+    Lost(String),
     System(String),
 }
 
 impl Failure {
     pub fn into_text(self) -> String {
-        let (Failure::SessionOver(text) | Failure::StoreFull(text) | Failure::DiskFull(text) | Failure::System(text)) = self;
+        let (Failure::SessionOver(text) | Failure::StoreFull(text) | Failure::DiskFull(text) | Failure::Lost(text) | Failure::System(text)) = self;
         text
     }
 }
@@ -154,6 +157,8 @@ pub(crate) struct Core {
     pub trash: Vec<ShmRange>,
     pub desk: Arc<spill::Desk>,
     pub open: FxHashMap<ExtentId, Extent>,
+    /// Objects of other nodes that are read here, with the copy on this node. The node counts us among their users until `CopyDone`.
+    pub copies: FxHashMap<ObjectId, (Arc<Mapping>, ShmRange)>,
     pub over: Option<String>,
     pub logs: VecDeque<LogRecord>,
     /// Bytes of workers' lines that the printer has got and not come back from.
@@ -216,6 +221,7 @@ impl Library {
             trash: Vec::new(),
             desk: desk.clone(),
             open: FxHashMap::default(),
+            copies: FxHashMap::default(),
             over: None,
             logs: VecDeque::new(),
             printing: 0,
@@ -377,6 +383,7 @@ impl Library {
         core.node.close();
         core.direct.clear();
         core.open.clear();
+        core.copies.clear();
         core.extents = Extents::default();
         core.disk = Extents::default();
         core.trash.clear();
@@ -600,7 +607,12 @@ impl Core {
         self.owner.take_commands(&mut commands);
         for command in commands.drain(..) {
             match command {
-                Command::Node(message) => self.queue_node(message),
+                Command::Node(message) => {
+                    if let ToNode::CopyDone { id } = &message {
+                        self.copies.remove(id);
+                    }
+                    self.queue_node(message);
+                }
                 Command::Peer { to, message, urgent } => self.queue_peer(to, message, urgent),
                 Command::Wake(wait) => self.woken.extend(self.waiters.remove(&wait)),
                 Command::Free(range) => self.free(range),

@@ -1,5 +1,6 @@
 //! Shared memory from this process's side: allocating and filling ranges, opening others', giving back.
 
+use crate::gate::Gate;
 use crate::library::{Core, Failure, Library};
 use ray_logic::extents::{rounded, Allocation, Extents};
 use ray_proto::msg::{FromNode, ToNode};
@@ -131,7 +132,49 @@ impl Library {
         self.lock().owner.add_view(id, range)
     }
 
-    /// The bytes of a range that something keeps in its place. Opens the extent on first use, and reads what is on disk.
+    /// The bytes of an object on another node, if a copy of them is open here.
+    pub fn open_copy(&self, id: ObjectId) -> Option<View> {
+        let copy = self.lock().copies.get(&id).cloned();
+        copy.map(|(mapping, range)| View::Shm { mapping, range })
+    }
+
+    pub fn is_elsewhere(&self, range: ShmRange) -> bool {
+        range.extent.node() != self.me.node()
+    }
+
+    /// Ask for the bytes of an object on another node; `copied` takes the answer once the gate is open. Something keeps the object meanwhile.
+    pub fn pull(&self, id: ObjectId, range: ShmRange) -> Result<(u64, Arc<Gate>), Failure> {
+        self.ask(|token| ToNode::Pull { token, id, range })
+    }
+
+    /// The answer to `pull`. `Lost`: the owner was told, and the object is pending here until it knows more.
+    pub fn copied(&self, token: u64, id: ObjectId, range: ShmRange) -> Result<View, Failure> {
+        match self.answer(token)? {
+            (FromNode::ExtentOpened { extent, size, .. }, Some(fd)) => {
+                let known = self.lock().open.get(&extent).map(|extent| extent.mapping.clone());
+                let mapping = match known {
+                    Some(mapping) => mapping,
+                    None => self.keep_open(extent, size, fd)?,
+                };
+                let here = ShmRange { extent, offset: 0, len: range.len };
+                self.with(|core| {
+                    core.owner.note_copied(id);
+                    core.copies.insert(id, (mapping.clone(), here));
+                });
+                Ok(View::Shm { mapping, range: here })
+            }
+            (FromNode::ExtentOpened { .. }, None) => Err(no_descriptor("the copy of an object of another node")),
+            (FromNode::PullFailed { lost: true, text, .. }, _) => {
+                let now = ray_shm::now_us();
+                self.with(|core| core.owner.value_lost(now, id, range));
+                Err(Failure::Lost(text))
+            }
+            (FromNode::PullFailed { text, .. }, _) => Err(Failure::StoreFull(text)),
+            _ => Err(Failure::System(format!("the object {id:?} is on another node, and can't be had from there"))),
+        }
+    }
+
+    /// The bytes of a range of this node that something keeps in its place. Opens the extent on first use, and reads what is on disk.
     pub fn view(&self, range: ShmRange) -> Result<View, Failure> {
         let mapping = self.mapping(range.extent)?;
         if mapping.slice(range.offset, range.len).is_none() {
@@ -151,15 +194,19 @@ impl Library {
 
     fn open_extent(&self, id: ExtentId) -> Result<Arc<Mapping>, Failure> {
         match self.ask_and_wait(|token| ToNode::ExtentOpen { token, extent: id })? {
-            (FromNode::ExtentOpened { size, .. }, Some(fd)) => {
-                let mapping = Mapping::read_only(fd.as_fd(), size).map_err(|error| not_mapped(size, error))?;
-                let mapping = Arc::new(mapping);
-                self.with(|core| core.open.insert(id, Extent { fd: None, mapping: mapping.clone(), empty_since: None }));
-                Ok(mapping)
-            }
+            (FromNode::ExtentOpened { size, .. }, Some(fd)) => self.keep_open(id, size, fd),
             (FromNode::ExtentOpened { .. }, None) => Err(no_descriptor("the shared memory of an object")),
             _ => Err(Failure::System(format!("the shared memory of an object is gone ({id:?})"))),
         }
+    }
+}
+
+impl Library {
+    /// An extent of others, mapped to be read.
+    fn keep_open(&self, id: ExtentId, size: u64, fd: OwnedFd) -> Result<Arc<Mapping>, Failure> {
+        let mapping = Arc::new(Mapping::read_only(fd.as_fd(), size).map_err(|error| not_mapped(size, error))?);
+        self.with(|core| core.open.insert(id, Extent { fd: None, mapping: mapping.clone(), empty_since: None }));
+        Ok(mapping)
     }
 }
 

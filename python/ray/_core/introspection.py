@@ -22,41 +22,17 @@ def _connected(name: str) -> Core:
 
 
 def nodes() -> list[dict[str, Any]]:
-    """Describe the nodes of the cluster.
+    """Describe the nodes of the cluster, the dead ones too.
 
     Returns:
-        For each a dict with "NodeID" (hex), "Alive", "NodeManagerAddress", "NodeManagerHostname", "Resources", "Labels" and others.
+        For each, the head's own first, a dict with "NodeID" (hex), "Alive", "NodeManagerAddress", "NodeManagerHostname", "Resources", "Labels" and others.
 
     Raises:
         RaySystemError: Not connected.
     """
-    import socket
+    from ray._core.cluster.facts import described
 
-    core = _connected("nodes")
-    node_id = core.node_id.hex()
-    current = session.current
-    labels = dict((current.settings.get("labels") if current else None) or {})
-    address = current.context.address_info["node_ip_address"] if current else "127.0.0.1"
-    alive = core.is_alive()
-    return [
-        {
-            "NodeID": node_id,
-            "Alive": alive,
-            "NodeManagerAddress": address,
-            "NodeManagerHostname": socket.gethostname(),
-            "NodeManagerPort": 0,
-            "ObjectManagerPort": 0,
-            "ObjectStoreSocketName": "",
-            "RayletSocketName": "",
-            "MetricsExportPort": 0,
-            "NodeName": address,
-            "DeathReason": 0,
-            "DeathReasonMessage": "",
-            "alive": alive,
-            "Resources": core.resources()[0],
-            "Labels": {**labels, "ray.io/node-id": node_id},
-        }
-    ]
+    return [described(node) for node in _connected("nodes").nodes()]
 
 
 def cluster_resources() -> dict[str, float]:

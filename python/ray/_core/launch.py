@@ -10,8 +10,9 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 
-from ray._core import RAY_COMMIT, RAY_VERSION, door, host, session
+from ray._core import RAY_COMMIT, RAY_VERSION, host, session
 from ray._core.calls.options import check_namespace
+from ray._core.cluster import connecting, door
 from ray._core.config import WORKER_SETTINGS, env, spilling, worker_settings
 from ray._core.environment import canonical_env, check_runtime_env
 
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from ray._core.cluster.door import Door
+    from ray._core.log_printer import LogPrinter
     from ray._native import Core
 
 SETTINGS: frozenset[str] = frozenset(
-    ["idle_worker_s", "infeasible_is_error", "pending_calls_bytes", "pending_calls_patience_s", "stopped_is_dead", "warm_workers", *WORKER_SETTINGS]
+    ["idle_worker_s", "infeasible_is_error", "stopped_is_dead", "warm_workers", *connecting.PROCESS_SETTINGS, *WORKER_SETTINGS]
 )
 """Names that `_system_config` may hold: seconds before surplus idle workers end; whether a request that can never be met raises instead of staying
 pending; bytes that the calls of a process may keep before submitting waits, and seconds without progress after which that raises
@@ -32,6 +35,8 @@ pending; bytes that the calls of a process may keep before submitting waits, and
 (crates/ray-node/src/event_loop.rs), and those of calls each process for itself (crates/ray-py/src/core.rs)."""
 
 LOCAL_HOST = "127.0.0.1"
+HEAD_RESOURCE = "node:__internal_head__"
+NODE_ID_LABEL = "ray.io/node-id"
 _PRIVATE_ARGUMENTS = ("_memory", "_system_config", "_temp_dir", "object_spilling_directory")
 _NOT_YET = {
     # argument: values that mean "not asked for"
@@ -123,7 +128,7 @@ def check_arguments(arguments: dict[str, Any], private: dict[str, Any]) -> None:
         raise RuntimeError(f"ray.init() has no argument {', '.join(unknown)}")
     if not isinstance(arguments["local_mode"], bool):
         raise TypeError(f"local_mode must be True or False, got {type(arguments['local_mode']).__name__}: {arguments['local_mode']!r}")
-    _check_address(arguments["address"] if arguments["address"] is not None else env("RAY_ADDRESS") or None)
+    connecting.check_address(arguments["address"], arguments["local_mode"])
     for name, unset in _NOT_YET.items():
         if arguments[name] not in unset:
             raise NotImplementedError(f"ray.init({name}=...) is not available yet")
@@ -132,21 +137,22 @@ def check_arguments(arguments: dict[str, Any], private: dict[str, Any]) -> None:
         raise TypeError(f"namespace must be None or a string, got {type(namespace).__name__}")
     check_namespace("namespace", namespace)
     check_runtime_env(arguments["runtime_env"])
-    _check_amounts(arguments)
-    _check_labels(arguments["labels"])
-    _check_settings(private.get("_system_config"))
+    check_amounts(arguments)
+    check_labels(arguments["labels"])
+    check_settings(private.get("_system_config"))
     spilling.check(private)
 
 
-def _check_address(address: Any) -> None:
-    if address is None or address == "local":
-        return
-    if not isinstance(address, str):
-        raise TypeError(f"address must be a string or None, got {type(address).__name__}")
-    raise NotImplementedError(f"connecting to a cluster (address={address!r}) is not available yet\nhint: leave the address out for a local node")
+def check_amounts(arguments: Mapping[str, Any]) -> None:
+    """Check what a node is to offer.
 
+    Args:
+        arguments: "num_cpus", "num_gpus", "object_store_memory" and "resources"; None: not given.
 
-def _check_amounts(arguments: dict[str, Any]) -> None:
+    Raises:
+        TypeError: Wrong type.
+        ValueError: Bad value.
+    """
     for name in ("num_cpus", "num_gpus", "object_store_memory"):
         value = arguments[name]
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
@@ -173,27 +179,42 @@ class AmountNameError(AssertionError, ValueError):
     """A built-in resource was given among the custom ones. Compat: Ray raises AssertionError here; ValueError is what it is."""
 
 
-def _check_labels(labels: Any) -> None:
+def check_labels(labels: Any) -> None:
+    """Check the labels of a node.
+
+    Raises:
+        TypeError: Not a dict of strings.
+        ValueError: A label that the runtime sets itself.
+    """
     if labels is None:
         return
     if not isinstance(labels, dict) or not all(isinstance(part, str) for item in labels.items() for part in item):
         raise TypeError(f"labels must be a dict of str to str, got {labels!r}")
+    if NODE_ID_LABEL in labels:
+        raise ValueError(f"the label {NODE_ID_LABEL} is set by the runtime\nhint: use another name")
 
 
-def _check_settings(settings: Any) -> None:
+def check_settings(settings: Any) -> None:
+    """Check `_system_config`.
+
+    Raises:
+        TypeError: Wrong type.
+        ValueError: Unknown name or bad value.
+    """
     if settings is None:
         return
     if not isinstance(settings, dict):
         raise TypeError(f"_system_config must be a dict, got {type(settings).__name__}")
-    known = SETTINGS | spilling.SETTINGS | spilling.WITHOUT_EFFECT
+    known = SETTINGS | spilling.SETTINGS | spilling.WITHOUT_EFFECT | {connecting.WEIGHT}
     for name in settings:
         if name not in known:
             raise ValueError(f"_system_config has no setting {name!r}\nhint: known settings: {', '.join(sorted(known))}")
     worker_settings(settings)
+    connecting.job_weight(settings)
 
 
 def start(arguments: dict[str, Any], private: dict[str, Any]) -> session.Session:
-    """Start a local node and connect to it.
+    """Connect to a cluster, or start a local node and connect to that.
 
     Args:
         arguments: Checked named arguments of `ray.init`.
@@ -204,46 +225,71 @@ def start(arguments: dict[str, Any], private: dict[str, Any]) -> session.Session
 
     Raises:
         RuntimeError: The node did not start.
+        ConnectionError: There is no such cluster, or it can't be reached.
+        ValueError: An argument is for a node that is to be started, and there is one already.
     """
-    from ray import _native
-
-    if not sys.executable:
-        raise RuntimeError(
-            "could not start ray: sys.executable is empty, and workers need a Python interpreter\nhint: set sys.executable to its path before ray.init()"
-        )
     if arguments["configure_logging"]:
         configure_logging(arguments["logging_level"], arguments["logging_format"])
     if arguments["include_dashboard"]:
         logger.warning("there is no dashboard yet: include_dashboard=True has no effect")
-    config = engine_config(arguments, private, _native.__file__)
     arguments["local_mode"] = arguments["local_mode"] or env("RAY_LOCAL_MODE")
-    engine = _local_engine(config) if arguments["local_mode"] else _native.Core.start(config)
-    printer = None
-    if config["log_to_driver"] and not arguments["local_mode"]:
-        from ray._core.log_printer import LogPrinter
-
-        printer = LogPrinter(engine.next_log)
-        try:
-            printer.start()
-        except RuntimeError as error:
-            engine.shutdown(exiting=False)
-            raise RuntimeError(
-                f"could not start ray: no thread to print what workers say: {error}\n"
-                "hint: end some processes or threads, or raise the limit with ulimit -u; in a container also its limit of pids counts"
-            ) from None
-    context = RayContext("", _address_info(engine.node_id.hex(), config["session_dir"]))
+    found = None if arguments["local_mode"] else connecting.find(arguments["address"])
+    if found is not None:
+        connecting.check_arguments(arguments, private, found)
+        engine = connecting.connect(found, job_config(arguments), private)
+        info = _cluster_info(engine, found)
+        logger.info("connected to the cluster at %s, through its node at %s", found.head, info["node_ip_address"])
+    else:
+        engine, info = _start_node(arguments, private)
+    printer = _start_printer(engine) if arguments["log_to_driver"] is not False and not arguments["local_mode"] else None
     _install_hooks()
+    return session.Session(engine, RayContext("", info), printer, info["session_dir"], arguments)
+
+
+def _start_node(arguments: dict[str, Any], private: dict[str, Any]) -> tuple[Core, dict[str, Any]]:
+    from ray import _native
+
+    check_interpreter()
+    config = engine_config(arguments, private, _native.__file__)
+    engine = _local_engine(config) if arguments["local_mode"] else _native.Core.start(config)
     total = config["resources"]
     what = "local mode, everything in this process" if arguments["local_mode"] else f"session {config['session_dir']}"
     logger.info("started a local node: %g CPUs, %g GPUs, %s", total.get("CPU", 0), total.get("GPU", 0), what)
-    return session.Session(engine, context, printer, config["session_dir"], arguments)
+    return engine, _address_info(engine.node_id.hex(), config["session_dir"])
+
+
+def check_interpreter() -> None:
+    """Refuse to start a node without knowing with what.
+
+    Raises:
+        RuntimeError: There is no path of an interpreter.
+    """
+    if not sys.executable:
+        raise RuntimeError(
+            "could not start ray: sys.executable is empty, and workers need a Python interpreter\nhint: set sys.executable to its path before ray.init()"
+        )
+
+
+def _start_printer(engine: Core) -> LogPrinter:
+    from ray._core.log_printer import LogPrinter
+
+    printer = LogPrinter(engine.next_log)
+    try:
+        printer.start()
+    except RuntimeError as error:
+        engine.shutdown(exiting=False)
+        raise RuntimeError(
+            f"could not start ray: no thread to print what workers say: {error}\n"
+            "hint: end some processes or threads, or raise the limit with ulimit -u; in a container also its limit of pids counts"
+        ) from None
+    return printer
 
 
 def _local_engine(config: dict[str, Any]) -> Core:
     """Start local mode. Its engine has the interface of the native one, which tests/unit/test_local_interface.py checks."""
     from ray._core.local.core import LocalCore
 
-    engine: Any = LocalCore(config["resources"], config["namespace"], config["job_env"])
+    engine: Any = LocalCore(config["resources"], config["namespace"], config["job_env"], config["labels"])
     return engine  # type: ignore[no-any-return]
 
 
@@ -258,35 +304,63 @@ def engine_config(arguments: dict[str, Any], private: dict[str, Any], native_pat
     Returns:
         The argument of `Core.start`.
     """
-    from uuid import uuid4
-
     session_dir = session_dir_path(private.get("_temp_dir"))
-    memory = host.memory_bytes()
-    store = arguments["object_store_memory"]
-    store = int(memory * host.OBJECT_STORE_SHARE) if store is None else int(store)
-    resources = {
-        "CPU": host.available_cpus() if arguments["num_cpus"] is None else arguments["num_cpus"],
-        "GPU": host.available_gpus() if arguments["num_gpus"] is None else arguments["num_gpus"],
-        "memory": private.get("_memory") or int(memory * host.MEMORY_SHARE),
-        "object_store_memory": store,
-        f"node:{LOCAL_HOST}": 1,
-        "node:__internal_head__": 1,
-        **(arguments["resources"] or {}),
-    }
+    resources = node_resources({**arguments, "memory": private.get("_memory")}, LOCAL_HOST, is_head=True)
     return {
+        **job_config(arguments),
         "python": sys.executable,
         "native_path": native_path,
-        "resources": {name: float(amount) for name, amount in resources.items() if amount > 0},
+        "resources": resources,
         "labels": dict(arguments["labels"] or {}),
-        "object_store_memory": store,
+        "object_store_memory": int(resources["object_store_memory"]),
         "session_dir": session_dir,
         "door": door.name_of(os.path.basename(session_dir)),
-        "sys_path": _import_path(),
+        "settings": {**engine_settings(private.get("_system_config") or {}), **spill_settings(private, session_dir)},
+    }
+
+
+def job_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Put together what the engine needs to know of this program.
+
+    Args:
+        arguments: Checked named arguments of `ray.init`.
+
+    Returns:
+        The part of the argument of `Core.start` that `Core.connect` takes too.
+    """
+    from uuid import uuid4
+
+    return {
+        "sys_path": import_path(),
         "job_env": canonical_env(arguments["runtime_env"]),
         "namespace": arguments["namespace"] or env("RAY_NAMESPACE") or str(uuid4()),
         "log_to_driver": arguments["log_to_driver"] is not False,
-        "settings": {**engine_settings(private.get("_system_config") or {}), **_spill_settings(private, session_dir)},
     }
+
+
+def node_resources(offered: Mapping[str, Any], ip: str, is_head: bool) -> dict[str, float]:
+    """Put together what a node offers.
+
+    Args:
+        offered: Checked "num_cpus", "num_gpus", "memory", "object_store_memory" and "resources"; None: what the machine has.
+        ip: The node's.
+        is_head: Whether it is the head's own node.
+
+    Returns:
+        Amounts above zero by resource name.
+    """
+    memory = host.memory_bytes()
+    store = offered["object_store_memory"]
+    found = {
+        "CPU": host.available_cpus() if offered["num_cpus"] is None else offered["num_cpus"],
+        "GPU": host.available_gpus() if offered["num_gpus"] is None else offered["num_gpus"],
+        "memory": offered["memory"] or int(memory * host.MEMORY_SHARE),
+        "object_store_memory": int(memory * host.OBJECT_STORE_SHARE) if store is None else int(store),
+        f"node:{ip}": 1,
+        **({HEAD_RESOURCE: 1} if is_head else {}),
+        **(offered["resources"] or {}),
+    }
+    return {name: float(amount) for name, amount in found.items() if amount > 0}
 
 
 def engine_settings(given: dict[str, Any]) -> dict[str, str]:
@@ -303,7 +377,13 @@ def engine_settings(given: dict[str, Any]) -> dict[str, str]:
     return {**settings, **worker_settings(given), **({"memory_cgroup": folder} if folder else {})}
 
 
-def _spill_settings(private: dict[str, Any], session_dir: str) -> dict[str, str]:
+def spill_settings(private: Mapping[str, Any], session_dir: str) -> dict[str, str]:
+    """Give the texts about spilling that the engine reads, and say what of them has no effect.
+
+    Args:
+        private: Checked arguments of `ray.init` beyond the named ones.
+        session_dir: The session's folder.
+    """
     idle = sorted(spilling.WITHOUT_EFFECT & (private.get("_system_config") or {}).keys())
     if idle:
         logger.info("these settings have no effect in this engine: %s", ", ".join(idle))
@@ -313,7 +393,7 @@ def _spill_settings(private: dict[str, Any], session_dir: str) -> dict[str, str]
     return settings
 
 
-def _import_path() -> list[str]:
+def import_path() -> list[str]:
     """Give `sys.path` for the workers: "" means this folder now, and what stands beside the script can be imported."""
     path = [_absolute("") if entry == "" else entry for entry in sys.path]
     script = getattr(sys.modules.get("__main__"), "__file__", None)
@@ -340,22 +420,41 @@ def session_dir_path(temp_dir: str | None) -> str:
     Returns:
         Its path.
     """
-    base = temp_dir if temp_dir is not None else os.path.join(env("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray")
+    base = temp_dir if temp_dir is not None else sessions_folder()
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime())
     return os.path.join(_absolute(base) or base, f"session_{stamp}_{time.time_ns() // 1000 % 1_000_000:06d}_{os.getpid()}")
 
 
-def _address_info(node_id: str, session_dir: str) -> dict[str, Any]:
+def sessions_folder() -> str:
+    """Name the folder where folders of sessions go if nobody names another. One that belongs to somebody else is left to him."""
+    folder = os.path.join(env("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray")
+    try:
+        owner = os.stat(folder).st_uid
+    except OSError:
+        return folder
+    return folder if owner in (0, os.geteuid()) else f"{folder}-{os.geteuid()}"
+
+
+def _cluster_info(engine: Core, found: Door) -> dict[str, Any]:
+    from ray._core.cluster.address import split
+
+    node_id = engine.node_id
+    own = next((node["address"] for node in engine.nodes() if node["node_id"] == node_id), "") or found.head
+    # A node with another folder does not tell where it is; only messages name it.
+    return _address_info(node_id.hex(), os.path.join(sessions_folder(), found.session), split(own)[0], found.head)
+
+
+def _address_info(node_id: str, session_dir: str, ip: str = LOCAL_HOST, head: str = "local") -> dict[str, Any]:
     return {
-        "node_ip_address": LOCAL_HOST,
+        "node_ip_address": ip,
         "redis_address": None,
         "object_store_address": None,
         "raylet_socket_name": None,
         "webui_url": "",
         "session_dir": session_dir,
         "metrics_export_port": None,
-        "gcs_address": "local",
-        "address": "local",
+        "gcs_address": head,
+        "address": head,
         "dashboard_agent_listen_port": None,
         "node_id": node_id,
     }

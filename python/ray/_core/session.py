@@ -105,10 +105,12 @@ def init(
     proxy_server_url: str | None = None,
     **kwargs: Any,
 ) -> RayContext:
-    """Start a node on this machine and connect to it.
+    """Connect to a cluster, or start a node on this machine and connect to that.
 
     Args:
-        address: None or "local". Other addresses are not available yet.
+        address: "local": a node of this program's own, which ends with it. "auto": the youngest cluster of this user with a node on this machine.
+            "host:port": that cluster; a node of it must run on this machine. None: what RAY_ADDRESS says; else the cluster that was started last with
+            `ray start` on this machine, and without one a node of this program's own.
         num_cpus: CPUs to offer; by default those that this process may use.
         num_gpus: GPUs to offer; by default those that are visible.
         resources: Custom resources and their amounts.
@@ -134,14 +136,16 @@ def init(
         system_reserved_memory: Not available yet.
         proxy_server_url: Unused without a dashboard.
         **kwargs: `object_spilling_directory` (where objects go when the store is full; by default the disk of the session folder), `_temp_dir` (where the
-            session folder goes), `_system_config` (settings of the engine), `_memory` (bytes to offer).
+            session folder goes), `_system_config` (settings of the engine; "job_weight", the job's share of what is
+            scarce against other jobs, where 100 is one share, may be given when connecting too), `_memory` (bytes to offer).
 
     Returns:
         A context with the addresses, usable in a `with` statement.
 
     Raises:
         RuntimeError: Already started, an unknown argument, or the node did not start.
-        ValueError: An argument has a bad value.
+        ConnectionError: There is no such cluster here, or it can't be reached.
+        ValueError: An argument has a bad value, or is about a node to be started and this connects to a cluster.
         TypeError: An argument has the wrong type.
         NotImplementedError: An argument asks for what is not built yet.
 
@@ -228,7 +232,7 @@ def is_initialized() -> bool:
 
 
 def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:  # noqa: ARG001  Ray's signature
-    """Disconnect, and end the node that `init` started. Does nothing when not connected.
+    """Disconnect, and end the node that `init` started; a node that was there before stays. Does nothing when not connected.
 
     Args:
         wait_for_processes: Kept for compatibility: the processes of the node have always ended when this returns.

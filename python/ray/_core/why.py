@@ -113,7 +113,7 @@ _ACTOR_INDEX = ((1 << 24) - 1).to_bytes(_INDEX_BYTES, "little")
 def _handle_of(actor_id: bytes) -> bytes:
     """Give the object of an actor's handle. Layout: crates/ray-proto/src/ids.rs."""
     job = int.from_bytes(actor_id[12:], "little")
-    owner = (job << 48) | int.from_bytes(actor_id[6:12], "big")
+    owner = (job << 40) | int.from_bytes(actor_id[6:12], "big")  # the lowest byte of the job stands in both
     task = b"\0\0\0" + actor_id[:5] + owner.to_bytes(8, "big") + b"\0\0\0\0" + job.to_bytes(4, "little")
     return task + _ACTOR_INDEX
 

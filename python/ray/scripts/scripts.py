@@ -1,10 +1,14 @@
-"""The command `ray`."""
+"""The command `ray`. Its larger commands have modules of their own."""
 
 from __future__ import annotations
 
 import click
 
 from ray import _core
+from ray.scripts.start import start
+from ray.scripts.status import status
+from ray.scripts.stop import stop
+from ray.scripts.tokens import get_auth_token
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,23 +27,27 @@ def why(id: str | None, session: str | None, list_sessions: bool) -> None:
     ID: as it stands in errors, or ref.hex(). Without one: everything that runs or waits.
     """
     from ray import _native
-    from ray._core import door
+    from ray._core.cluster import door
     from ray._core.why import explain, subject_from_hex
 
-    running = door.sessions()
+    running = door.everything()
     if list_sessions:
-        return click.echo("\n".join(running) or "no session is running")
+        return click.echo("\n".join(one.session for one in running) or "no session is running")
     if not running:
         raise click.ClickException("no session of yours is running on this host")
-    chosen = running[-1] if session is None else session
-    if chosen not in running:
-        raise click.ClickException(f"there is no session {chosen!r}\nhint: ray why --list")
+    chosen = next((one for one in reversed(running) if session in (None, one.session)), None)
+    if chosen is None:
+        raise click.ClickException(f"there is no session {session!r}\nhint: ray why --list")
     try:
-        core = _native.Core.observe(door.name_of(chosen))
+        core = _native.Core.observe(chosen.name)
         subject = ("everything", None) if id is None else subject_from_hex(id, core.node_id)
         return click.echo(explain(core, subject).text)
     except (ValueError, RuntimeError) as e:
         raise click.ClickException(str(e)) from e
+
+
+for _command in (start, stop, status, get_auth_token):
+    cli.add_command(_command)
 
 
 def main() -> None:

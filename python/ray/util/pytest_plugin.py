@@ -9,6 +9,7 @@ Fixtures (each gives the module `ray`, with a session running):
 
 Settings: `ray_init` in the ini file holds options of `ray.init`, for example `ray_init = num_cpus=2 include_dashboard=False`. For others than plain values
 override the fixture `ray_init_options`, a dict. `@pytest.mark.ray_init(num_cpus=1)` adds options for `ray_fresh` and `ray_local` of one test.
+Sessions are the tests' own, even where a cluster runs, unless `address` names it.
 `@pytest.mark.ray_allow_leaks` turns the leak check off for a test, a class or a module.
 
 Example:
@@ -99,7 +100,7 @@ def _start_shared(session: pytest.Session) -> None:
     """Start the session of the run; again, if a test has ended it."""
     options = session.stash.get(_SHARED, None)
     if options is not None and not _ray().is_initialized():
-        _ray().init(**options)
+        _init(options)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -128,9 +129,14 @@ def _own_session(request: pytest.FixtureRequest, options: Mapping[str, Any]) -> 
     ray = _ray()
     marker = request.node.get_closest_marker("ray_init")
     ray.shutdown()  # a process has one session: the shared one starts again when it is next wanted
-    ray.init(**{**options, **(marker.kwargs if marker else {})})
+    _init({**options, **(marker.kwargs if marker else {})})
     yield ray
     ray.shutdown()
+
+
+def _init(options: Mapping[str, Any]) -> None:
+    """Start a session of the tests' own, even where a cluster runs, unless they name one."""
+    _ray().init(**{"address": "local", **options})
 
 
 def _ray() -> ModuleType:

@@ -40,6 +40,14 @@ impl Head {
         self.send(node, NodeMessage::PlaceActor { actor: id, incarnation, restartable, spec });
     }
 
+    /// What an actor without a node needs, and why none may take it.
+    pub(crate) fn homeless_request(&self, id: ActorId) -> Option<(Resources, String, String)> {
+        let spec = self.actors.get(&id).filter(|actor| actor.life == Life::Waiting)?.spec.as_ref()?;
+        let (text, _) = self.why_homeless(id)?;
+        let shape = if spec.held.fits_in(&spec.to_place) { &spec.to_place } else { &spec.held };
+        Some((shape.clone(), spec.env.clone(), text))
+    }
+
     fn end_if_hopeless(&mut self, id: ActorId) {
         if let Some((text, true)) = self.why_homeless(id) {
             self.actor_ends(id, "unschedulable", &text, "");

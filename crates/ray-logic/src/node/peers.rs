@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A node ends itself when the head acknowledged nothing that was sent in this time. Less than the head's patience, so that nobody else runs what still runs here.
 const FENCE: Time = 4_000_000;
+/// Its processes end by themselves so much later, if it has not: still before the head's patience is over.
+const SPARE: Time = 300_000;
 /// How often it looks whether the head's machine still takes what is sent.
 const PROBE: Time = 250_000;
 /// The head has ended; it gets so long to come back.
@@ -446,6 +448,11 @@ impl Node {
         [Some(self.peers.next_beat), Some(fence), view].into_iter().flatten().min()
     }
 
+    /// Until when this node's processes may run whatever becomes of its daemon: a daemon that is stopped can't end them, and its node is declared dead.
+    pub fn lease(&self) -> Option<Time> {
+        self.peers.fence_at.map(|at| at + SPARE)
+    }
+
     /// The answer to `ProbeHead`. `received`: the head's machine has taken all that was sent, so the head is stopped or slow, and not cut off.
     pub fn head_probed(&mut self, now: Time, received: bool) {
         self.now = now;
@@ -472,6 +479,21 @@ impl Node {
         }
     }
 
+    /// A node's session with us can't go on: it is as good as dead.
+    pub fn session_broke(&mut self, now: Time, from: NodeIndex, why: &str) {
+        self.now = now;
+        match &mut self.head {
+            Some(head) => head.node_died(now, from, why),
+            None if from == NodeIndex::HEAD => self.fence(why),
+            None => {}
+        }
+    }
+
+    /// Others say that this node is dead.
+    pub fn disowned(&mut self, reason: &str) {
+        self.fence(reason);
+    }
+
     pub(super) fn fence(&mut self, reason: &str) {
         if !std::mem::replace(&mut self.peers.over, true) {
             self.out.push(NodeCommand::Fence { reason: reason.to_owned() });
@@ -480,8 +502,10 @@ impl Node {
 
     /// Good-bye in good order.
     pub fn leave_cluster(&mut self, reason: &str) {
-        if !self.is_head() {
-            self.to_head(NodeMessage::NodeLeaving { reason: reason.to_owned() });
+        let others: Vec<NodeIndex> = self.peers.members.keys().copied().filter(|index| *index != self.config.index).collect();
+        match self.is_head() {
+            true => others.into_iter().for_each(|to| self.to_node(to, NodeMessage::Fenced { reason: format!("the head of the cluster has ended: {reason}") })),
+            false => self.to_head(NodeMessage::NodeLeaving { reason: reason.to_owned() }),
         }
     }
 }

@@ -50,7 +50,12 @@ impl Node {
     /// Its life; while it waits for its place also what it needs and who holds it.
     fn report_actor(&self, id: ActorId, stopped: &[ProcId]) -> Vec<Fact> {
         let life = self.head.as_ref().map_or(Fact::Unknown {}, |head| head.report_actor(id));
-        let Some(hosted) = self.hosted.get(&id) else { return vec![life] };
+        let Some(hosted) = self.hosted.get(&id) else {
+            let Some((shape, env, text)) = self.head.as_ref().and_then(|head| head.homeless_request(id)) else { return vec![life] };
+            let mut facts = vec![life];
+            facts.extend(self.report_request(&shape, (id.owner.job(), &env), Some(text), stopped));
+            return facts;
+        };
         let Some(spec) = hosted.waiting_spec() else { return vec![hosted.located(life)] };
         let shape = if spec.to_place.fits_in(&self.available) { &spec.held } else { &spec.to_place };
         let mut facts = vec![waits(life)];

@@ -150,7 +150,7 @@ impl Owner {
         self.pump_group(actor, group);
     }
 
-    /// A call that failed and may be retried goes before everything of its group that is not yet sent; aside, if it waits for arguments that were lost
+    /// A call that failed and may be retried goes before every later one of its group that is not yet sent; aside, if it waits for arguments that were lost
     /// meanwhile and others may overtake it.
     pub(super) fn requeue_actor_call(&mut self, actor: ActorId, call: u64) {
         let (group, unordered) = self.manner(call);
@@ -159,7 +159,7 @@ impl Owner {
         let client = self.actor(actor);
         match unordered && waits && !matches!(client.place, Whereabouts::Dead(_)) {
             true => client.unsent.put_aside(call),
-            false => client.unsent.push_front(group, call),
+            false => client.unsent.put_back(group, call),
         }
     }
 

@@ -26,12 +26,20 @@ pub(super) struct Class {
     wanted: u32,
     /// How many of these the nodes can run at once at best.
     pub(super) slots: u32,
+    /// No resource at all: only `slots` bounds how many workers it gets.
+    needs_nothing: bool,
 }
 
 impl Class {
     pub(super) fn new(shape: Resources, env: String, strategy: Strategy, slots: u32) -> Self {
-        Class { shape, env, strategy, queue: VecDeque::new(), leases: Vec::new(), in_flight: 0, granted: 0, wanted: 0, slots }
+        let needs_nothing = needs_nothing(&shape);
+        let (queue, leases) = (VecDeque::new(), Vec::new());
+        Class { shape, env, strategy, queue, leases, in_flight: 0, granted: 0, wanted: 0, slots, needs_nothing }
     }
+}
+
+pub(super) fn needs_nothing(shape: &Resources) -> bool {
+    !shape.0.values().any(|need| *need > 0)
 }
 
 #[derive(Debug)]
@@ -172,7 +180,9 @@ impl Owner {
         let idle = record.leases.iter().any(|id| self.leases[id].in_flight.is_empty() && !self.leases[id].reclaimed);
         let unblocked = record.leases.iter().filter(|id| !self.leases[id].blocked).count() as u32;
         let waiting = (record.queue.len() + behind) as u32;
-        let room = record.slots.saturating_sub(unblocked).max(u32::from(!record.queue.is_empty()));
+        // One more than are known to fit is asked for: resources may have grown. Where none are needed, every wish would be granted.
+        let extra = u32::from(!record.queue.is_empty() && !record.needs_nothing);
+        let room = record.slots.saturating_sub(unblocked).max(extra);
         let want = if idle { 0 } else { waiting.min(room) };
         if want != record.wanted {
             let granted = record.granted;

@@ -48,7 +48,6 @@ pub(super) struct Record {
 pub(super) enum Unrepeatable {
     NoRetries,
     UsedUp,
-    Failed,
     Budget,
     Stream,
 }
@@ -110,13 +109,13 @@ impl Owner {
         (1..=u64::from(template.num_returns)).map(move |index| ObjectId::new(me, call, index))
     }
 
-    /// A call has ended and its returns are set: keep what it takes to make them again, if they can be lost.
-    pub(super) fn remember(&mut self, call: u64, task: Task, failed: bool) {
+    /// A call has ended and its returns are set: keep what it takes to make them again, if they can be lost. One that was repeated for some of them, and
+    /// failed, may have better luck when others are lost.
+    pub(super) fn remember(&mut self, call: u64, task: Task) {
         let here: Vec<ObjectId> = self.returns_of(call, &task.template).filter(|id| self.objects.contains_key(id)).collect();
         let why_not = match (task.template.max_retries, task.retries_left) {
             (0, _) => Some(Unrepeatable::NoRetries),
             (_, 0) => Some(Unrepeatable::UsedUp),
-            _ if failed => Some(Unrepeatable::Failed),
             _ => None,
         };
         let is_worth_it = here.iter().any(|id| self.can_be_wanted_again(*id));
@@ -219,7 +218,8 @@ impl Owner {
         let object = self.objects.get_mut(&id).expect("an entry");
         match &object.state {
             State::Freed => return repeatable,
-            State::Ready(value @ Value::Inline(_)) if !value.is_error() && object.refs().is_empty() => {
+            // An error that may be a value next time does not stay.
+            State::Ready(value @ Value::Inline(_)) if object.refs().is_empty() && !(repeatable && value.is_error()) => {
                 self.keep_small(id);
                 return true;
             }

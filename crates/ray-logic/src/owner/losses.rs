@@ -216,7 +216,6 @@ impl Owner {
             _ if id.index() == 0 => "it is a put, and only its value was there",
             Some(Unrepeatable::NoRetries) => "the call that made it has max_retries=0 (of a method: max_task_retries=0)",
             Some(Unrepeatable::UsedUp) => "the call that made it has no retries left",
-            Some(Unrepeatable::Failed) => "the call that made it was repeated for another of its results, and failed",
             Some(Unrepeatable::Budget) => "what it takes to repeat the call that made it was dropped, since lineage kept more than its budget",
             Some(Unrepeatable::Stream) => "it is an item of a generator, and those are not made again",
             None => "the call that made it is not on record",

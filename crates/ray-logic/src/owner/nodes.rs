@@ -4,6 +4,7 @@
 //! 1. Nothing is queued for the neighbourhood of a dead node.
 //! 2. A value of ours that a process of another node was told of, or that is on another node, is not freed in silence: there may be copies.
 
+use super::leases::needs_nothing;
 use super::objects::State;
 use super::Owner;
 use crate::Time;
@@ -54,7 +55,7 @@ impl Owner {
     /// How many calls of a shape can run at once at best. Those that need nothing would all fit, each with a worker of its own: they share a few for each
     /// CPU. Calls that block don't count, so they never keep others from running.
     pub(super) fn slots_for(&self, shape: &Resources) -> u32 {
-        if shape.0.values().any(|need| *need > 0) {
+        if !needs_nothing(shape) {
             return shape.slots_in(&self.node_total, SLOTS_MAX).max(1);
         }
         let cpus = u32::try_from(self.node_total.get("CPU") / UNIT).unwrap_or(0);

@@ -332,10 +332,9 @@ impl Owner {
             self.end_stream(call, results);
         } else {
             let may_be_lost = self.may_be_lost(&results);
-            let failed = results.len() == 1 && results[0].value.is_error();
             self.set_returns(call, u64::from(task.template.num_returns), results);
             if may_be_lost {
-                self.remember(call, task, failed);
+                self.remember(call, task);
             }
         }
         held.into_iter().for_each(|id| self.unhold(id));

@@ -2,7 +2,8 @@
 //!
 //! Invariants
 //! 1. A call is in one queue or aside, never both.
-//! 2. Calls of one group leave in the order they were queued; one that failed and is tried again goes first.
+//! 2. Calls of one group leave in the order of their numbers, but for those that were aside. One that is tried again is back in its place: were it behind a
+//!    call that takes its result, both would wait for ever.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -26,8 +27,11 @@ impl Unsent {
         self.queue(group).push_back(call);
     }
 
-    pub(super) fn push_front(&mut self, group: u32, call: u64) {
-        self.queue(group).push_front(call);
+    /// Where it was once: before every later call.
+    pub(super) fn put_back(&mut self, group: u32, call: u64) {
+        let queue = self.queue(group);
+        let at = queue.iter().position(|other| *other > call).unwrap_or(queue.len());
+        queue.insert(at, call);
     }
 
     pub(super) fn front(&self, group: u32) -> Option<u64> {

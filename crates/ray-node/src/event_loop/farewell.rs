@@ -37,6 +37,8 @@ impl Daemon {
                     Token::Door => drop(self.door.take().map(|door| self.poll.remove(door.as_fd()))),
                     Token::Link(id) => self.discard_messages(id),
                     token @ (Token::Out(id) | Token::Err(id)) => self.read_pipe(id, token),
+                    Token::Net(number) => self.network_ready(number, event),
+                    Token::Copied => self.copies_arrived(),
                 }
             }
             self.flush();

@@ -6,6 +6,7 @@ nothing is ignored silently. Checks run when decorating and at `.options()`, nev
 
 from __future__ import annotations
 
+from ray._core.calls.strategies import check_label_selector, check_strategy
 from ray._core.environment import check_runtime_env
 
 TYPE_CHECKING = False
@@ -115,13 +116,6 @@ def _retry_exceptions(name: str, value: Any) -> None:
             raise ValueError(f"{name} must be a bool or a list of exception classes, got the item {item!r}")
 
 
-def _strategy(name: str, value: Any) -> None:
-    if value is not None and not isinstance(value, str):
-        raise NotImplementedError(f"{name}={value!r} is not available yet; None, 'DEFAULT' and 'SPREAD' are")
-    if value not in (None, "DEFAULT", "SPREAD"):
-        raise ValueError(f"{name} must be None, 'DEFAULT', 'SPREAD' or a strategy object, got {value!r}")
-
-
 def _lifetime(name: str, value: Any) -> None:
     if value not in (None, "detached", "non_detached"):
         raise ValueError(f"{name} must be 'detached', 'non_detached' or None, got {value!r}")
@@ -187,7 +181,7 @@ _SHARED: dict[str, Option] = {
     "accelerator_type": Option(_STR),
     "enable_task_events": Option((bool,), True),
     "fallback_strategy": Option((list, _NONE), None, _fallback),
-    "label_selector": Option((dict, _NONE), None, _later((None, {}))),
+    "label_selector": Option((dict, _NONE), None, check_label_selector),
     "memory": Option(_NUMBER, None, _count(0)),
     "name": Option(_STR),
     "num_cpus": Option(_NUMBER, None, _amount),
@@ -197,7 +191,7 @@ _SHARED: dict[str, Option] = {
     "placement_group_capture_child_tasks": Option((bool, _NONE), None, _later((None, False))),
     "resources": Option((dict, _NONE), None, _resources),
     "runtime_env": Option((dict, _NONE), None, _env),
-    "scheduling_strategy": Option(_ANY, None, _strategy),
+    "scheduling_strategy": Option(_ANY, None, check_strategy),
 }
 
 TASK_OPTIONS: dict[str, Option] = {

@@ -72,7 +72,10 @@ def worker_settings(given: Mapping[str, Any]) -> dict[str, str]:
 
 _TABLE: dict[str, tuple[Callable[[str], Any], Any]] = {
     # name: (parser, default)
-    "RAY_ADDRESS": (str, ""),  # cluster to join when `ray.init` gets no address
+    "RAY_ADDRESS": (str, ""),  # cluster to connect to when `ray.init` gets no address
+    "RAY_AUTH_MODE": (str, ""),  # "token", which is the default too; "disabled" is refused
+    "RAY_AUTH_TOKEN": (str, ""),  # the secret that the nodes of a cluster share
+    "RAY_AUTH_TOKEN_PATH": (str, ""),  # a file that holds it
     "RAY_LOCAL_MODE": (_flag, False),  # run tasks and actors in the driver's process when `ray.init` does not say
     "RAY_NAMESPACE": (str, ""),  # namespace when `ray.init` gets none
     "RAY_TMPDIR": (str, ""),  # where session folders go

@@ -127,6 +127,7 @@ class LocalTemplate:
         retry_exceptions: bool,  # noqa: ARG004  the payload says which
         max_calls: int,  # noqa: ARG004  there is no worker to be replaced
         resources: dict[str, float],
+        strategy: tuple[Any, ...] = ("default",),  # noqa: ARG004  there is one place
         env: str,
         min_args: int,
         max_args: int | None,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import platform
 import threading
+import time
 
 from ray._core.errors import system_error
 from ray._core.generators import ObjectRefGenerator
@@ -19,7 +21,7 @@ from ray.exceptions import ActorAlreadyExistsError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from ray._native import CompletionQueue, LocalValue, ObjectRef
@@ -28,14 +30,17 @@ if TYPE_CHECKING:
 class LocalCore:
     """Objects, calls and actors of one process."""
 
-    def __init__(self, resources: dict[str, float], namespace: str, job_env: str) -> None:
+    def __init__(self, resources: dict[str, float], namespace: str, job_env: str, labels: Mapping[str, str] | None = None) -> None:
         self.total = resources
         self.namespace = namespace
         self.job_env = job_env
+        self.labels = labels or {}
         self.node_id = os.urandom(28)
         self._numbers = itertools.count(1)
         self._driver_call = next(self._numbers)
         self._names: dict[tuple[str, str], LocalActor] = {}
+        self._kept: dict[bytes, bytes] = {}
+        self._started_ms = time.time_ns() // 1_000_000
         self.scheduler = Scheduler(self, resources.get("CPU", 0.0))
         self.objects = LocalObjects(self.scheduler.keeper.note_unneeded, self.scheduler.unwatch)
         self.objects.install()
@@ -187,6 +192,7 @@ class LocalCore:
         kwargs: dict[str, Any],
         resources: dict[str, float],
         placement_resources: dict[str, float],
+        strategy: tuple[Any, ...] = ("default",),  # noqa: ARG002  there is one place
         env: str,
         max_restarts: int,
         max_concurrency: int,
@@ -300,6 +306,63 @@ class LocalCore:
         """As `Core.resources`. Nothing is held: resources are looked at, not counted."""
         self.scheduler.check()
         return dict(self.total), dict(self.total)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """As `Core.nodes`: this process."""
+        total, available = self.resources()
+        return [
+            {
+                "index": 0,
+                "node_id": self.node_id,
+                "address": "",
+                "host": platform.node(),
+                "pid": os.getpid(),
+                "total": total,
+                "available": available,
+                "labels": dict(self.labels),
+                "python": ".".join(platform.python_version_tuple()[:2]),
+                "started_ms": self._started_ms,
+                "death": "",
+                "waiting": 0,
+                "store_used": sum(size for _, size in self.objects.sizes()),
+            }
+        ]
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """As `Core.jobs`: the one that this process is."""
+        job = int.from_bytes(self.objects.job_id(), "little")
+        times = {"started_ms": self._started_ms, "ended_ms": 0}
+        return [{"job": job, "driver_proc": self.proc_id, "entrypoint": "", "namespace": self.namespace, **times}]
+
+    # what a head keeps
+
+    def kv_put(self, key: bytes, value: bytes, overwrite: bool) -> bool:
+        """As `Core.kv_put`."""
+        with self.scheduler.lock:
+            existed = key in self._kept
+            if overwrite or not existed:
+                self._kept[key] = value
+            return existed
+
+    def kv_get(self, key: bytes) -> bytes | None:
+        """As `Core.kv_get`."""
+        return self._kept.get(key)
+
+    def kv_del(self, key: bytes, is_prefix: bool) -> int:
+        """As `Core.kv_del`."""
+        with self.scheduler.lock:
+            gone = self.kv_keys(key) if is_prefix else [key] if key in self._kept else []
+            for one in gone:
+                del self._kept[one]
+            return len(gone)
+
+    def kv_exists(self, key: bytes) -> bool:
+        """As `Core.kv_exists`."""
+        return key in self._kept
+
+    def kv_keys(self, prefix: bytes) -> list[bytes]:
+        """As `Core.kv_keys`."""
+        return sorted(key for key in list(self._kept) if key.startswith(prefix))
 
     def context(self) -> dict[str, Any]:
         """As `Core.context`."""

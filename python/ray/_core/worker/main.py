@@ -70,7 +70,7 @@ def main(link_fd: int, slot: int, board_fd: int, config: dict[str, Any], env: st
         link_fd: Socket to the daemon.
         slot: Its place on the status board.
         board_fd: The status board.
-        config: The template's configuration.
+        config: `namespace` and `settings` of the job.
         env: Canonical JSON of its runtime environment, "" for none.
 
     Returns:

@@ -27,7 +27,7 @@ def run(link: socket.socket, board_fd: int, config: dict[str, Any]) -> NoReturn:
     Args:
         link: SEQPACKET socket to the daemon.
         board_fd: The status board, passed on to every worker.
-        config: `sys_path`, `namespace`, `settings`, `soft_fd_limit`.
+        config: `sys_path`, where this process imports from, and `soft_fd_limit`. What workers need comes with each request.
     """
     from ray import _native
     from ray._core.worker import main as worker_main
@@ -41,7 +41,7 @@ def run(link: socket.socket, board_fd: int, config: dict[str, Any]) -> NoReturn:
     worker_main.preload()
     gc.collect()
     gc.freeze()
-    template = _Template(link, board_fd, config, (wake_read, wake_write))
+    template = _Template(link, board_fd, (wake_read, wake_write))
     link.send(b"ready")
     template.serve()
 
@@ -69,11 +69,19 @@ def _why(error: OSError | RuntimeError) -> str:
     )
 
 
+def _job_of(text: str) -> dict[str, Any]:
+    """Read the job that a worker is for, and look for modules where its driver does. This process's own folders stay behind them: ray may lie elsewhere here."""
+    import json
+
+    job: dict[str, Any] = json.loads(text)
+    sys.path[:] = dict.fromkeys([*job["sys_path"], *sys.path])
+    return job
+
+
 class _Template:
-    def __init__(self, link: socket.socket, board_fd: int, config: dict[str, Any], wake: tuple[int, int]) -> None:
+    def __init__(self, link: socket.socket, board_fd: int, wake: tuple[int, int]) -> None:
         self._link = link
         self._board_fd = board_fd
-        self._config = config
         self._wake = wake
 
     def serve(self) -> NoReturn:
@@ -93,7 +101,8 @@ class _Template:
         packet, fds, _, _ = socket.recv_fds(self._link, 1 << 20, 4)
         if not packet:
             os._exit(0)
-        _, proc, slot, env = packet.decode().split(" ", 3)
+        request, _, job = packet.decode().partition("\n")
+        _, proc, slot, env = request.split(" ", 3)
         try:
             self._check_single_threaded()
             pid = os.fork()
@@ -101,7 +110,7 @@ class _Template:
             self._link.send(f"failed {proc} {_why(error)}".encode())
         else:
             if pid == 0:
-                self._become_worker(fds, int(slot), env)
+                self._become_worker(fds, int(slot), env, job)
             self._link.send(f"forked {proc} {pid}".encode())
         for fd in fds:
             os.close(fd)
@@ -121,7 +130,7 @@ class _Template:
                 return
             self._link.send(f"exited {pid} {os.waitstatus_to_exitcode(status)} {usage.ru_maxrss}".encode())
 
-    def _become_worker(self, fds: list[int], slot: int, env: str) -> NoReturn:
+    def _become_worker(self, fds: list[int], slot: int, env: str, job: str) -> NoReturn:
         """In the child. Never returns: the template's stack is not the worker's."""
         code = 1
         try:
@@ -141,7 +150,7 @@ class _Template:
             self._link.detach()
             from ray._core.worker import main as worker_main
 
-            code = worker_main.main(link_fd, slot, self._board_fd, self._config, env)
+            code = worker_main.main(link_fd, slot, self._board_fd, _job_of(job), env)
         except BaseException:  # the outermost frame of the process: print, then end
             sys.excepthook(*sys.exc_info())
         finally:

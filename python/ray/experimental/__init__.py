@@ -1,0 +1,1 @@
+"""Import paths of Ray whose contents may change."""
