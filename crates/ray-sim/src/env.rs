@@ -90,6 +90,8 @@ pub enum Fault {
     Heal(NodeIndex, NodeIndex),
     /// The head's node finds that a node's port refuses connections.
     Refused(NodeIndex),
+    /// A node's workers look at the time until which they may run.
+    LeaseOver(NodeIndex),
     /// A node lives again after having been stopped.
     Resumed(NodeIndex),
 }

@@ -28,12 +28,14 @@ pub struct Machine {
     pub stopped_until: Time,
     /// For the others it is dead.
     pub is_lost: bool,
+    /// Until when its workers may run, as they can read it.
+    pub lease: Option<Time>,
     tick_at: Time,
 }
 
 impl Machine {
     pub fn new(node: Node, mortal: bool) -> Self {
-        Machine { node, mortal, stopped_until: 0, is_lost: false, tick_at: 0 }
+        Machine { node, mortal, stopped_until: 0, is_lost: false, lease: None, tick_at: 0 }
     }
 }
 
@@ -182,6 +184,7 @@ impl World {
             self.carry_out_all(index);
         }
         let Some(machine) = self.machines.get_mut(&index) else { return };
+        machine.lease = machine.node.lease();
         if let Some(at) = deadline.filter(|_| cluster || now < self.env.busy_at + QUIET) {
             if machine.tick_at <= now || at < machine.tick_at {
                 machine.tick_at = at.max(now + 1);

@@ -238,7 +238,8 @@ impl Oracle {
     fn may_be_lost(&self, id: ObjectId) -> bool {
         let call = self.calls.get(&(id.owner, id.call()));
         let for_ever = id.index() > 0 && !id.is_end() && call.is_some_and(|call| call.simple && call.actor.is_none() && call.max_retries < 0);
-        !(self.lost_nodes.is_empty() && self.frozen.is_empty()) && !for_ever
+        let any = !self.lost_nodes.is_empty() || !self.frozen.is_empty();
+        any && !for_ever
     }
 
     /// The public form keeps 5 bytes of the counter and 6 of the owner.

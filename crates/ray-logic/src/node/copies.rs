@@ -96,7 +96,7 @@ impl Node {
         let copy = Copy { extent, source: want.source, pulling: Some(ticket), waiting, users: BTreeSet::new(), idle_since: 0, stale: false };
         self.copies.table.insert(want.id, copy);
         let to = want.source.extent.node();
-        self.to_node(to, NodeMessage::CopyMade { id: want.id });
+        self.say_to(to, NodeMessage::CopyMade { id: want.id });
         self.out.push(NodeCommand::Copy { ticket, from: to, source: want.source, extent, size, warm });
     }
 
@@ -168,7 +168,7 @@ impl Node {
     fn retire(&mut self, now: Time, id: ObjectId) {
         let copy = self.copies.table.remove(&id).expect("a copy");
         self.copies.spares.insert(copy.extent, (self.extents[&copy.extent].size(), now));
-        self.to_node(copy.source.extent.node(), NodeMessage::CopiesStale { ids: vec![id] });
+        self.say_to(copy.source.extent.node(), NodeMessage::CopiesStale { ids: vec![id] });
     }
 
     /// Freed by their owner, says the node of the bytes; or a node says that it has no copy of them any more.
@@ -209,7 +209,7 @@ impl Node {
                 stale.entry(holder).or_default().push(id);
             }
         }
-        stale.into_iter().for_each(|(node, ids)| self.to_node(node, NodeMessage::CopiesStale { ids }));
+        stale.into_iter().for_each(|(node, ids)| self.say_to(node, NodeMessage::CopiesStale { ids }));
         if from.node() == self.config.index {
             elsewhere.into_iter().for_each(|(node, ids)| self.ask_node(node, from, ToNode::Freed { ids }));
         }
