@@ -58,6 +58,13 @@ pub enum Event {
     StallSomeone,
 }
 
+impl Event {
+    /// Nodes do this for ever.
+    fn is_routine(&self) -> bool {
+        matches!(self, Event::NodeTick(_) | Event::Net(_))
+    }
+}
+
 /// What befalls nodes.
 #[derive(Clone, Debug)]
 pub enum Fault {
@@ -83,6 +90,8 @@ pub enum Fault {
     Heal(NodeIndex, NodeIndex),
     /// The head's node finds that a node's port refuses connections.
     Refused(NodeIndex),
+    /// A node's workers look at the time until which they may run.
+    LeaseOver(NodeIndex),
     /// A node lives again after having been stopped.
     Resumed(NodeIndex),
 }
@@ -108,6 +117,8 @@ pub struct Env {
     pub node_ids: Vec<(NodeIndex, ray_proto::Blob)>,
     queue: BTreeMap<(Time, u64), Event>,
     posted: u64,
+    /// Events to come that are no routine of nodes.
+    pub pending: u64,
     links: BTreeMap<LinkId, Link>,
 }
 
@@ -129,12 +140,14 @@ impl Env {
             node_ids: Vec::new(),
             queue: BTreeMap::new(),
             posted: 0,
+            pending: 0,
             links: BTreeMap::new(),
         }
     }
 
     pub fn post(&mut self, delay: Time, event: Event) {
         self.posted += 1;
+        self.pending += u64::from(!event.is_routine());
         self.queue.insert((self.now + delay, self.posted), event);
     }
 
@@ -142,6 +155,7 @@ impl Env {
         let ((at, _), event) = self.queue.pop_first()?;
         self.now = at;
         self.events += 1;
+        self.pending -= u64::from(!event.is_routine());
         Some(event)
     }
 

@@ -10,6 +10,8 @@ use ray_proto::{NodeIndex, ProcId};
 /// A daemon or link that is silent for so long is not found dead for that alone: the head's patience less what a heartbeat may be old, and be late.
 const SHORT: Time = LEASE - 1_500_000;
 
+type Maker = fn(&mut World) -> Fault;
+
 impl World {
     pub fn plan_faults(&mut self) {
         let env = &mut self.env;
@@ -28,14 +30,14 @@ impl World {
 
     fn plan_node_faults(&mut self) {
         let o = self.env.options.clone();
-        let kinds: [(u32, fn(&mut World) -> Fault); 7] = [
+        let kinds: [(u32, Maker); 7] = [
             (o.driver_ends, |_| Fault::DriverEnds),
             (o.node_kills, |_| Fault::Kill(None)),
             (o.node_leaves, |_| Fault::Leave),
             (o.cuts, |world| Fault::Cut { with_head: world.env.rng.permille(500), time: world.some_time(SHORT) }),
             (o.long_cuts, |world| Fault::Cut { with_head: true, time: if world.env.rng.permille(500) { 0 } else { world.env.rng.range(LEASE, 2 * LEASE) } }),
             (o.stops, |world| Fault::Stop { whole: false, time: world.some_time(SHORT) }),
-            (o.freezes, |world| Fault::Stop { whole: true, time: world.some_time(2 * LEASE) }),
+            (o.freezes, |world| Fault::Stop { whole: world.env.rng.permille(500), time: world.some_time(2 * LEASE) }),
         ];
         for (count, make) in kinds {
             for _ in 0..count {
@@ -69,7 +71,11 @@ impl World {
                 }
             }
             Fault::Stop { whole, time } => self.stop(whole, time),
-            Fault::Resumed(index) => self.unless_stopped(index, Event::Fault(fault), |_| ()),
+            Fault::LeaseOver(index) => self.end_without_lease(index),
+            Fault::Resumed(index) => {
+                self.end_without_lease(index);
+                self.unless_stopped(index, Event::Fault(fault), |_| ());
+            }
             Fault::Cut { with_head, time } => self.cut(with_head, time),
             Fault::Heal(a, b) => {
                 self.env.heal_link(a, b);
@@ -107,7 +113,7 @@ impl World {
 
     fn stop(&mut self, whole: bool, time: Time) {
         let all: Vec<NodeIndex> = self.machines.keys().copied().collect();
-        let index = match whole {
+        let index = match whole || time > SHORT {
             true => self.some_mortal(),
             false => self.env.rng.pick(&all),
         };
@@ -118,12 +124,29 @@ impl World {
         machine.stopped_until = machine.stopped_until.max(until);
         if whole {
             self.procs.values_mut().filter(|process| process.id.node() == index).for_each(|process| process.stalled_until = process.stalled_until.max(until));
-            if time > SHORT {
+        } else if let Some(lease) = machine.lease {
+            self.env.post(lease.saturating_sub(self.env.now) + 1, Event::Fault(Fault::LeaseOver(index)));
+        }
+        // Nobody ends a driver whose daemon is stopped.
+        let has_driver = self.drivers.iter().any(|driver| driver.node() == index);
+        if time > SHORT {
+            self.env.oracle.killed_any = true;
+            if whole || has_driver {
                 self.env.oracle.frozen.insert(index);
-                self.env.oracle.killed_any = true;
             }
         }
         self.env.post(time, Event::Fault(Fault::Resumed(index)));
+    }
+
+    /// The daemon does nothing, and its workers see that it can't be sure any more to be a part of its cluster.
+    fn end_without_lease(&mut self, index: NodeIndex) {
+        let Some(machine) = self.machines.get(&index).filter(|machine| machine.lease.is_some_and(|lease| self.env.now >= lease)) else { return };
+        if machine.stopped_until < self.env.now {
+            return;
+        }
+        self.env.note(daemon(index), || "has no lease, and its workers end".into());
+        let there: Vec<ProcId> = self.procs.keys().copied().filter(|id| id.node() == index && !self.drivers.contains(id)).collect();
+        there.into_iter().for_each(|id| self.end(id, 9, "", true));
     }
 
     fn cut(&mut self, with_head: bool, time: Time) {

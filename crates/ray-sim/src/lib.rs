@@ -14,6 +14,7 @@ mod pulls;
 pub mod rng;
 pub mod run;
 pub mod sabotage;
+pub mod scale;
 mod script;
 mod spill;
 mod streams;

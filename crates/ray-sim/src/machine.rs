@@ -19,7 +19,7 @@ const LEAK: u64 = 1 << 30;
 const LEAKS_UNTIL_US: u64 = 2_000_000;
 /// Nodes go on so long after the last thing that happened: longer than it takes to find a node dead.
 const QUIET: Time = 3_000_000;
-const QUIET_CLUSTER: Time = 7_000_000;
+pub const QUIET_CLUSTER: Time = 7_000_000;
 
 pub struct Machine {
     pub node: Node,
@@ -28,12 +28,14 @@ pub struct Machine {
     pub stopped_until: Time,
     /// For the others it is dead.
     pub is_lost: bool,
+    /// Until when its workers may run, as they can read it.
+    pub lease: Option<Time>,
     tick_at: Time,
 }
 
 impl Machine {
     pub fn new(node: Node, mortal: bool) -> Self {
-        Machine { node, mortal, stopped_until: 0, is_lost: false, tick_at: 0 }
+        Machine { node, mortal, stopped_until: 0, is_lost: false, lease: None, tick_at: 0 }
     }
 }
 
@@ -182,8 +184,8 @@ impl World {
             self.carry_out_all(index);
         }
         let Some(machine) = self.machines.get_mut(&index) else { return };
-        let quiet = if cluster { QUIET_CLUSTER } else { QUIET };
-        if let Some(at) = deadline.filter(|_| now < self.env.busy_at + quiet) {
+        machine.lease = machine.node.lease();
+        if let Some(at) = deadline.filter(|_| cluster || now < self.env.busy_at + QUIET) {
             if machine.tick_at <= now || at < machine.tick_at {
                 machine.tick_at = at.max(now + 1);
                 self.env.post(machine.tick_at - now, Event::NodeTick(index));

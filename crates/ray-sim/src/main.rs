@@ -1,5 +1,5 @@
 //! Command line of the simulator: `--seeds A..B`, `--seed N [--trace]`, `--twice`, `--stop` (at the first violation), `--calm`; `--cluster`
-//! for several nodes, `--nodes N` for so many.
+//! for several nodes, `--nodes N` for so many; `--scale 1000` for figures of so many.
 
 use ray_sim::options::Options;
 use ray_sim::run::{hush_panics, run_cluster, run_seed, run_twice, run_with, twice, Verdict};
@@ -14,10 +14,11 @@ struct Arguments {
     calm: bool,
     cluster: bool,
     nodes: Option<u64>,
+    scale: Option<u64>,
 }
 
 fn parse() -> Result<Arguments, String> {
-    let mut parsed = Arguments { from: 1, to: 1000, trace: false, twice: false, stop: false, calm: false, cluster: false, nodes: None };
+    let mut parsed = Arguments { from: 1, to: 1000, trace: false, twice: false, stop: false, calm: false, cluster: false, nodes: None, scale: None };
     let mut words = std::env::args().skip(1);
     let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{text} is no number"));
     while let Some(word) = words.next() {
@@ -31,6 +32,7 @@ fn parse() -> Result<Arguments, String> {
                 parsed.cluster = true;
                 parsed.nodes = Some(number(&words.next().unwrap_or_default())?);
             }
+            "--scale" => parsed.scale = Some(number(&words.next().unwrap_or_default())?),
             "--seed" => {
                 parsed.from = number(&words.next().unwrap_or_default())?;
                 parsed.to = parsed.from;
@@ -40,7 +42,11 @@ fn parse() -> Result<Arguments, String> {
                 let (from, to) = text.split_once("..").ok_or(format!("{text} is no range like 1..100"))?;
                 (parsed.from, parsed.to) = (number(from)?, number(to.trim_start_matches('='))?);
             }
-            other => return Err(format!("unknown argument {other}; hint: --seeds 1..1000, --seed 7 --trace, --twice, --stop, --calm, --cluster, --nodes 4")),
+            other => {
+                return Err(format!(
+                    "unknown argument {other}; hint: --seeds 1..1000, --seed 7 --trace, --twice, --stop, --calm, --cluster, --nodes 4, --scale 1000"
+                ))
+            }
         }
     }
     Ok(parsed)
@@ -63,6 +69,9 @@ fn main() {
         eprintln!("{why}");
         std::process::exit(2);
     });
+    if let Some(count) = arguments.scale {
+        return ray_sim::scale::print(count);
+    }
     hush_panics();
     let start = Instant::now();
     let (mut seeds, mut events, mut violations) = (0u64, 0u64, 0u64);

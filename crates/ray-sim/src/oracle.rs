@@ -93,6 +93,19 @@ impl Oracle {
         path.iter().copied().chain([*count]).collect()
     }
 
+    /// A call that is made again mentions what its caller had let go of.
+    pub fn mentioned_again(&mut self, id: ObjectId) {
+        if !self.lost_nodes.is_empty() || !self.frozen.is_empty() {
+            self.tainted.insert(id);
+        }
+    }
+
+    /// What a process has given to its actors.
+    pub fn given_by(&self, creator: ProcId) -> BTreeSet<ObjectId> {
+        let (first, last) = (ObjectId { owner: creator, seq: 0 }, ObjectId { owner: creator, seq: u64::MAX });
+        self.contents.range(first..=last).filter(|(id, _)| id.is_actor()).flat_map(|(_, given)| given.iter().copied()).collect()
+    }
+
     pub fn handle_made(&mut self, by: ProcId, id: ObjectId) {
         *self.handles.entry(id).or_default().entry(by).or_insert(0) += 1;
     }
@@ -211,7 +224,7 @@ impl Oracle {
         let excused = match field("code") {
             "object_lost" => object.is_ok_and(|o| self.tainted.contains(&o) || self.may_be_lost(o)),
             "unschedulable" => !self.lost_nodes.is_empty() || !self.frozen.is_empty(),
-            "owner_died" => object.is_ok_and(|o| self.dead.contains(&o.owner)),
+            "owner_died" => object.is_ok_and(|o| self.dead.contains(&o.owner) || self.frozen.contains(&o.owner.node())),
             "worker_crashed" => self.killed_any,
             "actor_init_failed" if actor.is_some_and(|a| self.needy.contains(&a)) => true,
             "actor_died" | "actor_unavailable" if self.killed_any => true,
@@ -225,7 +238,8 @@ impl Oracle {
     fn may_be_lost(&self, id: ObjectId) -> bool {
         let call = self.calls.get(&(id.owner, id.call()));
         let for_ever = id.index() > 0 && !id.is_end() && call.is_some_and(|call| call.simple && call.actor.is_none() && call.max_retries < 0);
-        !(self.lost_nodes.is_empty() && self.frozen.is_empty()) && !for_ever
+        let any = !self.lost_nodes.is_empty() || !self.frozen.is_empty();
+        any && !for_ever
     }
 
     /// The public form keeps 5 bytes of the counter and 6 of the owner.

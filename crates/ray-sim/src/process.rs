@@ -313,7 +313,12 @@ impl Process {
                 self.exec.close_stream(from, task);
                 self.feed_all(env);
             }
-            other => self.owner.on_peer(env.now, from, other),
+            other => {
+                if let Peer::Borrow { ids, .. } = &other {
+                    ids.iter().filter(|id| self.owner.get(**id).is_none()).for_each(|id| env.oracle.mentioned_again(*id));
+                }
+                self.owner.on_peer(env.now, from, other);
+            }
         }
         self.pump(env);
     }

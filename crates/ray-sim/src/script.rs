@@ -260,6 +260,9 @@ impl Process {
         let args = if detached { nothing() } else { self.args(env, frame, mentions) };
         let actor = self.owner.new_actor_id();
         env.note(self.id, || format!("creates {actor:?} with {args:?}"));
+        if env.node_ids.len() > 1 {
+            env.oracle.contents.insert(actor, args.deps.iter().chain(&args.nested).copied().collect());
+        }
         if !args.deps.is_empty() {
             env.oracle.needy.insert(actor);
         }

@@ -74,6 +74,7 @@ impl World {
         }
         self.run_until_quiet();
         if self.end_orphans() {
+            self.env.busy_at = self.env.now;
             self.run_until_quiet();
         }
         self.check_nobody_waits();
@@ -96,6 +97,10 @@ impl World {
         while let Some(event) = self.env.next_event() {
             assert!(self.env.events < MOST_EVENTS, "the run never ends; now {event:?}\n{}", self.explain());
             self.handle(event);
+            let is_quiet = self.env.pending == 0 && self.env.now > self.env.busy_at + crate::machine::QUIET_CLUSTER;
+            if is_quiet && self.is_cluster() {
+                return;
+            }
         }
     }
 
@@ -253,11 +258,13 @@ impl World {
     fn exposed_by(&self, dying: &Process) -> Vec<ObjectId> {
         let sent = self.env.on_the_way(dying.id);
         let early = self.procs.values().any(|p| p.early_from(dying.id));
+        // What its actors get is with the head, which may start them before it hears.
+        let given: BTreeSet<ObjectId> = self.env.oracle.given_by(dying.id);
         let is_exposed = |id: &ObjectId| {
             let Some(owner) = self.procs.get(&id.owner) else { return true };
             let registered: Vec<ProcId> = owner.owner.get(*id).into_iter().flat_map(|object| object.borrowers().map(|(p, _)| p)).collect();
             let users = self.procs.values().filter(|p| p.id != id.owner && p.owner.get(*id).is_some());
-            early || sent.contains(id) || users.into_iter().any(|p| !registered.contains(&p.id))
+            early || sent.contains(id) || given.contains(id) || users.into_iter().any(|p| !registered.contains(&p.id))
         };
         dying.owner.ids().into_iter().filter(|id| id.owner != dying.id).filter(is_exposed).collect()
     }

@@ -16,8 +16,9 @@ pub const LEASE: Time = 4_500_000;
 const REFUSED: Time = 2_000_000;
 /// The head itself did not run when two ticks are further apart: what nodes said meanwhile is still to be read.
 const ASLEEP: Time = 1_000_000;
-/// Views and news about nodes are told at most so often.
+/// Views are told at most so often, and less often by so much for each node: all hear of all, and views are hints.
 const SPREAD: Time = 20_000;
+const SPREAD_PER_NODE: Time = 200;
 
 #[derive(Debug)]
 pub(super) struct Signs {
@@ -127,11 +128,16 @@ impl Head {
         if now > self.last_tick + ASLEEP {
             self.signs.values_mut().for_each(|signs| signs.heard = now);
         }
+        if now < self.look_at {
+            return Some(now + HEARTBEAT);
+        }
         let silent: Vec<NodeIndex> =
             self.signs.iter().filter(|(index, signs)| **index != NodeIndex::HEAD && now >= signs.heard + LEASE).map(|(index, _)| *index).collect();
         for index in silent {
             self.node_died(now, index, &format!("nothing was heard of it for {:.1} s", LEASE as f64 / 1e6));
         }
+        let others = self.signs.iter().filter(|(index, _)| **index != NodeIndex::HEAD);
+        self.look_at = others.map(|(_, signs)| signs.heard + LEASE).min().unwrap_or(now + LEASE);
         // Often enough to notice an own sleep.
         Some(now + HEARTBEAT)
     }
@@ -149,7 +155,7 @@ impl Head {
     }
 
     fn tell_news(&mut self, now: Time) {
-        self.news.not_before = now + SPREAD;
+        self.news.not_before = now + SPREAD.max(SPREAD_PER_NODE * self.members.len() as Time);
         let infos: Vec<NodeInfo> = std::mem::take(&mut self.news.infos).iter().filter_map(|index| self.state.nodes.get(index).cloned()).collect();
         let views: Vec<NodeView> = std::mem::take(&mut self.news.views).iter().filter_map(|index| self.views.get(index).cloned()).collect();
         if infos.is_empty() && views.is_empty() {

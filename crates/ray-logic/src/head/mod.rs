@@ -65,6 +65,8 @@ pub struct Head {
     gone_order: VecDeque<ProcId>,
     news: membership::News,
     last_tick: Time,
+    /// Nobody can have been silent for too long before this.
+    look_at: Time,
     out: VecDeque<(NodeIndex, NodeMessage)>,
 }
 
@@ -90,6 +92,7 @@ impl Head {
             gone_order: VecDeque::new(),
             news: membership::News::default(),
             last_tick: 0,
+            look_at: 0,
             out: VecDeque::new(),
         }
     }

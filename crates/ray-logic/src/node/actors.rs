@@ -93,7 +93,7 @@ impl Node {
         if waits {
             self.hosted.remove(&id);
             self.to_place.retain(|other| *other != id);
-            self.to_head(NodeMessage::ActorUnplaced { actor: id, incarnation });
+            self.say_to_head(NodeMessage::ActorUnplaced { actor: id, incarnation });
             self.schedule(now);
         }
     }
@@ -176,7 +176,7 @@ impl Node {
         if hosted.life == Life::Starting(from) {
             hosted.life = Life::Alive(from);
             let incarnation = hosted.incarnation;
-            self.to_head(NodeMessage::ActorUp { actor: id, incarnation, proc_id: from });
+            self.say_to_head(NodeMessage::ActorUp { actor: id, incarnation, proc_id: from });
         }
     }
 
@@ -186,7 +186,7 @@ impl Node {
         let incarnation = hosted.incarnation;
         self.release_actor(id, false);
         self.leave(from, "the actor's constructor failed");
-        self.to_head(NodeMessage::ActorFailed { actor: id, incarnation, error: error.clone() });
+        self.say_to_head(NodeMessage::ActorFailed { actor: id, incarnation, error: error.clone() });
         self.schedule(now);
         true
     }
@@ -208,7 +208,7 @@ impl Node {
     pub(super) fn actor_process_died(&mut self, id: ActorId, blocked: bool, evidence: &Evidence) {
         let incarnation = self.hosted[&id].incarnation;
         self.release_actor(id, blocked);
-        self.to_head(NodeMessage::ActorEnded { actor: id, incarnation, evidence: evidence.clone() });
+        self.say_to_head(NodeMessage::ActorEnded { actor: id, incarnation, evidence: evidence.clone() });
     }
 
     pub(super) fn check_actors(&self) {

@@ -3,7 +3,8 @@
 //!
 //! Invariants (checked by `check_copies`)
 //! 1. Nobody gets the descriptor of a copy before all its bytes are there.
-//! 2. A copy's extent holds another object only after every process that used it has said that it does not any more, or has ended.
+//! 2. Somebody waits for each transfer, so that its original stays in its place.
+//! 3. A copy's extent holds another object only after every process that used it has said that it does not any more, or has ended.
 
 use super::{Node, NodeCommand};
 use crate::Time;
@@ -24,8 +25,8 @@ struct Copy {
     source: ShmRange,
     /// The ticket of the transfer; None: the bytes are here.
     pulling: Option<u64>,
-    /// Who asked while they were not.
-    waiting: Vec<(ProcId, u64)>,
+    /// Who asked while they were not, and for which place: their owner's latest word.
+    waiting: Vec<(ProcId, u64, ShmRange)>,
     users: BTreeSet<ProcId>,
     idle_since: Time,
     /// Freed by its owner: of no use to anybody new.
@@ -54,9 +55,11 @@ impl Node {
     /// A process wants the bytes of an object that are on another node.
     pub(super) fn pull_wanted(&mut self, now: Time, from: ProcId, token: u64, id: ObjectId, range: ShmRange) {
         let source = range.extent.node();
-        if let Some(copy) = self.copies.table.get_mut(&id).filter(|copy| !copy.stale || copy.pulling.is_some()) {
+        if let Some(copy) = self.copies.table.get_mut(&id) {
+            // One that seemed freed and is still used here is its value all the same.
+            copy.stale = false;
             match copy.pulling {
-                Some(_) => copy.waiting.push((from, token)),
+                Some(_) => copy.waiting.push((from, token, range)),
                 None => self.hand_out(now, id, from, token),
             }
             return;
@@ -70,7 +73,7 @@ impl Node {
         }
         let want = CopyWant { id, source: range };
         match self.spare_for(range.len) {
-            Some(extent) => self.start_copy(want, extent, true, vec![(from, token)]),
+            Some(extent) => self.start_copy(want, extent, true, (from, token)),
             None => self.memory_for_copy(now, from, token, want, size_for(range.len)),
         }
     }
@@ -81,19 +84,19 @@ impl Node {
             return self.pull_wanted(now, from, token, want.id, want.source);
         }
         let extent = self.new_extent(ProcId::NODE, size, false);
-        self.start_copy(want, extent, false, vec![(from, token)]);
+        self.start_copy(want, extent, false, (from, token));
     }
 
-    fn start_copy(&mut self, want: CopyWant, extent: ExtentId, warm: bool, waiting: Vec<(ProcId, u64)>) {
+    fn start_copy(&mut self, want: CopyWant, extent: ExtentId, warm: bool, (from, token): (ProcId, u64)) {
         self.copies.next_ticket += 1;
         let ticket = self.copies.next_ticket;
-        // One that is stale and still used keeps its extent until its users go; it is not found by its id any more.
         self.copies.tickets.insert(ticket, want.id);
         let size = self.extents[&extent].size();
+        let waiting = vec![(from, token, want.source)];
         let copy = Copy { extent, source: want.source, pulling: Some(ticket), waiting, users: BTreeSet::new(), idle_since: 0, stale: false };
         self.copies.table.insert(want.id, copy);
         let to = want.source.extent.node();
-        self.to_node(to, NodeMessage::CopyMade { id: want.id });
+        self.say_to(to, NodeMessage::CopyMade { id: want.id });
         self.out.push(NodeCommand::Copy { ticket, from: to, source: want.source, extent, size, warm });
     }
 
@@ -112,7 +115,7 @@ impl Node {
         let copy = self.copies.table.get_mut(&id).expect("by its ticket");
         copy.pulling = None;
         copy.idle_since = now;
-        for (to, token) in std::mem::take(&mut copy.waiting) {
+        for (to, token, _) in std::mem::take(&mut copy.waiting) {
             self.hand_out(now, id, to, token);
         }
         self.retire_if_stale(now, id);
@@ -123,10 +126,14 @@ impl Node {
         self.now = now;
         let Some(id) = self.copies.tickets.remove(&ticket) else { return };
         let copy = self.copies.table.remove(&id).expect("by its ticket");
-        for (to, token) in copy.waiting {
-            self.send(to, FromNode::PullFailed { token, lost: gone, text: text.to_owned() });
-        }
         self.forget_extent(copy.extent);
+        for (to, token, range) in copy.waiting {
+            match range == copy.source {
+                true => self.send(to, FromNode::PullFailed { token, lost: gone, text: text.to_owned() }),
+                // It knows of a later place.
+                false => self.pull_wanted(now, to, token, id, range),
+            }
+        }
         self.make_room(now);
     }
 
@@ -142,7 +149,13 @@ impl Node {
     pub(super) fn forget_copies_of(&mut self, now: Time, proc_id: ProcId) {
         let used: Vec<ObjectId> = self.copies.table.iter().filter(|(_, copy)| copy.users.contains(&proc_id)).map(|(id, _)| *id).collect();
         used.into_iter().for_each(|id| self.copy_done(now, proc_id, id));
-        self.copies.table.values_mut().for_each(|copy| copy.waiting.retain(|(who, _)| *who != proc_id));
+        self.copies.table.values_mut().for_each(|copy| copy.waiting.retain(|(who, ..)| *who != proc_id));
+        // Nobody who waits keeps the original in its place: what still comes may be something else.
+        let pointless: Vec<u64> = self.copies.table.values().filter(|copy| copy.waiting.is_empty()).filter_map(|copy| copy.pulling).collect();
+        for ticket in pointless {
+            self.out.push(NodeCommand::CancelCopy { ticket });
+            self.copy_failed(now, ticket, false, "");
+        }
     }
 
     fn retire_if_stale(&mut self, now: Time, id: ObjectId) {
@@ -155,7 +168,7 @@ impl Node {
     fn retire(&mut self, now: Time, id: ObjectId) {
         let copy = self.copies.table.remove(&id).expect("a copy");
         self.copies.spares.insert(copy.extent, (self.extents[&copy.extent].size(), now));
-        self.to_node(copy.source.extent.node(), NodeMessage::CopiesStale { ids: vec![id] });
+        self.say_to(copy.source.extent.node(), NodeMessage::CopiesStale { ids: vec![id] });
     }
 
     /// Freed by their owner, says the node of the bytes; or a node says that it has no copy of them any more.
@@ -196,7 +209,7 @@ impl Node {
                 stale.entry(holder).or_default().push(id);
             }
         }
-        stale.into_iter().for_each(|(node, ids)| self.to_node(node, NodeMessage::CopiesStale { ids }));
+        stale.into_iter().for_each(|(node, ids)| self.say_to(node, NodeMessage::CopiesStale { ids }));
         if from.node() == self.config.index {
             elsewhere.into_iter().for_each(|(node, ids)| self.ask_node(node, from, ToNode::Freed { ids }));
         }
@@ -258,10 +271,12 @@ impl Node {
     }
 
     pub(super) fn check_copies(&self) {
+        let ours = self.extents.values().filter(|extent| extent.creator() == ProcId::NODE).count();
+        assert_eq!(ours, self.copies.table.len() + self.copies.spares.len(), "an extent of the node's own holds a copy or is spare");
         for (id, copy) in &self.copies.table {
             assert!(self.extents.contains_key(&copy.extent) && !self.copies.spares.contains_key(&copy.extent), "the extent of a copy of {id:?}");
             assert!(copy.pulling.is_none() || copy.users.is_empty(), "{id:?} is used before it is here");
-            assert!(copy.pulling.is_some() || copy.waiting.is_empty(), "somebody waits for {id:?}, which is here");
+            assert!(copy.pulling.is_some() != copy.waiting.is_empty(), "a transfer for nobody, or somebody waits for {id:?}, which is here");
             assert!(!(copy.stale && copy.users.is_empty() && copy.pulling.is_none()), "a stale copy of {id:?} is kept");
         }
     }

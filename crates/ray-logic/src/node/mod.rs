@@ -285,7 +285,7 @@ impl Node {
     /// To a process of this node or another one.
     fn send(&mut self, to: ProcId, message: FromNode) {
         if to.node() != self.config.index {
-            return self.to_node(to.node(), NodeMessage::Deliver { to, message: Box::new(message) });
+            return self.say_to(to.node(), NodeMessage::Deliver { to, message: Box::new(message) });
         }
         if self.procs.get(&to).is_some_and(|proc| proc.is_connected()) {
             self.out.push(NodeCommand::Send { to, message });
@@ -310,7 +310,7 @@ impl Node {
             ToNode::Unblocked {} => self.worker_blocked(now, from, false),
             ToNode::ActorUp { actor } => self.actor_up(from, actor),
             ToNode::ActorFailed { actor, ref error } if self.actor_failed(now, from, actor, error) => {}
-            ToNode::ActorLeaving { actor, reason } => self.to_head(NodeMessage::ActorLeaving { actor, reason }),
+            ToNode::ActorLeaving { actor, reason } => self.say_to_head(NodeMessage::ActorLeaving { actor, reason }),
             ToNode::ExtentWant { token, sizes } => self.extent_wanted(now, from, token, sizes),
             ToNode::SegmentWant { token, sizes } => self.segment_wanted(now, from, token, &sizes),
             ToNode::SegmentFailed { extent, text } => self.segment_broke(from, extent, text),

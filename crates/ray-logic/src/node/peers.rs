@@ -101,7 +101,7 @@ impl Node {
 
     // ---- saying
 
-    pub(super) fn to_node(&mut self, to: NodeIndex, message: NodeMessage) {
+    pub(super) fn say_to(&mut self, to: NodeIndex, message: NodeMessage) {
         if self.peers.members.contains_key(&to) {
             self.out.push(NodeCommand::Net { to, message });
         } else if self.is_newcomer(to) {
@@ -131,22 +131,22 @@ impl Node {
     }
 
     /// To the head: by a call when it is here. Handled when the event in hand is done.
-    pub(super) fn to_head(&mut self, message: NodeMessage) {
+    pub(super) fn say_to_head(&mut self, message: NodeMessage) {
         match self.is_head() {
             true => self.head_inbox.push_back(message),
-            false => self.to_node(NodeIndex::HEAD, message),
+            false => self.say_to(NodeIndex::HEAD, message),
         }
     }
 
     /// A request of a process of ours that the head answers.
     pub(super) fn ask_head(&mut self, from: ProcId, message: ToNode) {
-        self.to_head(NodeMessage::ToHead { from, message: Box::new(message) });
+        self.say_to_head(NodeMessage::ToHead { from, message: Box::new(message) });
     }
 
     /// A request of a process of ours that another node answers.
     pub(super) fn ask_node(&mut self, to: NodeIndex, from: ProcId, message: ToNode) {
         self.peers.asked_by.entry(from).or_default().insert(to);
-        self.to_node(to, NodeMessage::Request { from, message: Box::new(message) });
+        self.say_to(to, NodeMessage::Request { from, message: Box::new(message) });
     }
 
     /// Let the head and this node hear each other until nothing is left to say.
@@ -260,15 +260,15 @@ impl Node {
             !watchers.is_empty()
         });
         for node in self.peers.asked_by.remove(&proc_id).unwrap_or_default() {
-            self.to_node(node, NodeMessage::ProcGone { proc_id, evidence: evidence.clone() });
+            self.say_to(node, NodeMessage::ProcGone { proc_id, evidence: evidence.clone() });
         }
-        self.to_head(NodeMessage::OwnerGone { proc_id, evidence: evidence.clone() });
+        self.say_to_head(NodeMessage::OwnerGone { proc_id, evidence: evidence.clone() });
     }
 
     // ---- members
 
     fn nodes_changed(&mut self, now: Time, infos: Vec<NodeInfo>, views: Vec<NodeView>) {
-        let before: Vec<NodeIndex> = self.peers.members.keys().copied().collect();
+        let before = self.peers.members.len();
         let told: Vec<NodeIndex> = infos.iter().map(|info| info.index).collect();
         self.peers.told_up_to = told.iter().copied().max().unwrap_or_default().max(self.peers.told_up_to);
         for info in infos {
@@ -286,7 +286,7 @@ impl Node {
         for view in views.into_iter().filter(|view| view.index != self.config.index) {
             self.peers.views.insert(view.index, view);
         }
-        if !before.is_empty() && !before.iter().eq(self.peers.members.keys()) {
+        if before > 0 && !told.is_empty() {
             self.tell_capacity();
         }
         told.into_iter().for_each(|index| self.welcome(now, index));
@@ -296,7 +296,7 @@ impl Node {
     /// What waited for the news of a node: that it is there, or that it is dead.
     fn welcome(&mut self, now: Time, index: NodeIndex) {
         let Some(newcomer) = self.peers.newcomers.remove(&index) else { return };
-        newcomer.to_say.into_iter().for_each(|message| self.to_node(index, message));
+        newcomer.to_say.into_iter().for_each(|message| self.say_to(index, message));
         newcomer.heard.into_iter().for_each(|message| self.on_node(now, index, message));
         newcomer.pulls.into_iter().for_each(|(from, message)| self.on_message(now, from, message));
     }
@@ -393,7 +393,7 @@ impl Node {
         self.peers.told = Some(state);
         match &mut self.head {
             Some(head) => head.viewed(now, view),
-            None => self.to_head(NodeMessage::View { view }),
+            None => self.say_to_head(NodeMessage::View { view }),
         }
     }
 
@@ -436,7 +436,7 @@ impl Node {
             self.peers.seq += 1;
             let seq = self.peers.seq;
             self.peers.beats.push_back((seq, now));
-            self.to_head(NodeMessage::Heartbeat { seq });
+            self.say_to_head(NodeMessage::Heartbeat { seq });
         }
         if now >= fence_at && now >= self.peers.probe_at {
             self.peers.probe_at = now + PROBE;
@@ -504,8 +504,8 @@ impl Node {
     pub fn leave_cluster(&mut self, reason: &str) {
         let others: Vec<NodeIndex> = self.peers.members.keys().copied().filter(|index| *index != self.config.index).collect();
         match self.is_head() {
-            true => others.into_iter().for_each(|to| self.to_node(to, NodeMessage::Fenced { reason: format!("the head of the cluster has ended: {reason}") })),
-            false => self.to_head(NodeMessage::NodeLeaving { reason: reason.to_owned() }),
+            true => others.into_iter().for_each(|to| self.say_to(to, NodeMessage::Fenced { reason: format!("the head of the cluster has ended: {reason}") })),
+            false => self.say_to_head(NodeMessage::NodeLeaving { reason: reason.to_owned() }),
         }
     }
 }

@@ -76,7 +76,7 @@ impl Node {
         let guest = ProcId::new(0, driver.node(), (driver.0 & 0xff_ffff) as u32);
         let Some(mut proc) = self.procs.remove(&guest) else {
             let evidence = left("it had left before it was told its name");
-            return self.to_head(NodeMessage::OwnerGone { proc_id: driver, evidence });
+            return self.say_to_head(NodeMessage::OwnerGone { proc_id: driver, evidence });
         };
         proc.role = Role::Driver;
         self.procs.insert(driver, proc);
