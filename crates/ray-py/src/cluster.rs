@@ -18,6 +18,8 @@ use std::sync::Arc;
 
 /// Longer than a daemon tries to join its cluster.
 const UP_WITHIN_US: u64 = 30_000_000;
+/// A daemon that has not greeted by then is stopped or stuck.
+const HEARD_WITHIN_US: u64 = 2_000_000;
 
 pub(crate) fn as_f64(amounts: &Resources) -> HashMap<String, f64> {
     amounts.0.iter().map(|(name, amount)| (name.clone(), *amount as f64 / UNIT as f64)).collect()
@@ -118,7 +120,7 @@ pub(crate) fn stop_node(py: Python<'_>, door: &str, reason: String) -> PyResult<
         let mut writer = Writer::new(link.clone());
         writer.queue(&ToNode::Hello { protocol: PROTOCOL, pid: std::process::id(), max_links: 0 });
         writer.flush();
-        read_answer(&link, UP_WITHIN_US)?;
+        read_answer(&link, HEARD_WITHIN_US)?;
         writer.queue(&ToNode::Stop { reason });
         writer.flush();
         Ok(())

@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const HEARTBEAT: Time = 500_000;
 /// A node that was not heard for so long is dead. Budget: node death within 5 s (engine brief, section 4); the rest is for the news to spread.
 pub const LEASE: Time = 4_500_000;
+/// A node whose port refused connections for so long has ended.
+const REFUSED: Time = 2_000_000;
 /// The head itself did not run when two ticks are further apart: what nodes said meanwhile is still to be read.
 const ASLEEP: Time = 1_000_000;
 /// Views are told at most so often, and less often by so much for each node: all hear of all, and views are hints.
@@ -21,6 +23,8 @@ const SPREAD_PER_NODE: Time = 200;
 #[derive(Debug)]
 pub(super) struct Signs {
     heard: Time,
+    /// Its port refuses connections, and it was not heard since.
+    refused_since: Option<Time>,
 }
 
 /// What is to be told to all nodes.
@@ -62,7 +66,7 @@ impl Head {
     pub fn add_node(&mut self, now: Time, info: NodeInfo) {
         let index = info.index;
         self.commit(Change::NodeJoined { info: info.clone() });
-        self.signs.insert(index, Signs { heard: now });
+        self.signs.insert(index, Signs { heard: now, refused_since: None });
         self.views.insert(index, NodeView { index, version: 0, available: info.total.clone(), waiting: 0, store_used: 0 });
         self.members.insert(index, info);
         self.news.infos.insert(index);
@@ -71,7 +75,7 @@ impl Head {
 
     pub(super) fn heard(&mut self, now: Time, from: NodeIndex) {
         if let Some(signs) = self.signs.get_mut(&from) {
-            signs.heard = now;
+            *signs = Signs { heard: now, refused_since: None };
         }
     }
 
@@ -89,8 +93,12 @@ impl Head {
         }
     }
 
-    /// The node's port refuses connections: its machine says that its daemon is gone.
+    /// The node's port refuses connections: its machine says that its daemon is gone. A firewall says the same for a moment.
     pub fn node_refused(&mut self, now: Time, index: NodeIndex) {
+        let Some(signs) = self.signs.get_mut(&index) else { return };
+        if now < *signs.refused_since.get_or_insert(now) + REFUSED {
+            return;
+        }
         self.node_died(now, index, "its daemon has ended: its port refuses connections");
     }
 

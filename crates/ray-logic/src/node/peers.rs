@@ -17,7 +17,7 @@ const SPARE: Time = 300_000;
 /// How often it looks whether the head's machine still takes what is sent.
 const PROBE: Time = 250_000;
 /// The head has ended; it gets so long to come back.
-const HEAD_GONE: Time = 2_000_000;
+const HEAD_GONE: Time = 3_000_000;
 /// A view is told at most so often.
 const VIEW_EVERY: Time = 20_000;
 /// Ended jobs that are remembered.

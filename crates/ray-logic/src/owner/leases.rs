@@ -3,6 +3,7 @@
 //! A class asks level-triggered ("with n granted so far, m more"), pushes to the least loaded lease, at most its fair share deep, so that
 //! calls behind a long one stay few, and takes unstarted calls back when another worker is free (`rebalance`).
 
+use super::ramp::is_light;
 use super::tasks::{CallKind, Place};
 use super::{Command, Owner};
 use crate::evidence::describe;
@@ -20,26 +21,46 @@ pub(super) struct Class {
     pub(super) env: String,
     pub(super) strategy: Strategy,
     pub(super) queue: VecDeque<u64>,
-    leases: Vec<LeaseId>,
+    pub(super) leases: Vec<LeaseId>,
     in_flight: usize,
     granted: u64,
     wanted: u32,
     /// How many of these the nodes can run at once at best.
     pub(super) slots: u32,
-    /// No resource at all: only `slots` bounds how many workers it gets.
-    needs_nothing: bool,
+    /// It asks for no CPU: how many workers it gets is decided here (ramp.rs).
+    pub(super) is_light: bool,
+    /// Of a light one: no more workers than this, but for those that block.
+    ceiling: u32,
 }
 
 impl Class {
-    pub(super) fn new(shape: Resources, env: String, strategy: Strategy, slots: u32) -> Self {
-        let needs_nothing = needs_nothing(&shape);
+    pub(super) fn new(shape: Resources, env: String, strategy: Strategy, slots: u32, ceiling: u32) -> Self {
+        let is_light = is_light(&shape);
         let (queue, leases) = (VecDeque::new(), Vec::new());
-        Class { shape, env, strategy, queue, leases, in_flight: 0, granted: 0, wanted: 0, slots, needs_nothing }
+        Class { shape, env, strategy, queue, leases, in_flight: 0, granted: 0, wanted: 0, slots, is_light, ceiling }
     }
-}
 
-pub(super) fn needs_nothing(shape: &Resources) -> bool {
-    !shape.0.values().any(|need| *need > 0)
+    /// The most workers it may have now.
+    fn most(&self) -> u32 {
+        if self.is_light {
+            self.slots.min(self.ceiling)
+        } else {
+            self.slots
+        }
+    }
+
+    /// It has all the workers it may have, and could have more.
+    pub(super) fn is_full(&self) -> bool {
+        self.wanted == 0 && self.ceiling < self.slots
+    }
+
+    pub(super) fn reset_ceiling(&mut self, ceiling: u32) {
+        self.ceiling = ceiling;
+    }
+
+    pub(super) fn widen(&mut self) {
+        self.ceiling = self.ceiling.max(self.leases.len() as u32).saturating_mul(2);
+    }
 }
 
 #[derive(Debug)]
@@ -67,6 +88,10 @@ pub(super) struct Lease {
 impl Lease {
     pub(super) fn worker(&self) -> ProcId {
         self.worker
+    }
+
+    pub(super) fn head_since(&self) -> Time {
+        self.head_since
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -133,7 +158,7 @@ impl Owner {
             !(lease.blocked || lease.recalling || lease.reclaimed) && lease.in_flight.len() < lease.depth
         };
         let best = record.leases.iter().filter(open).min_by_key(|id| load(id))?;
-        let workers = record.leases.len().max(record.slots as usize).max(1);
+        let workers = record.leases.len().max(record.most() as usize).max(1);
         let share = (record.queue.len() + record.in_flight).div_ceil(workers).clamp(1, self.limits.pipeline_depth);
         (load(best) < share).then_some(*best)
     }
@@ -181,8 +206,8 @@ impl Owner {
         let unblocked = record.leases.iter().filter(|id| !self.leases[id].blocked).count() as u32;
         let waiting = (record.queue.len() + behind) as u32;
         // One more than are known to fit is asked for: resources may have grown. Where none are needed, every wish would be granted.
-        let extra = u32::from(!record.queue.is_empty() && !record.needs_nothing);
-        let room = record.slots.saturating_sub(unblocked).max(extra);
+        let extra = u32::from(!record.queue.is_empty() && !record.is_light);
+        let room = record.most().saturating_sub(unblocked).max(extra);
         let want = if idle { 0 } else { waiting.min(room) };
         if want != record.wanted {
             let granted = record.granted;
@@ -235,7 +260,12 @@ impl Owner {
 
     fn return_lease(&mut self, id: LeaseId, leaving: bool) {
         let Some(lease) = self.leases.remove(&id) else { return };
-        self.class(lease.class).leases.retain(|other| *other != id);
+        let first = self.first_ceiling();
+        let record = self.class(lease.class);
+        record.leases.retain(|other| *other != id);
+        if record.leases.is_empty() {
+            record.ceiling = first;
+        }
         self.leased_workers.remove(&lease.worker);
         self.out.push(Command::Node(ToNode::LeaseReturn { lease: id, leaving }));
     }
@@ -422,7 +452,8 @@ impl Owner {
         for class in 0..self.classes.len() {
             self.rebalance(now, ClassId(class as u32));
         }
-        [self.next_deadline(now), postponed].into_iter().flatten().min()
+        let wider = self.widen(now);
+        [self.next_deadline(now), postponed, wider].into_iter().flatten().min()
     }
 
     /// Leases without work go back now, not when their time is up.

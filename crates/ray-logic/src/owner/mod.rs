@@ -10,7 +10,7 @@
 //! 4. `granted` of a borrowed entry is the number of grants the owner has counted for us and we have not released.
 //!
 //! Files: `objects` the table and its counts, `refs` the borrowing protocol, `waits` local waiters, `tasks` calls and their ends,
-//! `backlog` how much of them may wait, `leases` pushing calls to workers, `postponed` calls that wait for memory, `actors` calls to actors,
+//! `backlog` how much of them may wait, `leases` pushing calls to workers, `ramp` how many of these where nothing else bounds it, `postponed` calls that wait for memory, `actors` calls to actors,
 //! `callee` our side of calls made to us, `streams` and `yields` the two ends of calls that give their results one after another,
 //! `lineage` calls that can be made again, `losses` values that went with their node, `nodes` what the other nodes are to us,
 //! `spilling` moving objects to disk, `report` answers about what waits for what.
@@ -25,6 +25,7 @@ mod losses;
 mod nodes;
 mod objects;
 mod postponed;
+mod ramp;
 mod refs;
 mod report;
 mod spilling;

@@ -4,11 +4,10 @@
 //! 1. Nothing is queued for the neighbourhood of a dead node.
 //! 2. A value of ours that a process of another node was told of, or that is on another node, is not freed in silence: there may be copies.
 
-use super::leases::needs_nothing;
 use super::objects::State;
 use super::Owner;
 use crate::Time;
-use ray_proto::{ClassId, NodeIndex, ObjectId, ProcId, Resources, Strategy, Value, UNIT};
+use ray_proto::{ClassId, NodeIndex, ObjectId, ProcId, Resources, Strategy, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A call goes to another node's bytes when so many more of its arguments are there than here.
@@ -46,20 +45,17 @@ impl Owner {
     pub(super) fn capacity_changed(&mut self, now: Time, total: Resources, nodes: u32) {
         self.node_total = total;
         self.nodes.count = nodes.max(1);
+        let ceiling = self.first_ceiling();
         for class in 0..self.classes.len() {
             self.classes[class].slots = self.slots_for(&self.classes[class].shape);
+            self.classes[class].reset_ceiling(ceiling);
             self.pump(now, ClassId(class as u32));
         }
     }
 
-    /// How many calls of a shape can run at once at best. Those that need nothing would all fit, each with a worker of its own: they share a few for each
-    /// CPU. Calls that block don't count, so they never keep others from running.
+    /// How many calls of a shape can run at once at best.
     pub(super) fn slots_for(&self, shape: &Resources) -> u32 {
-        if !needs_nothing(shape) {
-            return shape.slots_in(&self.node_total, SLOTS_MAX).max(1);
-        }
-        let cpus = u32::try_from(self.node_total.get("CPU") / UNIT).unwrap_or(0);
-        cpus.saturating_mul(4).max(self.nodes.count.saturating_mul(8)).min(SLOTS_MAX)
+        shape.slots_in(&self.node_total, SLOTS_MAX).max(1)
     }
 
     // ---- calls that go to their arguments

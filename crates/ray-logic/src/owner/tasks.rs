@@ -127,7 +127,7 @@ impl Owner {
         }
         let class = ClassId(self.classes.len() as u32);
         let slots = self.slots_for(shape);
-        self.classes.push(super::leases::Class::new(shape.clone(), env.to_owned(), strategy.clone(), slots));
+        self.classes.push(super::leases::Class::new(shape.clone(), env.to_owned(), strategy.clone(), slots, self.first_ceiling()));
         self.class_ids.insert(key, class);
         self.out.push(Command::Node(ray_proto::msg::ToNode::DefineClass { class, shape: shape.clone(), env: env.to_owned(), strategy: strategy.clone() }));
         class

@@ -53,8 +53,7 @@ impl Network {
         }
         let question = Joining::Join { protocol: PROTOCOL, release: wanted.release.clone(), info: boot::node_info(given, address) };
         let asked = (cluster != ANY_CLUSTER).then_some(cluster);
-        let (answer, cluster) = net::join(&wanted.head, &secret, asked, &question, JOIN_WITHIN)
-            .map_err(|error: JoinError| format!("could not join the cluster at {}: {error}", wanted.head))?;
+        let (answer, cluster) = net::join(&wanted.head, &secret, asked, &question, JOIN_WITHIN).map_err(|error| explain_join(&wanted.head, &error))?;
         let joined = match answer {
             Joining::Joined { index, infos, jobs } => Joined { index, infos, jobs },
             Joining::Refused { reason } => return Err(format!("could not join the cluster at {}: {reason}", wanted.head)),
@@ -67,6 +66,15 @@ impl Network {
 
     pub(super) fn address(&self) -> String {
         self.net.address()
+    }
+}
+
+fn explain_join(head: &str, error: &JoinError) -> String {
+    let text = format!("could not join the cluster at {head}: {error}");
+    match error {
+        JoinError::Connect(net::ConnectError::Refused(_)) => format!("{text}\nhint: start a head there with ray start --head, or check the address"),
+        JoinError::Connect(net::ConnectError::Unreachable(_)) => format!("{text}\nhint: check the address, and that no firewall is between the two machines"),
+        _ => text,
     }
 }
 
