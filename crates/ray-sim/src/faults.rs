@@ -10,6 +10,9 @@ use ray_proto::{NodeIndex, ProcId};
 /// A daemon or link that is silent for so long is not found dead for that alone: the head's patience less what a heartbeat may be old, and be late.
 const SHORT: Time = LEASE - 1_500_000;
 
+/// Who was refused tries again after this.
+const AGAIN: Time = 250_000;
+
 type Maker = fn(&mut World) -> Fault;
 
 impl World {
@@ -83,11 +86,18 @@ impl World {
                     self.unless_stopped(index, Event::NodeTick(index), |_| ());
                 }
             }
-            Fault::Refused(index) => self.unless_stopped(NodeIndex::HEAD, Event::Fault(fault), |world| {
-                let now = world.env.now;
-                world.env.note(daemon(NodeIndex::HEAD), || format!("is refused by {}", name(daemon(index))));
-                world.node(NodeIndex::HEAD).node_refused(now, index);
-            }),
+            Fault::Refused(index) => self.unless_stopped(NodeIndex::HEAD, Event::Fault(fault), |world| world.refused_by(index)),
+        }
+    }
+
+    /// The head's node can't connect, and tries again until the head has given the other one up.
+    fn refused_by(&mut self, index: NodeIndex) {
+        let now = self.env.now;
+        self.env.note(daemon(NodeIndex::HEAD), || format!("is refused by {}", name(daemon(index))));
+        let node = self.node(NodeIndex::HEAD);
+        node.node_refused(now, index);
+        if node.head().is_some_and(|head| head.members().contains_key(&index)) {
+            self.env.post(AGAIN, Event::Fault(Fault::Refused(index)));
         }
     }
 

@@ -284,6 +284,7 @@ impl World {
                 self.env.net.forget(index, dead);
                 if let Some(machine) = self.machines.get_mut(&dead).filter(|_| index == NodeIndex::HEAD) {
                     machine.is_lost = true;
+                    self.env.oracle.lost_nodes.insert(dead);
                 }
             }
             NodeCommand::ProbeHead => {

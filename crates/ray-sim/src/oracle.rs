@@ -62,7 +62,7 @@ pub struct Oracle {
     pub lossy: BTreeSet<ProcId>,
     /// Somebody died with something in its table: ranges made for it stay with their makers.
     pub stranded_any: bool,
-    /// Nodes that are no more.
+    /// Nodes that are no more, or are dead for the others.
     pub lost_nodes: BTreeSet<NodeIndex>,
     /// Nodes that were stopped with their machines for longer than others wait: what runs there for a moment afterwards runs twice.
     pub frozen: BTreeSet<NodeIndex>,

@@ -268,7 +268,7 @@ impl Node {
     // ---- members
 
     fn nodes_changed(&mut self, now: Time, infos: Vec<NodeInfo>, views: Vec<NodeView>) {
-        let before = self.peers.members.len();
+        let (is_new, mut changed) = (self.peers.members.is_empty(), false);
         let told: Vec<NodeIndex> = infos.iter().map(|info| info.index).collect();
         self.peers.told_up_to = told.iter().copied().max().unwrap_or_default().max(self.peers.told_up_to);
         for info in infos {
@@ -277,16 +277,19 @@ impl Node {
                     if info.index != self.config.index && !self.peers.members.contains_key(&info.index) {
                         self.out.push(NodeCommand::Know { index: info.index, address: info.address.clone() });
                     }
-                    self.peers.members.insert(info.index, info);
+                    changed |= self.peers.members.insert(info.index, info).is_none();
                 }
                 false if info.index == self.config.index => self.fence(&info.death),
-                false => self.node_died(now, info.index, &info.death),
+                false => {
+                    changed |= self.peers.members.contains_key(&info.index);
+                    self.node_died(now, info.index, &info.death);
+                }
             }
         }
         for view in views.into_iter().filter(|view| view.index != self.config.index) {
             self.peers.views.insert(view.index, view);
         }
-        if before > 0 && !told.is_empty() {
+        if changed && !is_new {
             self.tell_capacity();
         }
         told.into_iter().for_each(|index| self.welcome(now, index));
