@@ -86,18 +86,23 @@ print("unharmed", flush=True)
     other.wait_for_output("unharmed")
 
 
-def test_actor_of_another_driver_is_used_and_outlives_nobody(driver, n2):
+def test_actor_of_another_driver_is_used_and_outlives_nobody(driver, n2, tmp_path):
     """Another driver's named actor is called from here; when its driver ends properly, it ends, and calls say so."""
     script = driver(
         """
 kept = Kept.options(name="theirs", resources={"n2": 0.001}).remote(7)
 print("pid", ray.get(kept.pid.remote()), flush=True)
-sys.stdin.readline()
+import time
+while not os.path.exists(os.environ["END"]):
+    time.sleep(0.01)
 """,
         SPACE="shared",
+        END=str(tmp_path / "end"),
     )
     pid = int(word_after(script, "pid"))
     theirs = ray.get_actor("theirs", namespace="shared")
+    assert ray.get(theirs.pid.remote(), timeout=10) == pid
+    (tmp_path / "end").touch()
     wait_for(lambda: not is_alive(pid), 10.0)
     with pytest.raises(ray.exceptions.RayActorError):
         ray.get(theirs.read.remote(), timeout=10)

@@ -321,7 +321,10 @@ impl World {
                 false => {
                     let size = env.rng.pick(&sizes).expect("a size");
                     self.node(index).segment_made(extent, size);
-                    self.env.send(ProcId::NODE, to, Packet::Down(FromNode::ExtentGrant { token, extent, size }));
+                    // The daemon's own is for a copy, which goes on by itself.
+                    if to != ProcId::NODE {
+                        self.env.send(ProcId::NODE, to, Packet::Down(FromNode::ExtentGrant { token, extent, size }));
+                    }
                 }
             },
             NodeCommand::OpenExtent { to, token, extent, size } => env.send(ProcId::NODE, to, Packet::Down(FromNode::ExtentOpened { token, extent, size })),

@@ -157,6 +157,10 @@ impl Library {
                     None => self.keep_open(extent, size, fd)?,
                 };
                 let here = ShmRange { extent, offset: 0, len: range.len };
+                if extent.is_on_disk() {
+                    let unreadable = |error| Failure::System(format!("{} bytes of a copy on disk could not be read: {error}", range.len));
+                    mapping.populate(0, range.len).map_err(unreadable)?;
+                }
                 self.with(|core| {
                     core.owner.note_copied(id);
                     core.copies.insert(id, (mapping.clone(), here));

@@ -87,6 +87,20 @@ impl Node {
         self.start_copy(want, extent, false, (from, token));
     }
 
+    /// There is no memory, and nobody can make room: the copy goes to disk, so that whoever holds other copies and waits for this one can go on.
+    pub(super) fn copy_on_disk(&mut self, from: ProcId, token: u64, want: CopyWant, extent: ExtentId) {
+        if self.is_gone(from) {
+            return self.forget_extent(extent);
+        }
+        match self.copies.table.contains_key(&want.id) {
+            true => {
+                self.forget_extent(extent);
+                self.pull_wanted(self.now, from, token, want.id, want.source);
+            }
+            false => self.start_copy(want, extent, true, (from, token)),
+        }
+    }
+
     fn start_copy(&mut self, want: CopyWant, extent: ExtentId, warm: bool, (from, token): (ProcId, u64)) {
         self.copies.next_ticket += 1;
         let ticket = self.copies.next_ticket;
@@ -167,7 +181,10 @@ impl Node {
     /// An unused copy's memory is free for the next one.
     fn retire(&mut self, now: Time, id: ObjectId) {
         let copy = self.copies.table.remove(&id).expect("a copy");
-        self.copies.spares.insert(copy.extent, (self.extents[&copy.extent].size(), now));
+        match copy.extent.is_on_disk() {
+            true => self.forget_extent(copy.extent),
+            false => drop(self.copies.spares.insert(copy.extent, (self.extents[&copy.extent].size(), now))),
+        }
         self.say_to(copy.source.extent.node(), NodeMessage::CopiesStale { ids: vec![id] });
     }
 
@@ -271,7 +288,7 @@ impl Node {
     }
 
     pub(super) fn check_copies(&self) {
-        let ours = self.extents.values().filter(|extent| extent.creator() == ProcId::NODE).count();
+        let ours = self.extents.iter().filter(|(id, extent)| extent.creator() == ProcId::NODE && !self.is_being_placed(**id)).count();
         assert_eq!(ours, self.copies.table.len() + self.copies.spares.len(), "an extent of the node's own holds a copy or is spare");
         for (id, copy) in &self.copies.table {
             assert!(self.extents.contains_key(&copy.extent) && !self.copies.spares.contains_key(&copy.extent), "the extent of a copy of {id:?}");

@@ -7,13 +7,14 @@
 //!
 //! 4. What is sent to other nodes, and what comes from them, is one node's word about its own facts (`peers`).
 //!
-//! Files: `procs` processes, links and watches; `sched` leases; `delegation` leases of other nodes; `actors` those that live here; `store` extents;
+//! Files: `procs` processes, links and watches; `sched` leases; `delegation` leases of other nodes; `fairness` between jobs; `actors` those that live here; `store` extents;
 //! `copies` objects of other nodes; `pressure` what happens when they fill the memory; `peers` other nodes and the head; `memory` shortages of memory;
 //! `growth` workers that leak; `report` answers about what waits for what.
 
 mod actors;
 mod copies;
 mod delegation;
+mod fairness;
 mod growth;
 mod memory;
 mod peers;
@@ -359,7 +360,7 @@ impl Node {
             self.schedule(now);
         }
         let ticks = [self.reap_idle(now), self.memory_tick(now), self.growth_tick(now), self.forks_paused_until, self.tick_pressure(now)];
-        let peers = [self.tick_copies(now), self.tick_peers(now)];
+        let peers = [self.tick_copies(now), self.tick_peers(now), self.share_between_jobs(now)];
         ticks.into_iter().chain(peers).flatten().min()
     }
 

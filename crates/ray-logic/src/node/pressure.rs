@@ -153,7 +153,6 @@ impl Node {
             let want = self.pressure.parked.pop_front().expect("looked at above");
             match fitting {
                 Some(size) => self.give_memory(now, want, size),
-                None if want.copy.is_some() => self.refuse(&want),
                 None => self.place_on_disk(now, want),
             }
         }
@@ -250,6 +249,8 @@ impl Node {
     fn make_segment(&mut self, now: Time, sizes: &[u64], whom: For) {
         let (to, token) = match &whom {
             For::Spiller { from, token } => (*from, *token),
+            // The daemon's own.
+            For::Creator(want) if want.copy.is_some() => (ProcId::NODE, 0),
             For::Creator(want) => (want.from, want.token),
         };
         let Some(spill) = &self.config.spill else {
@@ -267,15 +268,23 @@ impl Node {
         self.out.push(NodeCommand::NewSegment { to, token, extent, sizes });
     }
 
+    /// Its file is asked for, and not made yet.
+    pub(super) fn is_being_placed(&self, extent: ExtentId) -> bool {
+        self.pressure.placing.contains_key(&extent)
+    }
+
     /// The shell made the file, of the first of the sizes that the disk had room for, and granted it.
     pub fn segment_made(&mut self, extent: ExtentId, size: u64) {
-        self.pressure.placing.remove(&extent);
+        let whom = self.pressure.placing.remove(&extent);
         self.pressure.refusal = None;
         if let Some(record) = self.extents.get_mut(&extent) {
             self.pressure.disk_used -= record.size() - size;
             record.set_size(size);
         }
         self.tell_of_spilling();
+        if let Some(For::Creator(Parked { from, token, copy: Some(copy), .. })) = whom {
+            self.copy_on_disk(from, token, copy, extent);
+        }
     }
 
     /// The user hears of it when it is much, and each time it has doubled.

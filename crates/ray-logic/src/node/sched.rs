@@ -18,6 +18,8 @@ pub(super) struct Want {
     here: u64,
     want: u32,
     order: u64,
+    /// Since when it has waited for its next lease.
+    waiting_since: Time,
     pub(super) told_infeasible: bool,
     /// It seems hopeless; certain when the head has answered this sign of life.
     pub(super) doubt: Option<u64>,
@@ -36,6 +38,10 @@ impl Want {
 
     pub(super) fn strategy(&self) -> &Strategy {
         &self.strategy
+    }
+
+    pub(super) fn waiting_since(&self) -> Time {
+        self.waiting_since
     }
 
     pub(super) fn wanted(&self) -> u32 {
@@ -63,6 +69,8 @@ pub(super) struct Lease {
     pub worker: ProcId,
     pub shape: Resources,
     pub gpus: Vec<(u32, i64)>,
+    /// Its owner was asked to give it back.
+    pub reclaimed: bool,
 }
 
 /// Logical GPUs, so that fractions share one device and whole ones are whole.
@@ -100,13 +108,17 @@ impl Gpus {
 impl Node {
     pub(super) fn class_defined(&mut self, owner: ProcId, class: ClassId, shape: Resources, env: String, strategy: Strategy) {
         let (granted, here, want, order) = (0, 0, 0, 0);
-        let record = Want { shape, env, strategy, granted, here, want, order, told_infeasible: false, doubt: None, delegates: BTreeMap::new() };
+        let record =
+            Want { shape, env, strategy, granted, here, want, order, waiting_since: 0, told_infeasible: false, doubt: None, delegates: BTreeMap::new() };
         self.wants.insert((owner, class), record);
     }
 
     pub(super) fn leases_wanted(&mut self, now: Time, owner: ProcId, class: ClassId, seen: u64, want: u32) {
         let Some(record) = self.wants.get_mut(&(owner, class)) else { return };
         // Grants the owner had not seen when it wrote answer part of its wish.
+        if record.want == 0 {
+            record.waiting_since = now;
+        }
         record.want = want.saturating_sub((record.granted - seen) as u32);
         self.tell_infeasible(owner, class);
         self.queue_want(owner, class);
@@ -214,7 +226,7 @@ impl Node {
         let lease = LeaseId::new(self.config.index, self.next_lease);
         self.next_lease += 1;
         let gpu_ids = gpus.iter().map(|(device, _)| *device).collect();
-        self.leases.insert(lease, Lease { owner, worker, shape, gpus });
+        self.leases.insert(lease, Lease { owner, worker, shape, gpus, reclaimed: false });
         let proc = self.procs.get_mut(&worker).expect("an idle worker");
         proc.role = Role::Leased(lease);
         let pid = proc.pid;
@@ -223,6 +235,7 @@ impl Node {
         let record = self.wants.get_mut(&(owner, class)).expect("looked up above");
         record.count_grant();
         record.here += 1;
+        record.waiting_since = now;
         self.connect(owner, worker);
         self.send(owner, FromNode::LeaseGrant { class, lease, worker, pid, gpu_ids });
         self.queue_want(owner, class);

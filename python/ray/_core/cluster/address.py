@@ -87,7 +87,28 @@ def _family(ip: str) -> socket.AddressFamily:
 
 def own_ip() -> str:
     """Give the ip that other machines most likely reach this one by: that of the default route; loopback without one."""
-    return own_ip_towards(_SOMEWHERE_ELSE)
+    found = own_ip_towards(_SOMEWHERE_ELSE)
+    return found if found != LOOPBACK else next(iter(_interface_ips()), LOOPBACK)
+
+
+_SIOCGIFADDR = 0x8915  # linux/sockios.h: the IPv4 address of an interface
+
+
+def _interface_ips() -> list[str]:
+    """Give the IPv4 addresses of this machine's interfaces but loopback's, for machines without a default route."""
+    import fcntl
+
+    found = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            try:
+                answer = fcntl.ioctl(probe, _SIOCGIFADDR, name.encode().ljust(256, b"\0"))
+            except OSError:  # it has none
+                continue
+            ip = socket.inet_ntoa(answer[20:24])
+            if not ip.startswith("127."):
+                found.append(ip)
+    return found
 
 
 def own_ip_towards(ip: str) -> str:
