@@ -8,7 +8,7 @@ from ray.exceptions import ObjectLostError, ObjectReconstructionFailedError, Own
 from support import Tally, wait_for
 from support.clusters import DEATH_S, near, on, wait_until_dead, wait_until_free
 
-pytestmark = pytest.mark.limit(25)
+pytestmark = pytest.mark.limit(50)
 
 LARGE = 500_000
 WAIT_S = 3 * DEATH_S
@@ -101,6 +101,7 @@ def test_small_results_are_never_lost(nodes, n2, tally):
     a = near(step, n2).remote(tally, "a")
     result = near(small, n2).remote(tally, "small", a)
     assert ray.get(result, timeout=10) == 2
+    del a  # whoever holds a lost object has it made again
     nodes.kill(n2)
     wait_until_dead(n2)
     assert ray.get(result, timeout=5) == 2

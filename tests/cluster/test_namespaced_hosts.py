@@ -74,18 +74,12 @@ def test_node_without_the_right_token_is_refused_in_clear_words(tmp_path, creden
         assert len(cluster.nodes_seen_by(hosts[0], tmp_path)) == 1
 
 
-def test_driver_with_a_wrong_token_is_refused_in_clear_words(three, tmp_path):
-    """`ray.init(address=...)` with another token: AuthenticationError or ConnectionError within ten seconds, which names the token."""
-    code = """
-import os, ray
-try:
-    ray.init(address=os.environ["RAY_ADDRESS"])
-except Exception as error:
-    print(type(error).__name__, str(error))
-"""
+def test_driver_of_the_same_user_needs_no_token(three, tmp_path):
+    """A driver comes through the door of its machine's node, where the kernel says whose process it is: no token is read, a wrong one does no harm."""
+    code = "import ray; ray.init(address='auto'); print('nodes', len(ray.nodes()))"
     with three.driver(code, tmp_path, RAY_AUTH_TOKEN="1" * 48) as script:
         done = script.finish(15)
-    assert re.search(r"AuthenticationError|ConnectionError", done.stdout) and "token" in done.stdout.lower(), done
+    assert "nodes 3" in done.stdout, done
 
 
 def test_nobody_at_the_address_is_said_within_seconds(tmp_path):

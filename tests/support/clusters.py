@@ -156,8 +156,8 @@ def stored_bytes() -> float:
     return float(total.get("object_store_memory", 0) - free.get("object_store_memory", 0))
 
 
-def wait_until_free(timeout_s: float = 12.0) -> None:
-    """Wait until no store holds a byte and this process knows no object and no call. Copies stay for up to ten seconds."""
+def wait_until_free(timeout_s: float = 25.0) -> None:
+    """Wait until no store holds a byte and this process knows no object and no call. Copies and empty extents stay for ten seconds, and are looked for every five."""
     import gc
 
     gc.collect()

@@ -151,7 +151,7 @@ impl Failure {
                 format!("the node at {address} belongs to cluster {}, asked for was {}.\nhint: check the address", hex(theirs), hex(asked))
             }
             Failure::Token => {
-                format!("the token is not that of the cluster at {address}.\nhint: every node and driver needs the very token that the head was started with")
+                format!("the token is not that of the cluster at {address}.\nhint: every node needs the very token that the head was started with, in RAY_AUTH_TOKEN or ~/.ray/auth_token")
             }
             Failure::OtherNode => format!("the node that was at {address} is gone; another one has its port"),
             Failure::Disowned => format!("the node at {address} counts this one as dead"),
