@@ -58,6 +58,7 @@ impl World {
     }
 
     pub fn strike(&mut self, fault: Fault) {
+        self.env.busy_at = self.env.now;
         match fault {
             Fault::Join(at) => self.unless_stopped(NodeIndex::HEAD, Event::Fault(fault), |world| world.join(at)),
             Fault::Knock(index) => self.unless_stopped(index, Event::Fault(fault), |world| world.knock(index)),

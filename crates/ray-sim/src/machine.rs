@@ -358,7 +358,8 @@ impl World {
     pub fn transferred(&mut self, index: NodeIndex, ticket: u64) {
         let event = Event::Copied(index, ticket);
         let Some(transfer) = self.transfers.running.get(&(index, ticket)).copied() else { return };
-        if self.env.net.is_cut(index, transfer.from) || self.machines.get(&transfer.from).is_some_and(|machine| machine.stopped_until > self.env.now) {
+        let is_late = |machine: &Machine| machine.stopped_until > self.env.now || self.env.net.is_cut(index, transfer.from);
+        if self.machines.get(&transfer.from).is_some_and(is_late) {
             // It goes on at the byte where it stopped.
             return self.env.post(50_000, event);
         }

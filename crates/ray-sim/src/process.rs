@@ -329,7 +329,12 @@ impl Process {
         self.owner.take_commands(&mut commands);
         for command in commands {
             match command {
-                Command::Node(message) => self.to_node(env, message),
+                Command::Node(message) => {
+                    if let ToNode::CopyDone { id } = &message {
+                        self.copy_done(env, *id);
+                    }
+                    self.to_node(env, message);
+                }
                 Command::Peer { to, message, .. } => self.send_peer(env, to, message),
                 Command::Wake(wait) if env.strikes(Bug::LostWake) => env.note(self.id, || format!("{wait:?} is not woken")),
                 Command::Wake(wait) => self.woken(env, wait),

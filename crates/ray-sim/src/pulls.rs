@@ -30,24 +30,24 @@ impl Process {
         if !self.is_remote(range) {
             return;
         }
-        let remote = self.remotes.get_mut(&id).expect("it is used");
-        remote.users -= 1;
-        let early = remote.users == 1 && remote.copy.is_some() && env.strikes(Bug::CopyDoneEarly);
-        if remote.users == 0 {
-            let remote = self.remotes.remove(&id).expect("looked up above");
-            if let Some(copy) = remote.copy {
-                env.oracle.view_dropped(self.id, copy);
-                self.to_node(env, ToNode::CopyDone { id });
-            }
-        } else if early {
+        let Some(remote) = self.remotes.get_mut(&id) else { return };
+        remote.users = remote.users.saturating_sub(1);
+        if remote.users > 0 && remote.copy.is_some() && env.strikes(Bug::CopyDoneEarly) {
             self.to_node(env, ToNode::CopyDone { id });
             self.to_node(env, ToNode::Freed { ids: vec![(id, range.extent.node())] });
         }
     }
 
+    /// The owner's table has nothing of it any more, so nothing here reads it.
+    pub fn copy_done(&mut self, env: &mut Env, id: ObjectId) {
+        if let Some(copy) = self.remotes.remove(&id).and_then(|remote| remote.copy) {
+            env.oracle.view_dropped(self.id, copy);
+        }
+    }
+
     /// The next value to read is on another node.
     pub fn read_remote(&mut self, env: &mut Env, frame: &mut Frame, id: ObjectId, range: ShmRange) {
-        if let Some(copy) = self.remotes[&id].copy {
+        if let Some(copy) = self.remotes.get(&id).and_then(|remote| remote.copy) {
             env.oracle.check_range(self.id, id, copy);
             frame.unread.pop_front();
             return;
@@ -79,7 +79,7 @@ impl Process {
     }
 
     fn copy_opened(&mut self, env: &mut Env, id: ObjectId, copy: ShmRange) {
-        let remote = self.remotes.get_mut(&id).expect("it was asked for");
+        let remote = self.remotes.entry(id).or_default();
         match remote.copy {
             None => {
                 env.oracle.view_made(self.id, copy);

@@ -255,6 +255,8 @@ impl Owner {
     pub(super) fn drop_entry(&mut self, id: ObjectId, mut object: Object, list: &mut Vec<Count>) {
         let more = object.take_more().map(|more| *more).unwrap_or_default();
         list.extend(more.refs.into_iter().map(Count::Hold));
+        // Readers whom nothing counts: a lost container had kept it for them.
+        more.fetchers.into_iter().for_each(|(to, request)| self.answer_lost(to, id, request));
         if more.copied {
             self.out.push(Command::Node(ToNode::CopyDone { id }));
         }
@@ -337,12 +339,14 @@ impl Owner {
             match self.objects.get_mut(&id) {
                 Some(object) if object.state == State::Pending => object.more().fetchers.push((from, request)),
                 Some(object) if object.is_ready() => self.answer_fetch(from, id, request),
-                _ => {
-                    let payload = Payload { value: lost(id, "its owner has freed it: no counted reference was left"), refs: vec![] };
-                    self.send(from, Peer::Fetched { id, request, payload }, true);
-                }
+                _ => self.answer_lost(from, id, request),
             }
         }
+    }
+
+    fn answer_lost(&mut self, to: ProcId, id: ObjectId, request: u64) {
+        let payload = Payload { value: lost(id, "its owner has freed it: no counted reference was left"), refs: vec![] };
+        self.send(to, Peer::Fetched { id, request, payload }, true);
     }
 
     fn answer_fetch(&mut self, to: ProcId, id: ObjectId, request: u64) {
