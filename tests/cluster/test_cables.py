@@ -124,6 +124,7 @@ def test_connections_that_break_for_a_second_lose_nothing(three, traffic):
     traffic()
 
 
+@pytest.mark.slow
 def test_packets_refused_for_a_second_lose_nothing(three, traffic):
     """A firewall answers every packet between two hosts with a reset for a second, new connections too: that alone is no proof of a death."""
     three.hosts.refuse(three.hosts[0], three.hosts[1])
@@ -145,6 +146,7 @@ def test_lossy_and_slow_cables_only_cost_time(three, traffic):
     traffic()
 
 
+@pytest.mark.slow
 def test_stopped_node_within_its_lease_loses_nothing(three, traffic):
     """A daemon on another host is stopped for 2.5 s: not dead, nothing lost."""
     with stopped(three.daemon(three.hosts[2]), 2.5):

@@ -51,6 +51,7 @@ def test_chain_of_three_lost_intermediates_is_made_again_in_order(nodes, n2, tal
     wait_until_free()
 
 
+@pytest.mark.slow
 def test_chain_whose_inputs_were_dropped_is_made_again(nodes, n2, tally):
     """The program has dropped the intermediates; only the last is wanted, and its lineage is still known."""
     last = near(step, n2).remote(tally, "a")
@@ -191,6 +192,7 @@ def test_result_of_an_actor_is_lost_with_its_node(nodes, n2):
     assert ref.hex() in str(caught.value), str(caught.value)
 
 
+@pytest.mark.slow
 def test_hundred_lost_results_are_all_right_again(nodes, n2, tmp_path):
     """A hundred results on a killed node: each is made again exactly once, and each is right."""
     tallies = [Tally(tmp_path / f"tally-{i}") for i in range(100)]

@@ -96,6 +96,7 @@ def test_borrowing_over_three_hops_reads_the_value_and_frees_it(nodes, n2, n3):
     wait_until_free()
 
 
+@pytest.mark.slow
 def test_references_in_returned_lists_live_as_long_as_the_list(n2, n3):
     """A task on one node returns references to objects of its own; tasks on another read them, after the maker has long returned."""
     box = ray.get(on(make_boxed, n2).remote(5), timeout=10)
@@ -106,6 +107,7 @@ def test_references_in_returned_lists_live_as_long_as_the_list(n2, n3):
     wait_until_free()
 
 
+@pytest.mark.slow
 def test_outer_result_keeps_what_is_nested_in_it(n2, n3):
     """Nobody opens the result of a task until much later, through three levels, from two nodes; each level is there."""
     outer = on(make_nested, n2).remote(3)
@@ -142,6 +144,7 @@ def test_actor_keeps_what_was_made_elsewhere(n2, n3):
     wait_until_free()
 
 
+@pytest.mark.slow
 def test_value_kept_by_two_borrowers_goes_with_the_last(n2, n3):
     """Of two actors that keep a reference one is killed: the other still reads it; when it lets go, the memory is free."""
     first, second = on(Keeper, n2).remote(), on(Keeper, n3).remote()
@@ -205,6 +208,7 @@ def test_pending_reference_of_a_dead_owner_does_not_hang(n2, n3, gate):
             ray.get(ref, timeout=10)
 
 
+@pytest.mark.slow
 def test_argument_that_is_pending_on_another_node_is_waited_for(n2, n3, gate):
     """A task on one node takes the result of a task on another that still runs, through two hops of dependence."""
 
@@ -241,6 +245,7 @@ def test_exception_with_a_reference_in_it_crosses_nodes(n2):
     assert float(np.sum(ray.get(caught.value.cause.ref, timeout=10))) == LARGE
 
 
+@pytest.mark.slow
 def test_small_results_of_100k_tasks_over_nodes_are_right_and_freed(nodes, n2, n3):
     """100,000 small objects, made and read on three nodes, each right; nothing is left in any table."""
 
@@ -261,6 +266,7 @@ def test_small_results_of_100k_tasks_over_nodes_are_right_and_freed(nodes, n2, n
     wait_until_free()
 
 
+@pytest.mark.slow
 def test_owner_near_its_node_can_be_killed_while_results_are_unread(nodes, n2, n3, tally):
     """A task that owns twenty unread results of other nodes is killed with its node and runs again elsewhere: right, with nothing left."""
 

@@ -44,6 +44,7 @@ def expected(seed, size_bytes):
     return hashlib.blake2b(np.random.default_rng(seed).bytes(size_bytes)).hexdigest()
 
 
+@pytest.mark.slow
 def test_values_of_every_size_arrive_as_they_were(n2, n3):
     """Results of one node as arguments of another and of the driver, and the driver's own, around every limit: each byte is right."""
     made = [on(noise, n2).remote(seed, size) for seed, size in enumerate(SIZES)]
@@ -69,6 +70,7 @@ def test_large_argument_is_a_read_only_view_and_comes_once(nodes, n2):
     wait_until_free()
 
 
+@pytest.mark.slow
 def test_readers_at_the_same_time_share_one_transfer(nodes, n2):
     """Eight workers of one node ask for the same 40 MB at once: they come once."""
     source = np.ones(40_000_000, np.uint8)
@@ -81,6 +83,7 @@ def test_readers_at_the_same_time_share_one_transfer(nodes, n2):
     wait_until_free()
 
 
+@pytest.mark.slow
 def test_remote_result_is_a_view_in_the_driver_too(n2):
     """A large result of another node is a read-only view of shared memory here; it outlives its reference."""
     ref = on(ray.remote(num_cpus=0)(lambda: np.arange(5_000_000)), n2).remote()
@@ -117,6 +120,7 @@ def test_more_arguments_than_the_nodes_store_holds(nodes):
     wait_until_free()
 
 
+@pytest.mark.slow
 def test_more_results_than_the_nodes_store_holds(nodes):
     """Twenty results of 16 MB are made at a node whose store holds 128 MB, and read from the driver in any order: each is right."""
     small = nodes.add("n2", object_store_memory=128 * MIB)
@@ -131,6 +135,7 @@ def test_more_results_than_the_nodes_store_holds(nodes):
     wait_until_free()
 
 
+@pytest.mark.slow
 def test_exchange_between_all_nodes_at_once_is_right(nodes, n2, n3):
     """Each of three nodes makes twelve parts, each reads a third of all others' parts at the same time: a shuffle in the small."""
     tags = ["head", n2, n3]

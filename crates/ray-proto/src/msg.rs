@@ -186,7 +186,7 @@ wire_enum! {
         24 = ResourcesQuery { token: u64 },
         25 = IdleExitReply { may_exit: bool },
         26 = Shutdown {},
-        27 = Boot { boot: Boot },
+        27 = Boot { boot: Box<Boot> },
         28 = Ask { token: u64, subject: Subject },
         /// The driver has shown lines of workers: so many bytes (`WorkerLine::weight`) less wait for it.
         29 = LinesShown { bytes: u64 },

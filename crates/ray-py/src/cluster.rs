@@ -87,7 +87,7 @@ pub(crate) fn start_node<'py>(py: Python<'py>, config: &Bound<'py, PyDict>) -> P
         let (mut daemon, link) = DaemonProcess::start_standing(&python, &native_path, &log)?;
         let link = Arc::new(link);
         let mut writer = Writer::new(link.clone());
-        writer.queue(&ToNode::Boot { boot });
+        writer.queue(&ToNode::Boot { boot: Box::new(boot) });
         writer.flush();
         match read_answer(&link, UP_WITHIN_US) {
             Ok((_, FromNode::Up { info, cluster, head })) => Ok((daemon.pid(), info, cluster, head)),

@@ -291,7 +291,7 @@ impl Core {
             host::occupy_standard_descriptors().map_err(|error| host::explain("no descriptors for the engine", error))?;
             let reserved = Reserved::take().map_err(Failure::into_text)?;
             let (mut daemon, link) = DaemonProcess::start(&python, &native_path)?;
-            let result = handshake(link, ToNode::Boot { boot }).and_then(|(reader, welcome)| {
+            let result = handshake(link, ToNode::Boot { boot: Box::new(boot) }).and_then(|(reader, welcome)| {
                 let config = Config { limits, slot: None };
                 Library::start(reserved, reader, welcome, config).map_err(Failure::into_text)
             });

@@ -380,7 +380,7 @@ impl Engine {
         }
         let mut core = self.library.lock();
         if let Some(answer) = core.answers.get_mut(&token) {
-            if let Answer::Waiting(gate) = std::mem::replace(answer, Answer::Here(message, fd)) {
+            if let Answer::Waiting(gate) = std::mem::replace(answer, Answer::Here(Box::new(message), fd)) {
                 drop(core);
                 self.library.note_woken();
                 gate.open();

@@ -186,7 +186,7 @@ impl Wakers {
 /// An answer of the node that a thread waits for.
 pub(crate) enum Answer {
     Waiting(Arc<Gate>),
-    Here(FromNode, Option<OwnedFd>),
+    Here(Box<FromNode>, Option<OwnedFd>),
 }
 
 impl Library {

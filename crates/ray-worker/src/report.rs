@@ -32,7 +32,10 @@ impl Library {
         let deadline = ray_shm::now_us() + PATIENCE_US;
         while self.wait_at(&gate, Some(deadline.saturating_sub(ray_shm::now_us()))) == Woken::Interrupted {}
         match self.lock().answers.remove(&token) {
-            Some(Answer::Here(FromNode::Told { facts, .. }, _)) => Ok(Some(facts)),
+            Some(Answer::Here(answer, _)) if matches!(*answer, FromNode::Told { .. }) => match *answer {
+                FromNode::Told { facts, .. } => Ok(Some(facts)),
+                _ => Ok(None),
+            },
             _ => self.check().map(|()| None),
         }
     }

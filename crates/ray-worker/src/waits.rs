@@ -170,7 +170,7 @@ impl Library {
     /// The answer once its gate is open.
     pub fn answer(&self, token: u64) -> Result<(FromNode, Option<OwnedFd>), Failure> {
         match self.lock().answers.remove(&token) {
-            Some(Answer::Here(message, fd)) => Ok((message, fd)),
+            Some(Answer::Here(message, fd)) => Ok((*message, fd)),
             _ => {
                 self.check()?;
                 Err(Failure::System("the wait for the daemon's answer was given up".into()))

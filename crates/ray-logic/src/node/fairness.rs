@@ -10,7 +10,7 @@ use ray_proto::{ClassId, LeaseId, ProcId, Resources};
 use std::collections::BTreeMap;
 
 /// How long a job waits for its turn on what can't be shared.
-const TURN: Time = 1_000_000;
+const TURN: Time = 200_000;
 
 /// What a lease counts: calls that ask for no CPU don't keep others from theirs.
 fn weight_of(shape: &Resources) -> i64 {

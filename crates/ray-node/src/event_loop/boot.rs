@@ -58,7 +58,7 @@ fn first_message(starter: &mut Conn) -> Result<Boot, String> {
         }
         match starter.reader.next_frame() {
             Ok(Some(bytes)) => match decode::<ToNode>(bytes) {
-                Ok(ToNode::Boot { boot }) => return Ok(boot),
+                Ok(ToNode::Boot { boot }) => return Ok(*boot),
                 _ => return Err("the first message is not a boot message of this release".into()),
             },
             Ok(None) => {}

@@ -92,7 +92,7 @@ impl Daemon {
     }
 
     /// To another node, by the shell itself.
-    pub(super) fn to_node(&mut self, to: NodeIndex, message: &NodeMessage) {
+    pub(super) fn say_to(&mut self, to: NodeIndex, message: &NodeMessage) {
         if let Some(network) = &mut self.network {
             network.net.send(to, message);
         }
@@ -162,7 +162,7 @@ impl Daemon {
     /// What of the state machine's commands concerns the network.
     pub(super) fn execute_on_network(&mut self, command: NodeCommand) {
         match command {
-            NodeCommand::Net { to, message } => self.to_node(to, &message),
+            NodeCommand::Net { to, message } => self.say_to(to, &message),
             NodeCommand::Know { index, address } => {
                 if let Some(Err(why)) = self.network.as_mut().map(|network| network.net.know(index, &address)) {
                     host::note(&why);

@@ -92,7 +92,7 @@ impl Daemon {
                 backlog.sources.push_back((here, bytes));
                 self.send(driver, &message);
             }
-            false => self.to_node(driver.node(), &NodeMessage::Deliver { to: driver, message: Box::new(message) }),
+            false => self.say_to(driver.node(), &NodeMessage::Deliver { to: driver, message: Box::new(message) }),
         }
     }
 
@@ -101,7 +101,7 @@ impl Daemon {
         let FromNode::Lines { lines } = &message else { return };
         let bytes = weight(lines);
         if !self.conns.contains_key(&driver) {
-            return self.to_node(from, &NodeMessage::LinesShown { driver, bytes });
+            return self.say_to(from, &NodeMessage::LinesShown { driver, bytes });
         }
         self.output.drivers.entry(driver).or_default().sources.push_back((from, bytes));
         self.send(driver, &message);
@@ -123,7 +123,7 @@ impl Daemon {
         for (source, bytes) in shown {
             match source == self.node.index() {
                 true => self.output.shown(driver, bytes),
-                false => self.to_node(source, &NodeMessage::LinesShown { driver, bytes }),
+                false => self.say_to(source, &NodeMessage::LinesShown { driver, bytes }),
             }
         }
     }
