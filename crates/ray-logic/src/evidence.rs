@@ -58,18 +58,7 @@ mod tests {
 
     #[test]
     fn a_foreign_signal_is_named_as_foreign() {
-        let evidence = Evidence {
-            pid: 7,
-            signal: 9,
-            exit_code: 0,
-            ended_by_us: String::new(),
-            oom_kill: false,
-            memory_kill: MemoryKill::No {},
-            peak_rss_kib: 2048,
-            stderr_tail: "a\nb".into(),
-            last_started: None,
-            node_lost: false,
-        };
+        let evidence = Evidence { pid: 7, signal: 9, peak_rss_kib: 2048, stderr_tail: "a\nb".into(), ..Evidence::default() };
         let text = describe(&evidence);
         assert!(text.contains("signal 9 (SIGKILL), not sent by the runtime"));
         assert!(text.contains("peaked at 2 MiB"));

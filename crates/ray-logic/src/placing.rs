@@ -1,7 +1,7 @@
 //! Which nodes may take something, which of them should, and why none can. Shared by the head (actors) and the nodes (leases).
 
 use ray_proto::cluster::{LabelTerm, NodeInfo};
-use ray_proto::{NodeIndex, Resources, Strategy, UNIT};
+use ray_proto::{hex, NodeIndex, Resources, Strategy, UNIT};
 use std::collections::BTreeMap;
 
 /// Living nodes, by index.
@@ -66,7 +66,7 @@ pub fn explain(shape: &Resources, strategy: &Strategy, members: &Members) -> Opt
     }
     if let Strategy::Node { node_id, .. } = strategy {
         if choice.hopeless {
-            let hex: String = node_id.iter().map(|b| format!("{b:02x}")).collect();
+            let hex = hex(node_id);
             return Some(format!("it may only run on node {hex}, which is dead or was never part of the cluster.\nhint: soft=True lets other nodes take it"));
         }
     }

@@ -1,7 +1,7 @@
 //! Workers that end before they have said hello: events in, commands out.
 
 use ray_logic::node::{MemoryRules, Node, NodeCommand, NodeConfig};
-use ray_proto::msg::{Evidence, FromNode, MemoryKill, ToNode};
+use ray_proto::msg::{Evidence, FromNode, ToNode};
 use ray_proto::{ClassId, NodeIndex, ProcId, Resources, Strategy};
 
 fn node() -> (Node, ProcId) {
@@ -25,18 +25,7 @@ fn node() -> (Node, ProcId) {
 }
 
 fn failed(pid: u32) -> Evidence {
-    Evidence {
-        pid,
-        signal: 0,
-        exit_code: 1,
-        ended_by_us: String::new(),
-        oom_kill: false,
-        memory_kill: MemoryKill::No {},
-        peak_rss_kib: 0,
-        stderr_tail: "no more threads".into(),
-        last_started: None,
-        node_lost: false,
-    }
+    Evidence { pid, exit_code: 1, stderr_tail: "no more threads".into(), ..Evidence::default() }
 }
 
 /// The workers asked for and what the driver was told, since the last time.

@@ -2,9 +2,9 @@
 
 mod stage;
 
-use ray_logic::owner::{ActorOptions, CallArgs, CallKind, Command, Limits};
+use ray_logic::owner::{CallArgs, CallKind, Command, Limits};
 use ray_proto::msg::{ActorState, FromNode, Peer};
-use ray_proto::{ActorId, ExtentId, NodeIndex, ObjectId, Payload, ProcId, Resources, ShmRange, Strategy, Value};
+use ray_proto::{ActorId, ExtentId, NodeIndex, ObjectId, Payload, ProcId, ShmRange, Value};
 
 use stage::*;
 
@@ -355,20 +355,8 @@ fn stream_items_on_a_dead_node_are_errors() {
 
 fn actor(stage: &mut Stage, at: ProcId) -> ActorId {
     let actor = stage.owner.new_actor_id();
-    let options = ActorOptions {
-        class_name: "A".into(),
-        payload: b"a"[..].into(),
-        held: Resources::default(),
-        to_place: Resources::default(),
-        env: String::new(),
-        max_restarts: -1,
-        name: String::new(),
-        namespace: String::new(),
-        detached: false,
-        strategy: Strategy::DEFAULT,
-    };
     let args = CallArgs { body: Value::inline(b"\0"), body_id: ObjectId::NIL, deps: vec![], nested: vec![] };
-    stage.owner.create_actor(0, actor, options, args);
+    stage.owner.create_actor(0, actor, actor_options(), args);
     stage.owner.on_node(0, FromNode::ActorChanged { actor, state: ActorState::Alive { proc_id: at, incarnation: 0 } });
     stage.settle();
     actor

@@ -1,10 +1,13 @@
 //! One owner among nodes that die, driven at random: whatever comes in whichever order, its tables stay consistent, what can be made again is, and
 //! nothing is left at the end.
 
-use ray_logic::owner::{ActorOptions, CallArgs, CallKind, Command, Limits, Owner, State, Template, WaitId};
-use ray_proto::msg::{ActorState, Call, Evidence, FromNode, MemoryKill, Outcome, Peer, Reply, ToNode};
+mod stage;
+
+use ray_logic::owner::{CallArgs, CallKind, Command, Limits, Owner, State, Template, WaitId};
+use ray_proto::msg::{ActorState, Call, FromNode, Outcome, Peer, Reply, ToNode};
 use ray_proto::value::{system_error, system_error_fields, FLAG_RAISED};
 use ray_proto::{ActorId, ClassId, ExtentId, LeaseId, NodeIndex, ObjectId, Payload, ProcId, Resources, ShmRange, Strategy, Value};
+use stage::{actor_options, evidence, plain, proc_on};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -54,29 +57,6 @@ struct World {
 
 const LENDER: u16 = 900;
 
-fn proc_on(node: u16, counter: u32) -> ProcId {
-    ProcId::new(1, NodeIndex(node), counter)
-}
-
-fn plain(value: Value) -> Payload {
-    Payload { value, refs: vec![] }
-}
-
-fn evidence(node_lost: bool) -> Evidence {
-    Evidence {
-        pid: 7,
-        signal: 9,
-        exit_code: 0,
-        ended_by_us: String::new(),
-        oom_kill: false,
-        memory_kill: MemoryKill::No {},
-        peak_rss_kib: 0,
-        stderr_tail: String::new(),
-        last_started: None,
-        node_lost,
-    }
-}
-
 impl World {
     fn new(seed: u64) -> Self {
         let cpus = |n: f64| Resources::from_f64([("CPU", n)]);
@@ -103,20 +83,8 @@ impl World {
         }
         let kind = CallKind::Method { actor, max_pending: -1, group: 0, unordered: seed % 2 == 0 };
         let methods = owner.template(template(kind, 1, 4));
-        let options = ActorOptions {
-            class_name: "A".into(),
-            payload: b"a"[..].into(),
-            held: Resources::default(),
-            to_place: Resources::default(),
-            env: String::new(),
-            max_restarts: -1,
-            name: String::new(),
-            namespace: String::new(),
-            detached: false,
-            strategy: Strategy::DEFAULT,
-        };
         let args = CallArgs { body: Value::inline(b"\0"), body_id: ObjectId::NIL, deps: vec![], nested: vec![] };
-        owner.create_actor(0, actor, options, args);
+        owner.create_actor(0, actor, actor_options(), args);
         World {
             owner,
             rng,

@@ -69,18 +69,7 @@ impl Stage {
     }
 
     fn dies(&mut self, worker: ProcId) -> Vec<Command> {
-        let evidence = Evidence {
-            pid: 7,
-            signal: 9,
-            exit_code: 0,
-            ended_by_us: String::new(),
-            memory_kill: ray_proto::msg::MemoryKill::No {},
-            oom_kill: false,
-            peak_rss_kib: 0,
-            stderr_tail: String::new(),
-            last_started: Some((ME, self.call)),
-            node_lost: false,
-        };
+        let evidence = Evidence { pid: 7, signal: 9, last_started: Some((ME, self.call)), ..Evidence::default() };
         self.owner.on_node(self.now, FromNode::ProcDied { proc_id: worker, evidence });
         self.commands()
     }

@@ -9,7 +9,7 @@ use crate::oom;
 use crate::strays::Strays;
 use crate::template::{Report, Template};
 use ray_logic::node::{Node, NodeCommand};
-use ray_proto::msg::{Boot, Evidence, FromNode, MemoryKill, ToNode};
+use ray_proto::msg::{Boot, Evidence, FromNode, ToNode};
 use ray_proto::wire::{decode, PROTOCOL};
 use ray_proto::ProcId;
 use ray_shm::board::{Board, SLOTS};
@@ -458,13 +458,12 @@ impl Daemon {
             pid,
             signal: (-status).max(0),
             exit_code: status.max(0),
-            memory_kill: MemoryKill::No {},
             oom_kill: status == -9 && conn.ended_by_us.is_empty() && kills > self.oom_kills,
             stderr_tail: conn.stderr_tail(),
             ended_by_us: conn.ended_by_us,
             peak_rss_kib,
             last_started: self.board.last_started(conn.slot).map(|(caller, task)| (ProcId(caller), task)),
-            node_lost: false,
+            ..Evidence::default()
         };
         self.oom_kills = kills;
         self.free_slots.push(conn.slot);

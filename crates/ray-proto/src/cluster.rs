@@ -152,7 +152,7 @@ wire_enum! {
         /// The node ends in good order.
         18 = NodeLeaving { reason: String },
         /// A process of the sender's node is gone that the head may know.
-        19 = OwnerGone { proc_id: ProcId, evidence: Evidence },
+        19 = OwnerGone { proc_id: ProcId },
         // ---- from the head
         30 = HeartbeatSeen { seq: u64 },
         /// What changed about nodes: those that joined or died, and views.

@@ -189,6 +189,11 @@ impl Wire for ObjectId {
     }
 }
 
+/// Bytes of an id as people see them.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,6 +10,6 @@ pub mod value;
 pub mod wire;
 
 pub use cluster::Strategy;
-pub use ids::{ActorId, ClassId, ExtentId, LeaseId, NodeIndex, ObjectId, ProcId, TemplateId};
+pub use ids::{hex, ActorId, ClassId, ExtentId, LeaseId, NodeIndex, ObjectId, ProcId, TemplateId};
 pub use resources::{Resources, UNIT};
 pub use value::{Blob, Payload, ShmRange, Value};

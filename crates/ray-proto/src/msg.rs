@@ -101,21 +101,28 @@ wire_struct! {
     }
 }
 
-impl Evidence {
-    /// A process of a node that is dead.
-    pub fn of_lost_node(death: &str) -> Self {
+impl Default for Evidence {
+    /// Nothing is known but that it ended.
+    fn default() -> Self {
         Evidence {
             pid: 0,
             signal: 0,
             exit_code: 0,
-            ended_by_us: death.to_owned(),
+            ended_by_us: String::new(),
             oom_kill: false,
             memory_kill: MemoryKill::No {},
             peak_rss_kib: 0,
             stderr_tail: String::new(),
             last_started: None,
-            node_lost: true,
+            node_lost: false,
         }
+    }
+}
+
+impl Evidence {
+    /// A process of a node that is dead.
+    pub fn of_lost_node(death: &str) -> Self {
+        Evidence { ended_by_us: death.to_owned(), node_lost: true, ..Evidence::default() }
     }
 }
 
@@ -248,8 +255,6 @@ wire_struct! {
         pub host: String,
         pub python: String,
         pub release: String,
-        /// Messages of the daemon itself go there.
-        pub log: String,
     }
 }
 

@@ -67,7 +67,6 @@ pub(crate) fn start_node<'py>(py: Python<'py>, config: &Bound<'py, PyDict>) -> P
         host: get_config(config, "host")?,
         python: get_config(config, "python_version")?,
         release: get_config(config, "release")?,
-        log: log.to_string_lossy().into_owned(),
     };
     let boot = Boot {
         node_id: node_id.clone().into(),

@@ -241,7 +241,7 @@ fn construct(py: Python<'_>, library: &Arc<Library>, work: &ActorWork) -> PyResu
 
 /// The value that stands for an error.
 fn encode_error(py: Python<'_>, library: &Arc<Library>, name: &str, attempt: u32, error: PyErr) -> PyResult<Value> {
-    let node: String = library.node_id.iter().map(|b| format!("{b:02x}")).collect();
+    let node = ray_proto::hex(&library.node_id);
     let exception = error.into_value(py);
     let bytes = hooks(py)?.call_method1(intern!(py, "encode_error"), (exception, name, node, attempt))?.cast_into::<PyBytes>()?;
     let mut value = vec![FLAG_RAISED];

@@ -280,7 +280,7 @@ impl LocalObjects {
     #[pyo3(signature = (code, fields, cause=None))]
     fn failed(&self, code: &str, fields: std::collections::BTreeMap<String, String>, cause: Option<&LocalValue>) -> LocalValue {
         let hex = match cause.map(|cause| &cause.payload.value) {
-            Some(Value::Inline(bytes)) => bytes.iter().map(|b| format!("{b:02x}")).collect(),
+            Some(Value::Inline(bytes)) => ray_proto::hex(bytes),
             _ => String::new(),
         };
         let mut pairs: Vec<(&str, &str)> = fields.iter().map(|(key, text)| (key.as_str(), text.as_str())).collect();

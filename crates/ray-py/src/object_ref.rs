@@ -187,7 +187,7 @@ impl ObjectRef {
     }
 
     fn hex(&self) -> String {
-        self.id.bytes().iter().map(|b| format!("{b:02x}")).collect()
+        ray_proto::hex(&self.id.bytes())
     }
 
     fn is_nil(&self) -> bool {

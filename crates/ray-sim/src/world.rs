@@ -5,7 +5,7 @@ use crate::machine::Machine;
 use crate::options::Options;
 use crate::process::Process;
 use ray_logic::node::Node;
-use ray_proto::msg::{Evidence, MemoryKill, ToNode};
+use ray_proto::msg::{Evidence, ToNode};
 use ray_proto::{ActorId, NodeIndex, ObjectId, ProcId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -236,18 +236,7 @@ impl World {
                 self.env.oracle.lossy.insert(id);
             }
         }
-        let evidence = Evidence {
-            pid: (id.0 & 0xffff) as u32,
-            signal,
-            exit_code: 0,
-            ended_by_us: why.to_owned(),
-            oom_kill: false,
-            memory_kill: MemoryKill::No {},
-            peak_rss_kib: 0,
-            stderr_tail: String::new(),
-            last_started,
-            node_lost: false,
-        };
+        let evidence = Evidence { pid: (id.0 & 0xffff) as u32, signal, ended_by_us: why.to_owned(), last_started, ..Evidence::default() };
         self.env.corpses.insert(id, evidence);
         let drained = self.env.drained_at(LinkId { from: id, to: ProcId::NODE }) - self.env.now;
         let delay = drained + self.env.rng.range(1, 2_000);

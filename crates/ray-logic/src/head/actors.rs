@@ -2,12 +2,11 @@
 
 use super::{Change, Head};
 use crate::evidence::describe;
-use crate::Time;
 use ray_proto::cluster::NodeMessage;
 use ray_proto::msg::{ActorSpec, ActorState, Evidence, FromNode, MemoryKill};
 use ray_proto::report::Fact;
 use ray_proto::value::system_error;
-use ray_proto::{ActorId, NodeIndex, ProcId, Value};
+use ray_proto::{hex, ActorId, NodeIndex, ProcId, Value};
 use std::collections::BTreeSet;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -179,7 +178,7 @@ impl Head {
             return;
         }
         let cause = match error {
-            Value::Inline(bytes) => bytes.iter().map(|b| format!("{b:02x}")).collect::<String>(),
+            Value::Inline(bytes) => hex(bytes),
             Value::Shm(_) => String::new(),
         };
         let text = format!("the actor {} died because its constructor raised an exception", actor.class_name);
@@ -217,7 +216,7 @@ impl Head {
     }
 
     /// Its process is gone.
-    pub(super) fn actor_ended(&mut self, _now: Time, id: ActorId, incarnation: u32, evidence: &Evidence) {
+    pub(super) fn actor_ended(&mut self, id: ActorId, incarnation: u32, evidence: &Evidence) {
         let Some(actor) = self.actors.get_mut(&id) else { return };
         if actor.incarnation != incarnation || actor.node().is_none() {
             return;
@@ -249,7 +248,7 @@ impl Head {
     }
 
     /// A node gave it back unstarted: because it was to end, or to go to another node.
-    pub(super) fn actor_unplaced(&mut self, _now: Time, id: ActorId, incarnation: u32) {
+    pub(super) fn actor_unplaced(&mut self, id: ActorId, incarnation: u32) {
         let Some(actor) = self.actors.get_mut(&id) else { return };
         if actor.incarnation != incarnation || !matches!(actor.life, Life::Placed { .. }) {
             return;
@@ -312,7 +311,7 @@ impl Head {
         }
     }
 
-    pub(super) fn owner_of_actors_gone(&mut self, owner: ProcId, _evidence: &Evidence) {
+    pub(super) fn owner_of_actors_gone(&mut self, owner: ProcId) {
         self.remember_gone(owner);
         self.actors.values_mut().for_each(|actor| {
             actor.subscribers.remove(&owner);
@@ -353,8 +352,8 @@ impl Head {
         for (id, incarnation) in there {
             match self.actors[&id].life {
                 // It had not lived there: nothing is lost.
-                Life::Placed { .. } => self.actor_unplaced(0, id, incarnation),
-                _ => self.actor_ended(0, id, incarnation, &evidence),
+                Life::Placed { .. } => self.actor_unplaced(id, incarnation),
+                _ => self.actor_ended(id, incarnation, &evidence),
             }
         }
     }
@@ -386,7 +385,7 @@ fn last_of(owner: ProcId) -> ActorId {
 }
 
 pub(super) fn actor_error(code: &str, id: ActorId, class_name: &str, message: &str, cause_hex: &str) -> Value {
-    let hex: String = id.actor_bytes().iter().map(|b| format!("{b:02x}")).collect();
-    let fields = [("actor_id", hex.as_str()), ("class_name", class_name), ("message", message), ("cause", cause_hex)];
+    let actor_id = hex(&id.actor_bytes());
+    let fields = [("actor_id", actor_id.as_str()), ("class_name", class_name), ("message", message), ("cause", cause_hex)];
     system_error(code, &fields)
 }

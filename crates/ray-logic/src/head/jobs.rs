@@ -4,7 +4,6 @@ use super::{Change, Head};
 use crate::Time;
 use ray_proto::cluster::{JobInfo, JobSpec, NodeMessage};
 use ray_proto::ids::JOBS_MAX;
-use ray_proto::msg::Evidence;
 use ray_proto::{NodeIndex, ProcId};
 
 impl Head {
@@ -19,9 +18,9 @@ impl Head {
     }
 
     /// A process that the head may know is gone: its actors end, and with a driver its job.
-    pub(super) fn process_gone(&mut self, now: Time, proc_id: ProcId, evidence: &Evidence) {
+    pub(super) fn process_gone(&mut self, now: Time, proc_id: ProcId) {
         let job = self.state.jobs.get(&proc_id.job()).filter(|info| info.driver == proc_id && info.ended_ms == 0).map(|info| info.job);
-        self.owner_of_actors_gone(proc_id, evidence);
+        self.owner_of_actors_gone(proc_id);
         if let Some(job) = job {
             self.commit(Change::JobEnded { job, at_ms: self.wall_ms(now) });
             self.actors_of_job_end(job);
@@ -29,11 +28,10 @@ impl Head {
         }
     }
 
-    pub(super) fn processes_of_node_gone(&mut self, now: Time, index: NodeIndex, death: &str) {
-        let evidence = Evidence::of_lost_node(death);
+    pub(super) fn processes_of_node_gone(&mut self, now: Time, index: NodeIndex) {
         let owners: Vec<ProcId> = self.owners_on(index);
         let drivers = self.state.jobs.values().filter(|info| info.ended_ms == 0 && info.driver.node() == index).map(|info| info.driver);
         let gone: std::collections::BTreeSet<ProcId> = drivers.chain(owners).collect();
-        gone.into_iter().for_each(|proc_id| self.process_gone(now, proc_id, &evidence));
+        gone.into_iter().for_each(|proc_id| self.process_gone(now, proc_id));
     }
 }

@@ -5,7 +5,7 @@ use crate::Time;
 use ray_proto::cluster::{Joining, NodeInfo, NodeMessage, NodeView};
 use ray_proto::ids::NODES_MAX;
 use ray_proto::wire::PROTOCOL;
-use ray_proto::NodeIndex;
+use ray_proto::{hex, NodeIndex};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How often a node gives a sign of life.
@@ -105,8 +105,7 @@ impl Head {
     /// Nobody will hear of it again.
     pub fn node_died(&mut self, now: Time, index: NodeIndex, why: &str) {
         let Some(info) = self.members.get(&index).filter(|_| index != NodeIndex::HEAD) else { return };
-        let hex: String = info.node_id.iter().map(|b| format!("{b:02x}")).collect();
-        let death = format!("node {hex} ({}) is dead: {why}", info.address);
+        let death = format!("node {} ({}) is dead: {why}", hex(&info.node_id), info.address);
         self.out.push_back((index, NodeMessage::Fenced { reason: death.clone() }));
         self.members.remove(&index);
         self.signs.remove(&index);
@@ -116,7 +115,7 @@ impl Head {
         self.commit(Change::NodeDied { index, death: death.clone() });
         // First of all: what follows speaks of its processes as gone.
         self.tell_news(now);
-        self.processes_of_node_gone(now, index, &death);
+        self.processes_of_node_gone(now, index);
         self.actors_of_node_gone(index, &death);
     }
 

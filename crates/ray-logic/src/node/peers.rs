@@ -42,7 +42,7 @@ pub(super) struct Peers {
     /// Processes of other nodes that processes of ours watch.
     watched: BTreeMap<ProcId, BTreeSet<ProcId>>,
     told_version: u64,
-    told: Option<(Resources, u32, u64)>,
+    told: Option<NodeView>,
     tell_at: Time,
     seq: u64,
     /// Heartbeats on their way: number and when it was sent.
@@ -262,7 +262,7 @@ impl Node {
         for node in self.peers.asked_by.remove(&proc_id).unwrap_or_default() {
             self.say_to(node, NodeMessage::ProcGone { proc_id, evidence: evidence.clone() });
         }
-        self.say_to_head(NodeMessage::OwnerGone { proc_id, evidence: evidence.clone() });
+        self.say_to_head(NodeMessage::OwnerGone { proc_id });
     }
 
     // ---- members
@@ -382,8 +382,7 @@ impl Node {
 
     /// How this node stands, told to the head when it changed.
     fn refresh_view(&mut self, now: Time) {
-        let state = (self.available.clone(), self.waiting_here(), self.store_used);
-        if self.peers.told.as_ref() == Some(&state) {
+        if self.view_is_told() {
             return;
         }
         if !self.is_head() && (self.is_alone() || now < self.peers.tell_at) {
@@ -391,13 +390,19 @@ impl Node {
         }
         self.peers.tell_at = now + VIEW_EVERY;
         self.peers.told_version += 1;
-        let (available, waiting, store_used) = state.clone();
+        let (available, waiting, store_used) = (self.available.clone(), self.waiting_here(), self.store_used);
         let view = NodeView { index: self.config.index, version: self.peers.told_version, available, waiting, store_used };
-        self.peers.told = Some(state);
+        self.peers.told = Some(view.clone());
         match &mut self.head {
             Some(head) => head.viewed(now, view),
             None => self.say_to_head(NodeMessage::View { view }),
         }
+    }
+
+    /// Nothing has changed since the head was told. Asked after each event.
+    fn view_is_told(&self) -> bool {
+        let same = |told: &NodeView| told.store_used == self.store_used && told.available == self.available && told.waiting == self.waiting_here();
+        self.peers.told.as_ref().is_some_and(same)
     }
 
     fn waiting_here(&self) -> u32 {
@@ -445,8 +450,7 @@ impl Node {
             self.peers.probe_at = now + PROBE;
             self.out.push(NodeCommand::ProbeHead);
         }
-        let view =
-            (self.peers.told.as_ref() != Some(&(self.available.clone(), self.waiting_here(), self.store_used))).then_some(self.peers.tell_at.max(now + 1));
+        let view = (!self.view_is_told()).then_some(self.peers.tell_at.max(now + 1));
         let fence = fence_at.max(self.peers.probe_at);
         [Some(self.peers.next_beat), Some(fence), view].into_iter().flatten().min()
     }
@@ -492,12 +496,8 @@ impl Node {
         }
     }
 
-    /// Others say that this node is dead.
-    pub fn disowned(&mut self, reason: &str) {
-        self.fence(reason);
-    }
-
-    pub(super) fn fence(&mut self, reason: &str) {
+    /// This node is not, or may not be, part of its cluster any more: it ends.
+    pub fn fence(&mut self, reason: &str) {
         if !std::mem::replace(&mut self.peers.over, true) {
             self.out.push(NodeCommand::Fence { reason: reason.to_owned() });
         }

@@ -75,8 +75,7 @@ impl Node {
     pub(super) fn driver_accepted(&mut self, _now: Time, driver: ProcId) {
         let guest = ProcId::new(0, driver.node(), (driver.0 & 0xff_ffff) as u32);
         let Some(mut proc) = self.procs.remove(&guest) else {
-            let evidence = left("it had left before it was told its name");
-            return self.say_to_head(NodeMessage::OwnerGone { proc_id: driver, evidence });
+            return self.say_to_head(NodeMessage::OwnerGone { proc_id: driver });
         };
         proc.role = Role::Driver;
         self.procs.insert(driver, proc);
@@ -351,5 +350,5 @@ impl Node {
 
 /// A process that was not ours to reap.
 fn left(how: &str) -> Evidence {
-    Evidence { node_lost: false, ..Evidence::of_lost_node(how) }
+    Evidence { ended_by_us: how.to_owned(), ..Evidence::default() }
 }

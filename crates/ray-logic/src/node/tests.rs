@@ -156,18 +156,7 @@ impl Bench {
 }
 
 fn dead(pid: u32) -> Evidence {
-    Evidence {
-        pid,
-        signal: 9,
-        exit_code: 0,
-        ended_by_us: "for memory".into(),
-        oom_kill: false,
-        memory_kill: MemoryKill::No {},
-        peak_rss_kib: 0,
-        stderr_tail: String::new(),
-        last_started: None,
-        node_lost: false,
-    }
+    Evidence { pid, signal: 9, ended_by_us: "for memory".into(), ..Evidence::default() }
 }
 
 #[test]

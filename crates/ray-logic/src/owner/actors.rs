@@ -1,6 +1,6 @@
 //! Calls to actors: one client per actor and process. The node tells where the actor lives; calls go straight there, in order.
 
-use super::objects::{hex, Object, State};
+use super::objects::{Object, State};
 use super::tasks::{CallArgs, CallKind, Place, Template};
 use super::unsent::Unsent;
 use super::{Command, Owner};
@@ -8,7 +8,7 @@ use crate::Time;
 use ray_proto::ids::ACTOR_INDEX;
 use ray_proto::msg::{ActorSpec, ActorState, Args, Peer, ToNode};
 use ray_proto::value::system_error;
-use ray_proto::{ActorId, Blob, NodeIndex, ObjectId, ProcId, Resources, Strategy, Value};
+use ray_proto::{hex, ActorId, Blob, NodeIndex, ObjectId, ProcId, Resources, Strategy, Value};
 use std::collections::BTreeMap;
 
 #[derive(Debug)]

@@ -9,12 +9,12 @@
 //! 2. A call in the queue of a class, and one that is about to be sent, has all its arguments.
 
 use super::lineage::{Record, Unrepeatable};
-use super::objects::{hex, State};
+use super::objects::State;
 use super::tasks::{CallKind, Place, Task};
 use super::Owner;
 use crate::Time;
 use ray_proto::value::system_error;
-use ray_proto::{NodeIndex, ObjectId, Payload, ShmRange, Value};
+use ray_proto::{hex, NodeIndex, ObjectId, Payload, ShmRange, Value};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -4,7 +4,7 @@ use super::lineage::{Count, Unrepeatable};
 use super::{Command, Owner, WaitId};
 use ray_proto::msg::{Peer, ToNode};
 use ray_proto::value::system_error;
-use ray_proto::{ExtentId, ObjectId, Payload, ProcId, ShmRange, Value};
+use ray_proto::{hex, ExtentId, ObjectId, Payload, ProcId, ShmRange, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -440,8 +440,4 @@ pub(super) fn lost(id: ObjectId, why: &str) -> Value {
 fn owner_died(id: ObjectId, why: &str) -> Value {
     let hex = hex(&id.bytes());
     system_error("owner_died", &[("object_id", &hex), ("message", &format!("object {hex} can't be read: {why}"))])
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -90,18 +90,8 @@ mod tests {
         let worker = ProcId::new(1, NodeIndex::HEAD, 10 + life as u32);
         let class = ray_proto::ClassId(0);
         owner.on_node(now, FromNode::LeaseGrant { class, lease: LeaseId(life), worker, pid: 7, gpu_ids: vec![] });
-        let evidence = Evidence {
-            pid: 7,
-            signal: 9,
-            exit_code: 0,
-            ended_by_us: "for memory".into(),
-            oom_kill: false,
-            memory_kill: kill,
-            peak_rss_kib: 0,
-            stderr_tail: String::new(),
-            last_started: Some((owner.me(), call)),
-            node_lost: false,
-        };
+        let evidence =
+            Evidence { pid: 7, signal: 9, ended_by_us: "for memory".into(), memory_kill: kill, last_started: Some((owner.me(), call)), ..Evidence::default() };
         owner.on_node(now, FromNode::ProcDied { proc_id: worker, evidence });
         owner.check_invariants();
     }

@@ -233,18 +233,7 @@ mod tests {
         let lent = put(&mut owner, at(1, 0));
         let borrower = ProcId::new(1, NodeIndex::HEAD, 7);
         owner.on_peer(1, borrower, Peer::Borrow { ids: vec![lent], token: 0 });
-        let evidence = ray_proto::msg::Evidence {
-            pid: 7,
-            signal: 9,
-            exit_code: 0,
-            ended_by_us: String::new(),
-            oom_kill: false,
-            memory_kill: ray_proto::msg::MemoryKill::No {},
-            peak_rss_kib: 0,
-            stderr_tail: String::new(),
-            last_started: None,
-            node_lost: false,
-        };
+        let evidence = ray_proto::msg::Evidence { pid: 7, signal: 9, ..ray_proto::msg::Evidence::default() };
         owner.on_node(2, FromNode::ProcDied { proc_id: borrower, evidence });
         assert_eq!(picked(&mut owner, u64::MAX), []);
     }

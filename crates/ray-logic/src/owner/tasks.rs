@@ -1,13 +1,13 @@
 //! Calls we made: from submission through their arguments to exactly one end.
 
 use super::backlog::{cost, inline_bytes};
-use super::objects::{hex, Object, State};
+use super::objects::{Object, State};
 use super::streams::StreamOptions;
 use super::{Command, Owner};
 use crate::Time;
 use ray_proto::msg::{Args, Call, Outcome, Reply};
 use ray_proto::value::system_error;
-use ray_proto::{ActorId, Blob, ClassId, LeaseId, ObjectId, Payload, ProcId, Resources, Strategy, TemplateId, Value};
+use ray_proto::{hex, ActorId, Blob, ClassId, LeaseId, ObjectId, Payload, ProcId, Resources, Strategy, TemplateId, Value};
 use std::sync::Arc;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

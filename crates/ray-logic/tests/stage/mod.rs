@@ -2,8 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
-use ray_logic::owner::{CallArgs, CallKind, Command, Limits, Owner, State, StreamOptions, Template};
-use ray_proto::msg::{Call, Evidence, FromNode, MemoryKill, Outcome, Peer, Reply, ToNode};
+use ray_logic::owner::{ActorOptions, CallArgs, CallKind, Command, Limits, Owner, State, StreamOptions, Template};
+use ray_proto::msg::{Call, Evidence, FromNode, Outcome, Peer, Reply, ToNode};
 use ray_proto::value::system_error_fields;
 use ray_proto::{ClassId, ExtentId, LeaseId, NodeIndex, ObjectId, Payload, ProcId, Resources, ShmRange, Strategy, Value};
 use std::collections::BTreeMap;
@@ -29,17 +29,22 @@ pub fn plain(value: Value) -> Payload {
 }
 
 pub fn evidence(node_lost: bool) -> Evidence {
-    Evidence {
-        pid: 7,
-        signal: 9,
-        exit_code: 0,
-        ended_by_us: String::new(),
-        oom_kill: false,
-        memory_kill: MemoryKill::No {},
-        peak_rss_kib: 0,
-        stderr_tail: String::new(),
-        last_started: None,
-        node_lost,
+    Evidence { pid: 7, signal: 9, node_lost, ..Evidence::default() }
+}
+
+/// An actor that needs nothing and always restarts.
+pub fn actor_options() -> ActorOptions {
+    ActorOptions {
+        class_name: "A".into(),
+        payload: b"a"[..].into(),
+        held: Resources::default(),
+        to_place: Resources::default(),
+        env: String::new(),
+        max_restarts: -1,
+        name: String::new(),
+        namespace: String::new(),
+        detached: false,
+        strategy: Strategy::DEFAULT,
     }
 }
 
@@ -215,7 +220,7 @@ impl Stage {
 }
 
 pub fn hex(id: ObjectId) -> String {
-    id.bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+    ray_proto::hex(&id.bytes())
 }
 
 pub fn freed(commands: &[Command]) -> Vec<(ObjectId, NodeIndex)> {

@@ -28,7 +28,7 @@ pub(super) struct Network {
     head: String,
     /// Started when the first byte of an object is to be moved.
     transfers: Option<Transfers>,
-    /// Sessions with these can't go on.
+    /// Room for what is heard, kept between turns.
     events: Vec<NetEvent>,
 }
 
@@ -139,7 +139,7 @@ impl Daemon {
                 }
             }
             NetEvent::Refused { to } => self.node.node_refused(now, to),
-            NetEvent::Disowned { by } if by == NodeIndex::HEAD => self.node.disowned("the head counts this node as dead"),
+            NetEvent::Disowned { by } if by == NodeIndex::HEAD => self.node.fence("the head counts this node as dead"),
             NetEvent::Disowned { .. } => {}
             NetEvent::Garbled { from, why } => {
                 host::note(&format!("the session with node {} can't go on: {why}", from.0));

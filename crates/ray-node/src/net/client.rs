@@ -1,6 +1,6 @@
 //! Connections that a thread makes and waits for: a transfer's, and that of a node that joins.
 
-use super::handshake::{hex, nonce, Connector, Failure, Kind, Secret, ANY_CLUSTER, CLUSTER};
+use super::handshake::{nonce, Connector, Failure, Kind, Secret, ANY_CLUSTER, CLUSTER};
 use ray_proto::cluster::Joining;
 use ray_proto::wire::{decode, frame};
 use ray_shm::link::{Filled, Reader};
@@ -164,7 +164,7 @@ pub fn join(head: &str, secret: &Secret, cluster: Option<[u8; CLUSTER]>, questio
     let mut bytes = Vec::new();
     frame(question, &mut bytes);
     let answer = send_all(&line, &bytes, deadline).and_then(|()| read_answer(line, deadline));
-    let name = hex(&theirs);
+    let name = ray_proto::hex(&theirs);
     match answer {
         Ok(Ok(answer)) => Ok((answer, theirs)),
         Ok(Err(why)) => Err(JoinError::NoAnswer(format!("the head at {head} of cluster {name} gave an answer that is none: {why}"))),

@@ -18,7 +18,7 @@
 
 use hmac::{Hmac, Mac};
 use ray_proto::wire::PROTOCOL;
-use ray_proto::NodeIndex;
+use ray_proto::{hex, NodeIndex};
 use sha2::Sha256;
 
 pub const CLUSTER: usize = 28;
@@ -158,10 +158,6 @@ impl Failure {
             Failure::NotYet => format!("the node at {address} is still joining its cluster"),
         }
     }
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A message of fixed size as it comes in, in pieces.
