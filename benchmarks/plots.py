@@ -9,12 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.pyplot as plt
 
-matplotlib.use("svg")
-matplotlib.rcParams["svg.hashsalt"] = "the same picture for the same figures"
-
-import matplotlib.pyplot as plt  # after the choice of a backend that needs no display
+plt.rcParams["svg.hashsalt"] = "the same picture for the same figures"
 
 OURS, RAYS = "#2a7f62", "#c2c2c2"
 
