@@ -167,7 +167,7 @@ def test_name_of_a_call_is_shown():
     assert ray.get(actor.name.remote()) == "Flaky.name"
 
 
-@pytest.mark.parametrize("options", [{"max_task_retries": -2}, {"retry_exceptions": 3}, {"num_returns": -1}, {"num_returns": "some"}, {"nonsense": 1}])
+@pytest.mark.parametrize("options", [{"retry_exceptions": 3}, {"num_returns": -1}, {"num_returns": "some"}, {"nonsense": 1}])
 def test_method_decorator_refuses_bad_options(options):
     """Mistakes are found when the class is written, or when it becomes an actor."""
     with pytest.raises((AssertionError, ValueError, TypeError)):

@@ -32,7 +32,7 @@ impl Lost {
 impl Owner {
     /// `id` waits for its value again, and a call that runs, or will, makes it. Returns of plain calls come by themselves.
     pub(in crate::owner) fn want_again(&mut self, id: ObjectId) {
-        if !self.tasks.get(&id.call()).is_some_and(|task| task.template.stream.is_some()) {
+        if self.tasks.get(&id.call()).is_none_or(|task| task.template.stream.is_none()) {
             return;
         }
         let lost = self.lost_items.entry(id.call()).or_default();
