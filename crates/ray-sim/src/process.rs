@@ -297,7 +297,7 @@ impl Process {
                 self.known_templates.insert((from, template.0), max_calls);
             }
             Peer::Call { call } => {
-                let after = self.owner.accept_call(from, &call).filter(|_| !env.strikes(Bug::StartEarly));
+                let after = self.owner.accept_call(from, &call);
                 let group = self.template_groups[&(from, call.template.0)] as usize;
                 let queued = Queued { from, call, after };
                 if self.leaving {

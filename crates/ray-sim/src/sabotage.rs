@@ -20,8 +20,6 @@ pub enum Bug {
     CopyDoneEarly,
     /// A node does not hear that another node is dead.
     LostNodeDied,
-    /// A call starts before the owners of what it mentions know of its process.
-    StartEarly,
 }
 
 #[derive(Clone, Copy, Debug)]
