@@ -35,6 +35,8 @@ pub fn choose(strategy: &Strategy, shape: &Resources, members: &Members) -> Choi
             None if !soft => Choice { hopeless: true, ..Choice::default() },
             _ => Choice { allowed: all(), ..Choice::default() },
         },
+        // Only the group's bundles take it: head/groups.rs, node/groups.rs.
+        Strategy::Group { .. } => Choice::default(),
         Strategy::Labels { hard, soft } => {
             let meet = |terms: &[LabelTerm]| members.values().filter(|info| terms.iter().all(|term| term.holds(&info.labels))).map(|info| info.index).collect();
             let allowed: Vec<NodeIndex> = meet(hard);

@@ -33,7 +33,7 @@ impl Node {
         for (owner, class) in waiting {
             let want = &self.wants[&(owner, class)];
             let (need, since) = (weight_of(want.shape()), want.waiting_since());
-            if need == 0 || want.shape().fits_in(&self.available) || !want.shape().fits_in(&self.config.total) {
+            if need == 0 || matches!(want.strategy(), ray_proto::Strategy::Group { .. }) || want.shape().fits_in(&self.available) || !want.shape().fits_in(&self.config.total) {
                 continue;
             }
             let mine = self.per_weight(owner.job(), held.get(&owner.job()).copied().unwrap_or(0));
@@ -55,7 +55,7 @@ impl Node {
     /// What each job's leases here hold that are not asked back.
     fn held_by_jobs(&self) -> BTreeMap<u32, i64> {
         let mut held = BTreeMap::new();
-        for lease in self.leases.values().filter(|lease| !lease.reclaimed) {
+        for lease in self.leases.values().filter(|lease| !lease.reclaimed && lease.pool.is_none()) {
             *held.entry(lease.owner.job()).or_insert(0) += weight_of(&lease.shape);
         }
         held
@@ -73,7 +73,7 @@ impl Node {
             return None;
         }
         let gives = |id: &LeaseId| weight_of(&self.leases[id].shape);
-        let may = |id: &&LeaseId| !self.leases[*id].reclaimed && self.leases[*id].owner.job() == job && gives(id) > 0;
+        let may = |id: &&LeaseId| !self.leases[*id].reclaimed && self.leases[*id].pool.is_none() && self.leases[*id].owner.job() == job && gives(id) > 0;
         self.leases.keys().find(may).map(|id| (*id, job, gives(id)))
     }
 
