@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union
 from ray._core import session
 from ray._core.calls.actor_spec import ActorSpec, MethodSpec, builtin_method, describe_class, spec_from_fields, spec_from_pickle
 from ray._core.calls.decorators import method
+from ray._core.calls.groups import check_request
 from ray._core.calls.options import (
     DEFAULT_ASYNC_CONCURRENCY,
     VARIANTS_MAX,
@@ -30,7 +31,6 @@ from ray._core.calls.options import (
     options_key,
 )
 from ray._core.calls.signatures import CallSignature, signature_of
-from ray._core.calls.groups import check_request
 from ray._core.calls.strategies import follows_caller, group_of, strategy_of
 from ray._core.errors import ActorExit
 from ray._core.ids import ActorID

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, NoReturn, 
 
 from ray._core import session
 from ray._core.calls.decorators import decorated_target
+from ray._core.calls.groups import check_request
 from ray._core.calls.options import (
     DEFAULT_MAX_RETRIES,
     VARIANTS_MAX,
@@ -21,7 +22,6 @@ from ray._core.calls.options import (
     options_key,
 )
 from ray._core.calls.signatures import CallSignature, is_async_generator, is_coroutine, is_generator, signature_of
-from ray._core.calls.groups import check_request
 from ray._core.calls.strategies import follows_caller, group_of, strategy_of
 
 if TYPE_CHECKING:

@@ -85,7 +85,8 @@ impl<'a> Puzzle<'a> {
         let mut used: BTreeSet<NodeIndex> = self.fixed.values().copied().collect();
         while !open.is_empty() {
             let taken = |node: &NodeIndex| self.taken_by(*node, &open);
-            let best = self.free.keys().map(|node| (*node, taken(node))).max_by_key(|(node, taken)| (taken.len(), used.contains(node), std::cmp::Reverse(*node)));
+            let best =
+                self.free.keys().map(|node| (*node, taken(node))).max_by_key(|(node, taken)| (taken.len(), used.contains(node), std::cmp::Reverse(*node)));
             let (node, taken) = best.filter(|(_, taken)| !taken.is_empty())?;
             used.insert(node);
             self.free.remove(&node);

@@ -1,8 +1,8 @@
 //! Every message of the protocol. `ToNode` and `FromNode` run between a process and its daemon, `Peer` between two processes,
 //! `ToTemplate` and `FromTemplate` between the daemon and the process that forks workers (its half is Python: see ray/_core/worker/template.py).
 
-use crate::groups::{GroupInfo, GroupLife, GroupSpec, Within};
 use crate::cluster::{JobInfo, JobSpec, KvStep, NodeInfo, NodeView, Strategy};
+use crate::groups::{GroupInfo, GroupLife, GroupSpec, Within};
 use crate::ids::{ActorId, ClassId, ExtentId, GroupId, LeaseId, NodeIndex, ObjectId, ProcId, TemplateId};
 use crate::report::{Fact, Subject};
 use crate::resources::Resources;

@@ -207,7 +207,14 @@ fn construct(py: Python<'_>, library: &Arc<Library>, work: &ActorWork) -> PyResu
     };
     context::set_actor(this);
     let name = format!("{}.__init__", work.spec.class_name);
-    let template = WorkTemplate { name: name.clone(), payload: work.spec.payload.clone(), max_calls: 0, held: work.spec.held.clone(), group: 0, within: Within::of(&work.spec.strategy) };
+    let template = WorkTemplate {
+        name: name.clone(),
+        payload: work.spec.payload.clone(),
+        max_calls: 0,
+        held: work.spec.held.clone(),
+        group: 0,
+        within: Within::of(&work.spec.strategy),
+    };
     let template = Arc::new(template);
     let running = Running {
         from: work.actor.owner,

@@ -132,7 +132,8 @@ impl CallTemplate {
         let (num_returns, stream) = (own.num_returns, own.stream);
         let (max_retries, retry_raised, max_calls) = (own.max_retries, own.retry_raised, own.max_calls);
         let kind = CallKind::Task { class };
-        let template = self.library.template(Template { id: Default::default(), kind, name, payload, num_returns, stream, max_retries, retry_raised, max_calls });
+        let template =
+            self.library.template(Template { id: Default::default(), kind, name, payload, num_returns, stream, max_retries, retry_raised, max_calls });
         let mut captured = self.captured.lock().expect("no panic while held");
         if captured.len() >= CAPTURED_MAX {
             captured.remove(0);

@@ -108,7 +108,9 @@ def subject_from_hex(text: str, node_id: bytes) -> tuple[str, Any]:
             return "actor", _handle_of(raw)
         case 18:
             return "group", raw
-    raise ValueError(f"{text!r} is no id of an object (56 hex digits), task (48), actor (32), placement group (36) or worker (56)\nhint: ref.hex(), or an id from an error's text")
+    raise ValueError(
+        f"{text!r} is no id of an object (56 hex digits), task (48), actor (32), placement group (36) or worker (56)\nhint: ref.hex(), or an id from an error's text"
+    )
 
 
 _ACTOR_INDEX = ((1 << 24) - 1).to_bytes(_INDEX_BYTES, "little")

@@ -15,7 +15,7 @@ from ray._core import session
 from ray._core.calls.groups import check_bundles, check_lifetime, check_name, check_selectors, check_soft_node, check_strategy
 from ray._core.calls.strategies import selected
 from ray._core.ids import PlacementGroupID
-from ray.exceptions import RaySystemError
+from ray.exceptions import RaySystemError, TaskUnschedulableError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,7 +88,10 @@ class PlacementGroup:
         core = session.auto_init()
         ref = core.group_ready(self.id.binary(), True)
         ready, _ = core.wait([ref], 1, timeout_seconds, True)
-        return bool(ready and core.get(ready, None)[0])
+        try:
+            return bool(ready and core.get(ready, None)[0])
+        except TaskUnschedulableError:  # local mode knows at once that it never will be
+            return False
 
     @property
     def bundle_specs(self) -> list[dict[str, float]]:

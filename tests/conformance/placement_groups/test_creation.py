@@ -5,9 +5,9 @@ import pickle
 import pytest
 
 import ray
+from ray.exceptions import RaySystemError
 from ray.util import get_placement_group, placement_group, placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup
-from ray.exceptions import RaySystemError
 from support import wait_for
 
 pytestmark = [pytest.mark.runtime(num_cpus=4, num_gpus=2, resources={"slot": 4}, namespace="groups"), pytest.mark.limit(30)]

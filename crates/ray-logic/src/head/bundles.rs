@@ -19,9 +19,15 @@ pub(super) enum Phase {
     /// In line: some bundles have no node.
     Unplaced,
     /// Nodes were asked to set bundles aside: those that have not answered, and those that have.
-    Reserving { asked: Bundles, done: Bundles },
+    Reserving {
+        asked: Bundles,
+        done: Bundles,
+    },
     /// They all have, and are told to keep them; `asked` have not answered that.
-    Committing { asked: BTreeSet<NodeIndex>, all: Bundles },
+    Committing {
+        asked: BTreeSet<NodeIndex>,
+        all: Bundles,
+    },
     Created,
 }
 

@@ -206,7 +206,16 @@ impl Head {
             let places = GroupPlaces { life: life.clone(), nodes: vec![], bundles: vec![], why: String::new() };
             self.send(node, NodeMessage::GroupPlaced { group: id, places: Box::new(places) });
         }
-        let info = GroupInfo { group: id, spec: *group.spec, life, nodes: group.nodes, why: String::new(), infeasible: false, latency_us: group.latency_us, attempts: group.round };
+        let info = GroupInfo {
+            group: id,
+            spec: *group.spec,
+            life,
+            nodes: group.nodes,
+            why: String::new(),
+            infeasible: false,
+            latency_us: group.latency_us,
+            attempts: group.round,
+        };
         self.remember_removed(info);
         self.place_groups();
     }

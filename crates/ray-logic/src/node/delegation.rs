@@ -6,8 +6,8 @@
 
 use super::Node;
 use crate::placing::{choose, explain, rank};
-use ray_proto::msg::{FromNode, ToNode};
 use ray_proto::groups::Within;
+use ray_proto::msg::{FromNode, ToNode};
 use ray_proto::{ClassId, NodeIndex, ProcId, Strategy};
 use std::collections::BTreeMap;
 

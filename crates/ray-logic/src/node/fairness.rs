@@ -33,7 +33,11 @@ impl Node {
         for (owner, class) in waiting {
             let want = &self.wants[&(owner, class)];
             let (need, since) = (weight_of(want.shape()), want.waiting_since());
-            if need == 0 || matches!(want.strategy(), ray_proto::Strategy::Group { .. }) || want.shape().fits_in(&self.available) || !want.shape().fits_in(&self.config.total) {
+            if need == 0
+                || matches!(want.strategy(), ray_proto::Strategy::Group { .. })
+                || want.shape().fits_in(&self.available)
+                || !want.shape().fits_in(&self.config.total)
+            {
                 continue;
             }
             let mine = self.per_weight(owner.job(), held.get(&owner.job()).copied().unwrap_or(0));

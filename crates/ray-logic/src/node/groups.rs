@@ -47,7 +47,8 @@ impl Node {
         if self.known_groups.is_empty() {
             return;
         }
-        let named: std::collections::BTreeSet<GroupId> = self.wants.values().filter_map(|want| Within::of(want.strategy())).map(|within| within.group).collect();
+        let named: std::collections::BTreeSet<GroupId> =
+            self.wants.values().filter_map(|want| Within::of(want.strategy())).map(|within| within.group).collect();
         self.known_groups.retain(|group, _| named.contains(group));
     }
 
@@ -64,7 +65,12 @@ impl Node {
             bundle => format!("bundle {bundle}"),
         };
         let name = hex(&within.group.bytes());
-        (!fits).then(|| (format!("a request for {{{shape}}} does not fit into {} of placement group {name}\nhint: ask for less, or make its bundles larger", which()), "unschedulable"))
+        (!fits).then(|| {
+            (
+                format!("a request for {{{shape}}} does not fit into {} of placement group {name}\nhint: ask for less, or make its bundles larger", which()),
+                "unschedulable",
+            )
+        })
     }
 
     /// Leases by node for a class with a place in a group. Here first; all others that could are asked for what is missing.
@@ -76,7 +82,11 @@ impl Node {
             let Some(node) = node.filter(|_| within.bundle < 0 || bundle == within.bundle as usize) else { continue };
             *slots.entry(node).or_insert(0) += want.shape().slots_in(&places.bundles[bundle], want.wanted());
         }
-        let here: u32 = self.bundles_of(within.group).filter(|(key, _)| within.bundle < 0 || key.1 == within.bundle as u32).map(|(_, bundle)| want.shape().slots_in(bundle.free(), want.wanted())).sum();
+        let here: u32 = self
+            .bundles_of(within.group)
+            .filter(|(key, _)| within.bundle < 0 || key.1 == within.bundle as u32)
+            .map(|(_, bundle)| want.shape().slots_in(bundle.free(), want.wanted()))
+            .sum();
         let left = want.wanted().saturating_sub(here);
         slots.into_iter().filter(|(node, slots)| *node != me && *slots > 0).map(|(node, slots)| (node, slots.min(left))).collect()
     }
@@ -110,7 +120,9 @@ impl Node {
         let fits = self.pool_for(&ray_proto::Strategy::Group { group: within.group, bundle: within.bundle, capture: false }, [shape, shape], None).is_some();
         let (total, available) = (asked(&total), asked(&available));
         facts.push(Fact::Room { fits, total, available, idle_workers: self.idle_workers() as u32, starting_workers: 0, trouble: String::new() });
-        let uses = |proc_id: &ProcId| self.pool_of(*proc_id).is_some_and(|(group, bundle)| group == within.group && (within.bundle < 0 || bundle == within.bundle as u32));
+        let uses = |proc_id: &ProcId| {
+            self.pool_of(*proc_id).is_some_and(|(group, bundle)| group == within.group && (within.bundle < 0 || bundle == within.bundle as u32))
+        };
         facts.extend(self.procs.keys().filter(|id| !fits && uses(id)).map(|id| self.report_process(*id, stopped)));
         facts
     }

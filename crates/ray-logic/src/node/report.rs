@@ -4,8 +4,8 @@ use super::procs::Role;
 use super::Node;
 use crate::evidence::describe;
 use crate::Time;
-use ray_proto::msg::{FromNode, ToNode};
 use ray_proto::groups::Within;
+use ray_proto::msg::{FromNode, ToNode};
 use ray_proto::report::{Fact, Subject};
 use ray_proto::{ActorId, ClassId, ProcId, Resources};
 

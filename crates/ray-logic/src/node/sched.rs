@@ -4,8 +4,8 @@ use super::bundles::Pool;
 use super::procs::Role;
 use super::Node;
 use crate::Time;
-use ray_proto::msg::FromNode;
 use ray_proto::groups::Within;
+use ray_proto::msg::FromNode;
 use ray_proto::{ClassId, GroupId, LeaseId, NodeIndex, ProcId, Resources, Strategy, UNIT};
 use std::collections::BTreeMap;
 

@@ -158,9 +158,14 @@ impl World {
     /// When all is quiet no group waits that could be placed, and nothing is set aside for no group.
     pub fn check_groups_at_rest(&mut self) {
         self.check_groups();
-        let free: Free = self.machines.iter().filter(|(_, machine)| !machine.is_lost).map(|(index, machine)| (*index, machine.node.available().clone())).collect();
-        let set_aside: BTreeSet<GroupId> =
-            self.machines.values().filter(|machine| !machine.is_lost).flat_map(|machine| machine.node.reserved_bundles().map(|((group, _), ..)| group)).collect();
+        let free: Free =
+            self.machines.iter().filter(|(_, machine)| !machine.is_lost).map(|(index, machine)| (*index, machine.node.available().clone())).collect();
+        let set_aside: BTreeSet<GroupId> = self
+            .machines
+            .values()
+            .filter(|machine| !machine.is_lost)
+            .flat_map(|machine| machine.node.reserved_bundles().map(|((group, _), ..)| group))
+            .collect();
         let head = self.node(NodeIndex::HEAD).head().expect("the head");
         let members = head.members().clone();
         let living: BTreeSet<GroupId> = head.living_groups().map(|(group, ..)| group).collect();

@@ -36,7 +36,7 @@ def check_lifetime(lifetime: Any) -> bool:
     """
     if lifetime not in (None, "detached"):
         raise ValueError(f"lifetime must be 'detached' or None, got {lifetime!r}")
-    return lifetime == "detached"
+    return lifetime is not None
 
 
 def check_soft_node(node_id: str | None) -> bytes:

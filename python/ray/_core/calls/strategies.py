@@ -328,11 +328,18 @@ def group_of(options: Mapping[str, Any]) -> PlacementGroupSchedulingStrategy | N
             raise ValueError("placement_group and scheduling_strategy can't be combined\nhint: PlacementGroupSchedulingStrategy says it all")
         strategy = PlacementGroupSchedulingStrategy(group, index, options.get("placement_group_capture_child_tasks"))
     elif index != -1 and not isinstance(strategy, PlacementGroupSchedulingStrategy):
-        raise ValueError(f"placement_group_bundle_index={index} needs the placement group\nhint: add placement_group=..., or use PlacementGroupSchedulingStrategy")
-    named = isinstance(strategy, PlacementGroupSchedulingStrategy) and strategy.placement_group not in (None, "default")
-    return strategy if named and not strategy.placement_group.is_empty else None
+        raise ValueError(
+            f"placement_group_bundle_index={index} needs the placement group\nhint: add placement_group=..., or use PlacementGroupSchedulingStrategy"
+        )
+    if not isinstance(strategy, PlacementGroupSchedulingStrategy) or strategy.placement_group in (None, "default"):
+        return None
+    return None if strategy.placement_group.is_empty else strategy
 
 
 def follows_caller(options: Mapping[str, Any]) -> bool:
     """Tell whether nothing is said about the place: it is that of the caller's placement group, if that captures what is started there."""
-    return options.get("scheduling_strategy") is None and options.get("placement_group", "default") == "default" and options.get("placement_group_capture_child_tasks") is not False
+    return (
+        options.get("scheduling_strategy") is None
+        and options.get("placement_group", "default") == "default"
+        and options.get("placement_group_capture_child_tasks") is not False
+    )
