@@ -183,6 +183,7 @@ pub struct Node {
     /// Those of them that are not committed.
     unkept: BTreeSet<(GroupId, u32)>,
     known_groups: groups::Known,
+    shares: fairness::Shares,
     hosted: BTreeMap<ActorId, actors::Hosted>,
     to_place: VecDeque<ActorId>,
     extents: BTreeMap<ExtentId, store::Extent>,
@@ -231,6 +232,7 @@ impl Node {
             bundles: BTreeMap::new(),
             unkept: BTreeSet::new(),
             known_groups: BTreeMap::new(),
+            shares: fairness::Shares::new(),
             hosted: BTreeMap::new(),
             to_place: VecDeque::new(),
             extents: BTreeMap::new(),
