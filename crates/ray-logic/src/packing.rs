@@ -56,7 +56,7 @@ impl<'a> Puzzle<'a> {
     }
 
     fn may_go(&self, bundle: u32, node: NodeIndex) -> bool {
-        self.members.get(&node).is_some_and(|info| self.terms(bundle).iter().all(|term| term.holds(&info.labels)))
+        self.members.get(&node).is_some_and(|info| self.terms(bundle).iter().all(|term| info.meets(term)))
     }
 
     fn fits(&self, bundle: u32, node: NodeIndex) -> bool {

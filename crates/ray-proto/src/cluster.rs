@@ -1,7 +1,7 @@
 //! What daemons say to each other (docs/design/011), and what nodes are to their users.
 
 use crate::groups::GroupPlaces;
-use crate::ids::{ActorId, GroupId, NodeIndex, ObjectId, ProcId};
+use crate::ids::{hex, ActorId, GroupId, NodeIndex, ObjectId, ProcId};
 use crate::msg::{ActorSpec, Evidence, FromNode, ToNode};
 use crate::resources::Resources;
 use crate::value::{Blob, Value};
@@ -84,6 +84,19 @@ impl LabelTerm {
     pub fn holds(&self, labels: &BTreeMap<String, String>) -> bool {
         let found = labels.get(&self.key).is_some_and(|value| self.values.is_empty() || self.values.contains(value));
         found != self.absent
+    }
+}
+
+/// A label that every node has: its id. Compat: Ray's name.
+const NODE_ID_LABEL: &str = "ray.io/node-id";
+
+impl NodeInfo {
+    /// Whether a condition on its labels holds.
+    pub fn meets(&self, term: &LabelTerm) -> bool {
+        if term.key != NODE_ID_LABEL {
+            return term.holds(&self.labels);
+        }
+        (term.values.is_empty() || term.values.contains(&hex(&self.node_id))) != term.absent
     }
 }
 
