@@ -79,12 +79,13 @@ class CallTemplate:
         max_calls: int,
         resources: dict[str, float],
         strategy: tuple[Any, ...] = ("default",),
+        follows: bool = False,
         env: str,
         min_args: int,
         max_args: int | None,
         binder: Callable[..., Any] | None,
     ) -> CallTemplate:
-        """`payload`: opaque bytes for the worker (see ray._core.payload). `resources`: {"CPU": 1.0, "GPU": .., "memory": bytes, custom..}. `strategy`: where it may go, see ray._core.calls.strategies.
+        """`follows`: to the caller's placement group, if that captures what is started there, whatever `strategy` says. `payload`: opaque bytes for the worker (see ray._core.payload). `resources`: {"CPU": 1.0, "GPU": .., "memory": bytes, custom..}. `strategy`: where it may go, see ray._core.calls.strategies.
         `env`: canonical JSON of the runtime_env, "" for none. `max_retries` -1 = for ever. `retry_exceptions`: whether the worker's verdict "retryable" counts."""
     @staticmethod
     def method(
@@ -162,6 +163,7 @@ class Core:
         resources: dict[str, float],
         placement_resources: dict[str, float],
         strategy: tuple[Any, ...] = ("default",),
+        follows: bool = False,
         env: str,
         max_restarts: int,
         max_concurrency: int,
@@ -202,6 +204,24 @@ class Core:
         """What this process keeps of its own: ("object", id, "", bytes), ("actor", id of its handle's object, "", 0), ("call", task id, name, 0)."""
     def table_sizes(self) -> tuple[int, int, int, int]:
         """Entries of this process's tables: (objects, tasks, leases, waits). For leak checks."""
+    def create_group(
+        self,
+        *,
+        bundles: list[dict[str, float]],
+        selectors: list[list[tuple[str, list[str], bool]]],
+        strategy: str,
+        name: str,
+        namespace: str,
+        detached: bool,
+        soft_node: bytes,
+    ) -> bytes | None:
+        """Create a placement group; its id (18 bytes). None: the name is taken. Without a name it asks nobody."""
+    def remove_group(self, group: bytes) -> None: ...
+    def group_ready(self, group: bytes, value: Any) -> ObjectRef[Any]:
+        """A reference that becomes ready with the group, as `value`; as an error if the group is removed before."""
+    def groups(self, group: bytes | None = None, name: tuple[str, str] | None = None) -> list[dict[str, Any]]:
+        """The group of this id, or of this (namespace, name), or all: id (bytes 18), name, namespace, strategy, state, detached, bundles (list[dict[str, float]]),
+        nodes (indices, None without one), why, infeasible, latency_us, attempts. Those removed lately are among them."""
     def resources(self) -> tuple[dict[str, float], dict[str, float]]:
         """(total, available) of the whole cluster. Cached leases count as available."""
     def nodes(self) -> list[dict[str, Any]]:
@@ -218,7 +238,7 @@ class Core:
     def kv_keys(self, prefix: bytes) -> list[bytes]: ...
     def context(self) -> dict[str, Any]:
         """Of the calling thread's running call: task_id (bytes 24), actor_id (bytes 16 or b""), task_name, attempt, resources (dict), gpu_ids (list[int]),
-        worker_id (bytes 28), node_id (bytes 28), job_id (bytes 4), namespace, was_restarted (bool), env (str). In the driver the task fields are the driver's."""
+        worker_id (bytes 28), node_id (bytes 28), job_id (bytes 4), namespace, was_restarted (bool), env (str), placement_group (bytes 18 or b""), captures_children (bool). In the driver the task fields are the driver's."""
     def next_log(self) -> list[tuple[str, int, bool, str, bytes]] | None:
         """Blocks (without the GIL) for lines of workers: (name, pid, is_stderr, kind, text); kind "out" for a worker's line, "notice" for a message of the runtime. None = shut down."""
 

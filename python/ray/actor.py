@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union
 from ray._core import session
 from ray._core.calls.actor_spec import ActorSpec, MethodSpec, builtin_method, describe_class, spec_from_fields, spec_from_pickle
 from ray._core.calls.decorators import method
+from ray._core.calls.groups import check_request
 from ray._core.calls.options import (
     DEFAULT_ASYNC_CONCURRENCY,
     VARIANTS_MAX,
@@ -30,7 +31,7 @@ from ray._core.calls.options import (
     options_key,
 )
 from ray._core.calls.signatures import CallSignature, signature_of
-from ray._core.calls.strategies import strategy_of
+from ray._core.calls.strategies import follows_caller, group_of, strategy_of
 from ray._core.errors import ActorExit
 from ray._core.ids import ActorID
 
@@ -429,6 +430,9 @@ class ActorClass(Generic[T]):
             may_overtake(options.get("allow_out_of_order_execution"), is_async, concurrency),
         )
         held, placement = actor_resources(options)
+        place = group_of(options)
+        if place is not None:
+            check_request(place.placement_group, place.placement_group_bundle_index, self._cls.__name__, placement, held)
         ref, payload_of_other = core.create_actor(
             payload=export.payload(spec, concurrency),
             class_name=self._cls.__name__,
@@ -436,7 +440,8 @@ class ActorClass(Generic[T]):
             kwargs=kwargs,
             resources=held,
             placement_resources=placement,
-            strategy=strategy_of(options),
+            strategy=strategy_of(options, core.context),
+            follows=follows_caller(options),
             env=canonical_env(options.get("runtime_env"), context["env"]),
             max_restarts=options.get("max_restarts") or 0,
             max_concurrency=concurrency,

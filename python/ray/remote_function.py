@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, NoReturn, 
 
 from ray._core import session
 from ray._core.calls.decorators import decorated_target
+from ray._core.calls.groups import check_request
 from ray._core.calls.options import (
     DEFAULT_MAX_RETRIES,
     VARIANTS_MAX,
@@ -21,7 +22,7 @@ from ray._core.calls.options import (
     options_key,
 )
 from ray._core.calls.signatures import CallSignature, is_async_generator, is_coroutine, is_generator, signature_of
-from ray._core.calls.strategies import strategy_of
+from ray._core.calls.strategies import follows_caller, group_of, strategy_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -170,6 +171,10 @@ class RemoteFunction(Generic[F]):
         retry = tuple(retry) if isinstance(retry, (list, tuple)) else bool(retry)
         max_retries, num_returns = options.get("max_retries"), options.get("num_returns")
         signature = self._export.signature
+        resources = assemble_resources(options, default_cpus=1.0)
+        place = group_of(options)
+        if place is not None:
+            check_request(place.placement_group, place.placement_group_bundle_index, self._function_name, resources)
         template = session.template_class().task(
             core,
             payload=self._export.payload(retry),
@@ -179,8 +184,9 @@ class RemoteFunction(Generic[F]):
             max_retries=DEFAULT_MAX_RETRIES if max_retries is None else max_retries,
             retry_exceptions=bool(retry),
             max_calls=options.get("max_calls") or 0,
-            resources=assemble_resources(options, default_cpus=1.0),
-            strategy=strategy_of(options),
+            resources=resources,
+            strategy=strategy_of(options, core.context),
+            follows=follows_caller(options),
             env=canonical_env(options.get("runtime_env"), core.context()["env"]),
             min_args=signature.min_args,
             max_args=signature.max_args,

@@ -129,7 +129,8 @@ class RuntimeContext:
 
     def get_placement_group_id(self) -> str | None:
         """Id of the placement group in hex; None outside of one."""
-        return None
+        group_id: bytes = self._read()["placement_group"]
+        return group_id.hex() if group_id else None
 
     def get_runtime_env_string(self) -> str:
         """The environment of the caller as JSON."""
@@ -218,12 +219,13 @@ class RuntimeContext:
     @property
     def current_placement_group_id(self) -> PlacementGroupID:
         """Id of the placement group; nil outside of one."""
-        return PlacementGroupID.nil()
+        group_id = self._read()["placement_group"]
+        return PlacementGroupID(group_id) if group_id else PlacementGroupID.nil()
 
     @property
     def should_capture_child_tasks_in_placement_group(self) -> bool:
         """Whether tasks started here join the placement group."""
-        return False
+        return bool(self._read()["captures_children"])
 
 
 def get_runtime_context() -> RuntimeContext:

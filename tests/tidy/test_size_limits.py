@@ -25,6 +25,7 @@ FIXED_SIGNATURES = {
     "python/ray/_core/local/calls.py:LocalTemplate.task",
     "python/ray/_core/local/core.py:LocalCore.create_actor",
     "crates/ray-py/src/core.rs:create_actor",
+    "crates/ray-py/src/core.rs:create_group",
     "crates/ray-py/src/template.rs:method",
     "crates/ray-py/src/template.rs:task",
     "python/ray/_core/session.py:init",

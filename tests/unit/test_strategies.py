@@ -5,7 +5,9 @@ import pickle
 import pytest
 
 from ray._core.calls.options import check_actor_options, check_task_options, options_key
-from ray._core.calls.strategies import strategy_of
+from ray._core.calls.strategies import DEFAULT, follows_caller, strategy_of
+from ray._core.ids import PlacementGroupID
+from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import (
     DoesNotExist,
     Exists,
@@ -52,7 +54,7 @@ class NodeId:
 def test_options_become_what_the_engine_is_told(options: dict, told: tuple) -> None:
     check_task_options(options)
     check_actor_options(options)
-    assert strategy_of(options) == told
+    assert strategy_of(options, dict) == told
 
 
 @pytest.mark.parametrize("check", [check_task_options, check_actor_options])
@@ -88,7 +90,7 @@ def test_selector_of_another_type_is_refused() -> None:
 
 def test_selector_and_strategy_object_together_are_refused() -> None:
     with pytest.raises(ValueError, match="can't be combined"):
-        strategy_of({"label_selector": {"a": "b"}, "scheduling_strategy": NodeAffinitySchedulingStrategy(NODE, soft=True)})
+        strategy_of({"label_selector": {"a": "b"}, "scheduling_strategy": NodeAffinitySchedulingStrategy(NODE, soft=True)}, dict)
 
 
 @pytest.mark.parametrize(
@@ -111,9 +113,28 @@ def test_bad_parts_are_refused_when_made(make) -> None:
         make()
 
 
-def test_placement_groups_are_said_to_come() -> None:
-    with pytest.raises(NotImplementedError, match="not available yet"):
-        PlacementGroupSchedulingStrategy(object())
+def test_place_in_a_group_is_told_as_id_bundle_and_capture() -> None:
+    group = PlacementGroup(PlacementGroupID(b"g" * 18), [{"CPU": 1.0}])
+
+    def place(context: dict[str, bool], **options: object) -> tuple[object, ...]:
+        return strategy_of(options, lambda: context)
+
+    outside, inside = {"captures_children": False}, {"captures_children": True}
+    assert place(outside, scheduling_strategy=PlacementGroupSchedulingStrategy(group, 3, True)) == ("group", b"g" * 18, 3, True)
+    assert place(inside, scheduling_strategy=PlacementGroupSchedulingStrategy(group)) == ("group", b"g" * 18, -1, True)
+    assert place(outside, placement_group=group, placement_group_bundle_index=1) == ("group", b"g" * 18, 1, False)
+    assert place(inside, scheduling_strategy=PlacementGroupSchedulingStrategy(PlacementGroup.empty())) == DEFAULT
+    assert place(inside, placement_group=None) == DEFAULT
+    with pytest.raises(ValueError, match="combined"):
+        place(outside, placement_group=group, scheduling_strategy="SPREAD")
+    with pytest.raises(ValueError, match="needs the placement group"):
+        place(outside, placement_group_bundle_index=1)
+
+
+def test_only_what_says_nothing_of_its_place_follows_its_caller() -> None:
+    assert follows_caller({}) and follows_caller({"num_cpus": 1, "placement_group": "default"})
+    for said in ({"scheduling_strategy": "SPREAD"}, {"placement_group": None}, {"placement_group_capture_child_tasks": False}):
+        assert not follows_caller(said)
 
 
 def test_equal_strategies_share_a_call_site_and_survive_pickling() -> None:

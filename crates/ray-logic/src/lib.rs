@@ -9,6 +9,7 @@ pub mod extents;
 pub mod head;
 pub mod node;
 pub mod owner;
+pub mod packing;
 pub mod placing;
 
 /// Microseconds on a monotonic clock that the shell supplies.

@@ -35,8 +35,10 @@ pub fn choose(strategy: &Strategy, shape: &Resources, members: &Members) -> Choi
             None if !soft => Choice { hopeless: true, ..Choice::default() },
             _ => Choice { allowed: all(), ..Choice::default() },
         },
+        // Only the group's bundles take it: head/groups.rs, node/groups.rs.
+        Strategy::Group { .. } => Choice::default(),
         Strategy::Labels { hard, soft } => {
-            let meet = |terms: &[LabelTerm]| members.values().filter(|info| terms.iter().all(|term| term.holds(&info.labels))).map(|info| info.index).collect();
+            let meet = |terms: &[LabelTerm]| members.values().filter(|info| terms.iter().all(|term| info.meets(term))).map(|info| info.index).collect();
             let allowed: Vec<NodeIndex> = meet(hard);
             let preferred: Vec<NodeIndex> = if soft.is_empty() { vec![] } else { meet(soft) };
             Choice { preferred: preferred.into_iter().filter(|index| allowed.contains(index)).collect(), allowed, ..Choice::default() }

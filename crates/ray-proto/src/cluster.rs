@@ -1,6 +1,7 @@
 //! What daemons say to each other (docs/design/011), and what nodes are to their users.
 
-use crate::ids::{ActorId, NodeIndex, ObjectId, ProcId};
+use crate::groups::GroupPlaces;
+use crate::ids::{hex, ActorId, GroupId, NodeIndex, ObjectId, ProcId};
 use crate::msg::{ActorSpec, Evidence, FromNode, ToNode};
 use crate::resources::Resources;
 use crate::value::{Blob, Value};
@@ -86,6 +87,19 @@ impl LabelTerm {
     }
 }
 
+/// A label that every node has: its id. Compat: Ray's name.
+const NODE_ID_LABEL: &str = "ray.io/node-id";
+
+impl NodeInfo {
+    /// Whether a condition on its labels holds.
+    pub fn meets(&self, term: &LabelTerm) -> bool {
+        if term.key != NODE_ID_LABEL {
+            return term.holds(&self.labels);
+        }
+        (term.values.is_empty() || term.values.contains(&hex(&self.node_id))) != term.absent
+    }
+}
+
 wire_enum! {
     /// Where a call or an actor may go.
     pub enum Strategy {
@@ -99,6 +113,8 @@ wire_enum! {
         3 = Node { node_id: Blob, soft: bool },
         /// Nodes whose labels meet every term of `hard`; those first that meet `soft`, too.
         4 = Labels { hard: Vec<LabelTerm>, soft: Vec<LabelTerm> },
+        /// In that bundle of a placement group, or (-1) in any of its bundles. `capture`: what it starts goes to the group, too.
+        5 = Group { group: GroupId, bundle: i32, capture: bool },
     }
 }
 
@@ -155,6 +171,15 @@ wire_enum! {
         18 = NodeLeaving { reason: String },
         /// A process of the sender's node is gone that the head may know.
         19 = OwnerGone { proc_id: ProcId },
+        /// All bundles of this round are set aside.
+        20 = BundlesReserved { group: GroupId, round: u32 },
+        /// They don't fit, and nothing is set aside. `view`: how the sender stands.
+        21 = BundlesRefused { group: GroupId, round: u32, view: NodeView },
+        22 = BundlesCommitted { group: GroupId, round: u32 },
+        /// They were to be committed and are not set aside any more.
+        23 = BundlesExpired { group: GroupId, round: u32 },
+        /// The sender wants to know where the bundles are, from now on.
+        24 = GroupWanted { group: GroupId },
         // ---- from the head
         30 = HeartbeatSeen { seq: u64 },
         /// What changed about nodes: those that joined or died, and views.
@@ -171,6 +196,13 @@ wire_enum! {
         37 = JobEnded { job: u32 },
         /// The receiver counts as dead.
         38 = Fenced { reason: String },
+        /// Set these bundles aside, all or none. `commit`: there are no others to wait for.
+        39 = ReserveBundles { group: GroupId, round: u32, commit: bool, bundles: Vec<(u32, Resources)> },
+        /// Those of this round may be used.
+        40 = CommitBundles { group: GroupId, round: u32 },
+        /// These bundles end, whatever their state, and what uses them with them. `reason` becomes evidence.
+        41 = DropBundles { group: GroupId, bundles: Vec<u32>, reason: String },
+        42 = GroupPlaced { group: GroupId, places: Box<GroupPlaces> },
     }
 }
 

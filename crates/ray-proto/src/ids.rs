@@ -198,6 +198,41 @@ pub fn rename_in(bytes: &mut [u8], names: &std::collections::BTreeMap<ObjectId, 
     }
 }
 
+/// A placement group: numbered by the process that created it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId {
+    pub owner: ProcId,
+    pub number: u64,
+}
+
+impl GroupId {
+    /// Ray's 18-byte form: number (6), creator (8), job (4).
+    pub fn bytes(self) -> [u8; 18] {
+        let mut out = [0; 18];
+        out[..6].copy_from_slice(&self.number.to_be_bytes()[2..]);
+        out[6..14].copy_from_slice(&self.owner.0.to_be_bytes());
+        out[14..].copy_from_slice(&self.owner.job().to_le_bytes());
+        out
+    }
+
+    pub fn from_bytes(bytes: &[u8; 18]) -> Self {
+        let mut number = [0; 8];
+        number[2..].copy_from_slice(&bytes[..6]);
+        let owner = ProcId(u64::from_be_bytes(bytes[6..14].try_into().expect("eight bytes")));
+        GroupId { owner, number: u64::from_be_bytes(number) }
+    }
+}
+
+impl Wire for GroupId {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.owner.put(out);
+        self.number.put(out);
+    }
+    fn take(r: &mut Reader<'_>) -> Result<Self, WireError> {
+        Ok(GroupId { owner: ProcId::take(r)?, number: u64::take(r)? })
+    }
+}
+
 impl Wire for ObjectId {
     fn put(&self, out: &mut Vec<u8>) {
         self.owner.put(out);
@@ -233,6 +268,13 @@ mod tests {
         let mut bytes = text([id(1, 6), id(1, 7), id(1, 5)]);
         rename_in(&mut bytes, &names);
         assert_eq!(bytes, text([id(2, 8), id(1, 7), id(2, 9)]));
+    }
+
+    #[test]
+    fn group_id_survives_its_public_form() {
+        let id = GroupId { owner: ProcId::new(7, NodeIndex(3), 12345), number: (1 << 48) - 2 };
+        assert_eq!(GroupId::from_bytes(&id.bytes()), id);
+        assert_eq!(&id.bytes()[14..], &7u32.to_le_bytes());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! Pure: no clock, no I/O, no threads.
 
 pub mod cluster;
+pub mod groups;
 pub mod ids;
 pub mod msg;
 pub mod report;
@@ -10,6 +11,6 @@ pub mod value;
 pub mod wire;
 
 pub use cluster::Strategy;
-pub use ids::{hex, ActorId, ClassId, ExtentId, LeaseId, NodeIndex, ObjectId, ProcId, TemplateId};
+pub use ids::{hex, ActorId, ClassId, ExtentId, GroupId, LeaseId, NodeIndex, ObjectId, ProcId, TemplateId};
 pub use resources::{Resources, UNIT};
 pub use value::{Blob, Payload, ShmRange, Value};

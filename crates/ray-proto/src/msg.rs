@@ -2,7 +2,8 @@
 //! `ToTemplate` and `FromTemplate` between the daemon and the process that forks workers (its half is Python: see ray/_core/worker/template.py).
 
 use crate::cluster::{JobInfo, JobSpec, KvStep, NodeInfo, NodeView, Strategy};
-use crate::ids::{ActorId, ClassId, ExtentId, LeaseId, NodeIndex, ObjectId, ProcId, TemplateId};
+use crate::groups::{GroupInfo, GroupLife, GroupSpec, Within};
+use crate::ids::{ActorId, ClassId, ExtentId, GroupId, LeaseId, NodeIndex, ObjectId, ProcId, TemplateId};
 use crate::report::{Fact, Subject};
 use crate::resources::Resources;
 use crate::value::{Blob, Payload, ShmRange, Value};
@@ -141,6 +142,13 @@ impl Evidence {
     }
 }
 
+impl ActorSpec {
+    /// Its place is in a placement group.
+    pub fn is_in_group(&self) -> bool {
+        matches!(self.strategy, Strategy::Group { .. })
+    }
+}
+
 impl WorkerLine {
     /// What a line counts while it waits to be shown: its text, and something for being a line.
     pub fn weight(text: &str) -> u64 {
@@ -231,6 +239,13 @@ wire_enum! {
         41 = Spilled { bytes: u64, own: bool },
         /// The segment could not be written to.
         42 = SegmentFailed { extent: ExtentId, text: String },
+        /// `token` 0: no answer but `GroupIs` is wanted. Else `GroupTaken`.
+        50 = GroupCreate { token: u64, group: GroupId, spec: Box<GroupSpec> },
+        51 = GroupRemove { group: GroupId },
+        /// Say how it stands, now and at each change (`GroupIs`).
+        52 = GroupWatch { group: GroupId },
+        /// The group of this id, or of this (namespace, name), or all.
+        53 = GroupsQuery { token: u64, group: Option<GroupId>, name: Option<(String, String)> },
     }
 }
 
@@ -279,8 +294,8 @@ wire_enum! {
         1 = LeaseGrant { class: ClassId, lease: LeaseId, worker: ProcId, pid: u32, gpu_ids: Vec<u32> },
         /// Give the lease back as soon as what has started is done.
         2 = LeaseReclaim { lease: LeaseId },
-        /// Nothing here can ever satisfy the class: `text` explains.
-        3 = Infeasible { class: ClassId, text: String, fatal: bool },
+        /// Nothing here can ever satisfy the class: `text` explains. `code`: of the error that its calls get; empty: they wait.
+        3 = Infeasible { class: ClassId, text: String, code: String },
         4 = ActorChanged { actor: ActorId, state: ActorState },
         5 = ActorStart { actor: ActorId, incarnation: u32, gpu_ids: Vec<u32>, spec: Box<ActorSpec> },
         6 = NameTaken { token: u64, existing: Option<(ActorId, Blob)> },
@@ -330,13 +345,17 @@ wire_enum! {
         41 = ExtentRetry { token: u64 },
         /// An extent that the receiver opened is gone: nothing in it is referenced any more.
         42 = ExtentClosed { extent: ExtentId },
+        50 = GroupIs { group: GroupId, life: GroupLife },
+        /// `existing`: there is a group of that name, and no new one.
+        51 = GroupTaken { token: u64, existing: Option<GroupId> },
+        52 = GroupsAre { token: u64, groups: Vec<GroupInfo> },
     }
 }
 
 wire_enum! {
     pub enum Peer {
-        /// `group`: of a method, its concurrency group; 0 is the default one, the others count in the order of the class.
-        0 = Template { template: TemplateId, name: String, payload: Blob, max_calls: u32, held: Resources, group: u32 },
+        /// `group`: of a method, its concurrency group; 0 is the default one, the others count in the order of the class. `within`: of a task, its place.
+        0 = Template { template: TemplateId, name: String, payload: Blob, max_calls: u32, held: Resources, group: u32, within: Option<Within> },
         1 = Call { call: Box<Call> },
         2 = Reply { reply: Box<Reply> },
         3 = Recall { tasks: Vec<u64> },

@@ -2,7 +2,8 @@
 //!
 //! A question goes to whoever writes the fact: an object's owner, a process, or the node. The answer is a few facts; who asked joins them.
 
-use crate::ids::{ActorId, ClassId, ObjectId, ProcId};
+use crate::groups::GroupInfo;
+use crate::ids::{ActorId, ClassId, GroupId, ObjectId, ProcId};
 use crate::resources::Resources;
 use crate::value::Value;
 use crate::wire_enum;
@@ -19,6 +20,8 @@ wire_enum! {
         3 = Class { owner: ProcId, class: ClassId },
         /// To the node: its processes.
         4 = Everything {},
+        /// To the head.
+        5 = Group { group: GroupId },
     }
 }
 
@@ -39,6 +42,8 @@ wire_enum! {
         7 = AtWorker { worker: ProcId, pid: u32, ahead: Vec<u64> },
         /// `at`: where the actor lives, if it does. `sent`: the call is there.
         8 = AtActor { actor: ActorId, at: Option<ProcId>, sent: bool, ahead: u32 },
+        /// It becomes ready with the group.
+        17 = AwaitsGroup { group: GroupId },
         // ---- by a process
         9 = Runs { caller: ProcId, task: u64, name: String, age_us: u64 },
         /// `missing` of `ids` are awaited by a thread that stands still (`blocks`) or by a future. `call`: on whose behalf, where that is known.
@@ -50,6 +55,10 @@ wire_enum! {
         13 = Died { proc_id: ProcId, how: String },
         14 = Actor { class_name: String, life: String, process: Option<ProcId>, held: Resources, to_place: Resources, deaths: Vec<String>, cause: Option<Value> },
         15 = Wants { shape: Resources, infeasible: String },
+        /// A placement group, as the head sees it. `info.why`: why it is not placed.
+        18 = Group { info: Box<GroupInfo> },
+        /// What is asked for is asked of this group.
+        19 = InGroup { group: GroupId, bundle: i32 },
         /// Of the resources asked for.
         16 = Room { fits: bool, total: Resources, available: Resources, idle_workers: u32, starting_workers: u32, trouble: String },
     }

@@ -8,7 +8,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 use ray_proto::cluster::{JobInfo, KvStep, LabelTerm, NodeInfo, NodeView};
 use ray_proto::msg::{Boot, FromNode, NetworkBoot, ToNode};
 use ray_proto::wire::PROTOCOL;
-use ray_proto::{Blob, Resources, Strategy, UNIT};
+use ray_proto::{Blob, GroupId, Resources, Strategy, UNIT};
 use ray_shm::link::Writer;
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -25,10 +25,15 @@ pub(crate) fn as_f64(amounts: &Resources) -> HashMap<String, f64> {
     amounts.0.iter().map(|(name, amount)| (name.clone(), *amount as f64 / UNIT as f64)).collect()
 }
 
-/// Where a call or an actor may go, as Python says it: ("default",), ("spread",), ("node", id, soft) or ("labels", hard, soft).
+/// Where a call or an actor may go, as Python says it: ("default",), ("spread",), ("node", id, soft), ("labels", hard, soft) or
+/// ("group", id, bundle, capture).
 pub(crate) struct Where(pub Strategy);
 
-type Terms = Vec<(String, Vec<String>, bool)>;
+pub(crate) type Terms = Vec<(String, Vec<String>, bool)>;
+
+pub(crate) fn terms_of(terms: Terms) -> Vec<LabelTerm> {
+    terms.into_iter().map(|(key, values, absent)| LabelTerm { key, values, absent }).collect()
+}
 
 impl FromPyObject<'_, '_> for Where {
     type Error = PyErr;
@@ -36,15 +41,17 @@ impl FromPyObject<'_, '_> for Where {
     fn extract(value: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
         let parts = value.cast::<PyTuple>()?;
         let kind: String = parts.get_item(0)?.extract()?;
-        let terms = |at: usize| -> PyResult<Vec<LabelTerm>> {
-            let terms: Terms = parts.get_item(at)?.extract()?;
-            Ok(terms.into_iter().map(|(key, values, absent)| LabelTerm { key, values, absent }).collect())
-        };
+        let terms = |at: usize| -> PyResult<Vec<LabelTerm>> { Ok(terms_of(parts.get_item(at)?.extract()?)) };
         Ok(Where(match kind.as_str() {
             "default" => Strategy::DEFAULT,
             "spread" => Strategy::Spread {},
             "node" => Strategy::Node { node_id: parts.get_item(1)?.extract::<Vec<u8>>()?.into(), soft: parts.get_item(2)?.extract()? },
             "labels" => Strategy::Labels { hard: terms(1)?, soft: terms(2)? },
+            "group" => Strategy::Group {
+                group: GroupId::from_bytes(&parts.get_item(1)?.extract::<[u8; 18]>()?),
+                bundle: parts.get_item(2)?.extract()?,
+                capture: parts.get_item(3)?.extract()?,
+            },
             other => return Err(PyValueError::new_err(format!("{other:?} is no scheduling strategy"))),
         }))
     }

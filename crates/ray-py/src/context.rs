@@ -3,7 +3,8 @@
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict};
-use ray_proto::{ActorId, Blob, ObjectId, ProcId, Resources, UNIT};
+use ray_proto::groups::Within;
+use ray_proto::{ActorId, Blob, GroupId, ObjectId, ProcId, Resources, UNIT};
 use ray_worker::WorkTemplate;
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub(crate) struct ThisActor {
     pub payload: Blob,
     pub name: String,
     pub held: Resources,
+    pub within: Option<Within>,
 }
 
 pub(crate) fn set_actor(actor: ThisActor) {
@@ -65,6 +67,19 @@ impl Drop for Entered {
 /// The call of a worker that this thread runs: when it waits, its CPU is given back.
 pub(crate) fn call_of_thread() -> Option<(ProcId, u64)> {
     RUNNING.with_borrow(|running| running.as_ref().map(|running| (running.from, running.task)))
+}
+
+/// The placement group that this thread's call, or the actor that this process is, lives in.
+pub(crate) fn within() -> Option<Within> {
+    match actor() {
+        Some(actor) => actor.within.clone(),
+        None => RUNNING.with_borrow(|running| running.as_ref().and_then(|running| running.template.within.clone())),
+    }
+}
+
+/// The group that what this thread starts goes to.
+pub(crate) fn capturing_group() -> Option<GroupId> {
+    within().filter(|within| within.capture).map(|within| within.group)
 }
 
 pub(crate) fn current(py: Python<'_>) -> Option<Running> {
@@ -105,6 +120,10 @@ pub(crate) fn describe<'py>(py: Python<'py>, library: &ray_worker::Library) -> P
     dict.set_item("worker_id", PyBytes::new(py, &worker_id))?;
     dict.set_item("node_id", PyBytes::new(py, &library.node_id))?;
     dict.set_item("job_id", PyBytes::new(py, &library.me.job().to_le_bytes()))?;
+    let within = within();
+    let group = within.as_ref().map_or_else(Vec::new, |within| within.group.bytes().to_vec());
+    dict.set_item("placement_group", PyBytes::new(py, &group))?;
+    dict.set_item("captures_children", within.is_some_and(|within| within.capture))?;
     dict.set_item("was_restarted", actor.is_some_and(|actor| actor.incarnation > 1))?;
     Ok(dict)
 }

@@ -4,15 +4,16 @@ use crate::cluster::{self, as_f64, Where};
 use crate::daemon::{read_answer, DaemonProcess};
 use crate::fork::watch_forks;
 use crate::object_ref::{Home, ObjectRef};
-use crate::{context, errors, template, values};
+use crate::{context, errors, groups, template, values};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use ray_logic::owner::{ActorOptions, Holding, Limits};
 use ray_proto::cluster::{JobSpec, KvStep};
+use ray_proto::groups::GroupSpec;
 use ray_proto::msg::{Boot, FromNode, ToNode};
 use ray_proto::wire::PROTOCOL;
-use ray_proto::{ObjectId, ProcId, Resources, Strategy, Value};
+use ray_proto::{GroupId, ObjectId, ProcId, Resources, Strategy, Value};
 use ray_shm::board::Board;
 use ray_shm::host;
 use ray_shm::link::{Reader, Writer};
@@ -97,7 +98,7 @@ impl Core {
     }
 
     /// The exception for a failure; the daemon's last words are added when it died.
-    fn failure(&self, py: Python<'_>, failure: Failure) -> PyErr {
+    pub(crate) fn failure(&self, py: Python<'_>, failure: Failure) -> PyErr {
         let Failure::SessionOver(text) = failure else { return errors::failure(py, failure) };
         let words = self.daemon.lock().ok().and_then(|mut daemon| daemon.as_mut().map(DaemonProcess::last_words)).unwrap_or_default();
         let text = if words.is_empty() { text } else { format!("{text}\nthe daemon's stderr:\n{words}") };
@@ -467,7 +468,7 @@ impl Core {
         Ok((done, others(refs, &ready)?))
     }
 
-    #[pyo3(signature = (*, payload, class_name, args, kwargs, resources, placement_resources, strategy=Where(Strategy::DEFAULT), env, max_restarts, max_concurrency, is_async, name, namespace, detached, get_if_exists))]
+    #[pyo3(signature = (*, payload, class_name, args, kwargs, resources, placement_resources, strategy=Where(Strategy::DEFAULT), follows=false, env, max_restarts, max_concurrency, is_async, name, namespace, detached, get_if_exists))]
     #[allow(clippy::too_many_arguments)] // An actor's description, by keyword.
     fn create_actor<'py>(
         &self,
@@ -479,6 +480,7 @@ impl Core {
         resources: HashMap<String, f64>,
         placement_resources: HashMap<String, f64>,
         strategy: Where,
+        follows: bool,
         env: String,
         max_restarts: i32,
         max_concurrency: u32,
@@ -494,6 +496,11 @@ impl Core {
         library.check().map_err(|failure| self.failure(py, failure))?;
         let shape = |amounts: &HashMap<String, f64>| Resources::from_f64(amounts.iter().map(|(n, v)| (n.as_str(), *v)));
         let payload: ray_proto::Blob = payload.into();
+        let (held, to_place) = (shape(&resources), shape(&placement_resources));
+        let captured = context::capturing_group().filter(|_| follows);
+        if let Some(group) = captured {
+            groups::check_fits(py, library, group, &[&to_place, &held], &class_name)?;
+        }
         let actor = library.new_actor_id();
         // Before the name is taken: arguments that can't be pickled must not take it.
         let call_args = template::encode_args(library, args, Some(kwargs))?;
@@ -521,8 +528,8 @@ impl Core {
                 return Err(PyErr::from_value(error));
             }
         }
-        let (held, to_place) = (shape(&resources), shape(&placement_resources));
-        let options = ActorOptions { class_name, payload, held, to_place, env, max_restarts, name, namespace, detached, strategy: strategy.0 };
+        let strategy = captured.map_or(strategy.0, |group| Strategy::Group { group, bundle: -1, capture: true });
+        let options = ActorOptions { class_name, payload, held, to_place, env, max_restarts, name, namespace, detached, strategy };
         library.create_actor(actor, options, call_args);
         drop_body();
         Ok((ObjectRef::counted(library, actor), None))
@@ -547,6 +554,46 @@ impl Core {
 
     fn kill_actor(&self, actor: &ObjectRef, no_restart: bool) {
         self.library.kill_actor(actor.id, no_restart);
+    }
+
+    /// Create a placement group. Returns its id; None: there is one of that name already.
+    #[pyo3(signature = (*, bundles, selectors, strategy, name, namespace, detached, soft_node))]
+    #[allow(clippy::too_many_arguments)] // A group's description, by keyword.
+    fn create_group<'py>(
+        &self,
+        py: Python<'py>,
+        bundles: Vec<HashMap<String, f64>>,
+        selectors: Vec<cluster::Terms>,
+        strategy: &str,
+        name: String,
+        namespace: String,
+        detached: bool,
+        soft_node: &[u8],
+    ) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        self.library.check().map_err(|failure| self.failure(py, failure))?;
+        let spec = groups::spec_of(&bundles, selectors, strategy, detached, soft_node)?;
+        let group = groups::create(py, self, GroupSpec { name, namespace, ..spec })?;
+        Ok(group.map(|group| PyBytes::new(py, &group.bytes())))
+    }
+
+    fn remove_group(&self, py: Python<'_>, group: [u8; 18]) -> PyResult<()> {
+        self.library.check().map_err(|failure| self.failure(py, failure))?;
+        self.library.remove_group(GroupId::from_bytes(&group));
+        Ok(())
+    }
+
+    /// A reference that becomes ready with the group, as `value`; an error if the group is removed before.
+    fn group_ready(&self, py: Python<'_>, group: [u8; 18], value: &Bound<'_, PyAny>) -> PyResult<ObjectRef> {
+        self.library.check().map_err(|failure| self.failure(py, failure))?;
+        let (payload, _alive) = values::encode_own(value, &self.library)?;
+        let id = self.library.await_group(GroupId::from_bytes(&group), payload);
+        Ok(ObjectRef::counted(&self.library, id))
+    }
+
+    /// The group of this id, or of this (namespace, name), or all.
+    #[pyo3(signature = (group=None, name=None))]
+    fn groups<'py>(&self, py: Python<'py>, group: Option<[u8; 18]>, name: Option<(String, String)>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        groups::find(py, self, group.map(|group| GroupId::from_bytes(&group)), name)
     }
 
     /// (total, available) of the node. Cached leases are returned first, so they count as available.

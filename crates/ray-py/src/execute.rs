@@ -11,6 +11,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
+use ray_proto::groups::Within;
 use ray_proto::msg::{Outcome, ToNode};
 use ray_proto::value::FLAG_RAISED;
 use ray_proto::{Payload, ProcId, Resources, TemplateId, Value, UNIT};
@@ -203,10 +204,18 @@ fn construct(py: Python<'_>, library: &Arc<Library>, work: &ActorWork) -> PyResu
         payload: work.spec.payload.clone(),
         name: work.spec.name.clone(),
         held: work.spec.held.clone(),
+        within: Within::of(&work.spec.strategy),
     };
     context::set_actor(this);
     let name = format!("{}.__init__", work.spec.class_name);
-    let template = WorkTemplate { name: name.clone(), payload: work.spec.payload.clone(), max_calls: 0, held: work.spec.held.clone(), group: 0 };
+    let template = WorkTemplate {
+        name: name.clone(),
+        payload: work.spec.payload.clone(),
+        max_calls: 0,
+        held: work.spec.held.clone(),
+        group: 0,
+        within: Within::of(&work.spec.strategy),
+    };
     let template = Arc::new(template);
     let running = Running {
         from: work.actor.owner,

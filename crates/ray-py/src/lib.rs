@@ -16,6 +16,7 @@ mod execute;
 mod fork;
 mod futures;
 mod gifts;
+mod groups;
 mod local;
 mod object_ref;
 mod pending_call;

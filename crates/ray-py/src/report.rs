@@ -6,7 +6,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use ray_proto::report::{Fact, Subject};
-use ray_proto::{ClassId, ObjectId, ProcId, Resources, Value};
+use ray_proto::{ClassId, GroupId, ObjectId, ProcId, Resources, Value};
 
 /// `("object", id)`, `("actor", id)`, `("process", number)`, `("class", owner, number)` or `("everything",)`.
 fn subject_of(subject: &Bound<'_, PyTuple>) -> PyResult<Subject> {
@@ -22,6 +22,7 @@ fn subject_of(subject: &Bound<'_, PyTuple>) -> PyResult<Subject> {
         "process" => Subject::Process { proc_id: ProcId(number(1)?) },
         "class" => Subject::Class { owner: ProcId(number(1)?), class: ClassId(number(2)? as u32) },
         "everything" => Subject::Everything {},
+        "group" => Subject::Group { group: GroupId::from_bytes(&subject.get_item(1)?.extract::<[u8; 18]>()?) },
         other => return Err(PyValueError::new_err(format!("no questions are asked about {other:?}"))),
     })
 }
@@ -98,6 +99,9 @@ fn to_dict<'py>(py: Python<'py>, fact: Fact) -> PyResult<Bound<'py, PyDict>> {
             .with("age_us", age_us)?
             .with("blocks", blocks)?
             .with("call", call.map(|(caller, task)| (caller.0, task)))?,
+        Fact::AwaitsGroup { group } => entry("awaits_group")?.with("group", PyBytes::new(py, &group.bytes()))?,
+        Fact::InGroup { group, bundle } => entry("in_group")?.with("group", PyBytes::new(py, &group.bytes()))?.with("bundle", bundle)?,
+        Fact::Group { info } => entry("group")?.with("info", crate::groups::to_dict(py, &info)?)?,
         Fact::Queued { calls } => entry("queued")?.with("calls", calls)?,
         Fact::Wants { shape, infeasible } => entry("wants")?.amounts("shape", &shape)?.with("infeasible", infeasible)?,
         fact => return node_fact(py, fact),

@@ -4,26 +4,32 @@ use crate::cluster::Where;
 use crate::core::Core;
 use crate::object_ref::ObjectRef;
 use crate::result_stream::ResultStream;
-use crate::{errors, room, values};
+use crate::{context, errors, groups, room, values};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyTuple};
 use ray_logic::owner::{CallArgs, CallKind, StreamOptions, SubmitError, Template};
 use ray_proto::ids::END_INDEX;
-use ray_proto::{Blob, ObjectId, Resources, Strategy, Value};
+use ray_proto::{Blob, GroupId, ObjectId, Resources, Strategy, Value};
 use ray_worker::Library;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 #[pyclass(frozen, module = "ray._native")]
 pub(crate) struct CallTemplate {
     library: Arc<Library>,
     template: Arc<Template>,
     arity: Arity,
+    /// Of a task whose place follows from its caller's: what it needs, and the call sites for the placement groups of callers, the latest last.
+    follows: Option<(Resources, String)>,
+    captured: Mutex<Vec<(GroupId, Arc<Template>)>>,
     /// The actor's handle object: a call site of a method keeps it.
     _actor: Option<Py<ObjectRef>>,
 }
+
+/// Call sites that one function keeps for placement groups.
+const CAPTURED_MAX: usize = 16;
 
 struct Arity {
     min: usize,
@@ -108,7 +114,32 @@ impl CallTemplate {
     fn new(core: &Core, template: Template, arity: Arity, actor: Option<Py<ObjectRef>>) -> Self {
         let library = core.library().clone();
         let template = library.template(template);
-        CallTemplate { library, template, arity, _actor: actor }
+        CallTemplate { library, template, arity, follows: None, captured: Mutex::default(), _actor: actor }
+    }
+
+    /// The call site as this caller uses it: in its placement group, if that captures what it starts.
+    fn site(&self, py: Python<'_>) -> PyResult<Option<Arc<Template>>> {
+        let Some((shape, env)) = &self.follows else { return Ok(None) };
+        let Some(group) = context::capturing_group() else { return Ok(None) };
+        let known = self.captured.lock().expect("no panic while held").iter().find(|(known, _)| *known == group).map(|(_, template)| template.clone());
+        if known.is_some() {
+            return Ok(known);
+        }
+        groups::check_fits(py, &self.library, group, &[shape], &self.template.name)?;
+        let class = self.library.class_for(shape, env, &Strategy::Group { group, bundle: -1, capture: true });
+        let own = &self.template;
+        let (name, payload) = (own.name.clone(), own.payload.clone());
+        let (num_returns, stream) = (own.num_returns, own.stream);
+        let (max_retries, retry_raised, max_calls) = (own.max_retries, own.retry_raised, own.max_calls);
+        let kind = CallKind::Task { class };
+        let template =
+            self.library.template(Template { id: Default::default(), kind, name, payload, num_returns, stream, max_retries, retry_raised, max_calls });
+        let mut captured = self.captured.lock().expect("no panic while held");
+        if captured.len() >= CAPTURED_MAX {
+            captured.remove(0);
+        }
+        captured.push((group, template.clone()));
+        Ok(Some(template))
     }
 
     fn check_arity(&self, args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
@@ -129,9 +160,10 @@ impl CallTemplate {
         if library.is_crowded() {
             room::wait_for_room(py, library, &self.template.name)?;
         }
+        let site = self.site(py)?;
         let call_args = encode_args(library, args, kwargs)?;
         let body_id = call_args.body_id;
-        let submitted = library.submit(&self.template, call_args);
+        let submitted = library.submit(site.as_ref().unwrap_or(&self.template), call_args);
         if !body_id.is_nil() {
             library.drop_ref(body_id);
         }
@@ -156,7 +188,7 @@ impl CallTemplate {
 #[pymethods]
 impl CallTemplate {
     #[staticmethod]
-    #[pyo3(signature = (core, *, payload, name, num_returns, backpressure, max_retries, retry_exceptions, max_calls, resources, strategy=Where(Strategy::DEFAULT), env, min_args, max_args, binder))]
+    #[pyo3(signature = (core, *, payload, name, num_returns, backpressure, max_retries, retry_exceptions, max_calls, resources, strategy=Where(Strategy::DEFAULT), follows=false, env, min_args, max_args, binder))]
     #[allow(clippy::too_many_arguments)] // The call site's constants, by keyword.
     fn task(
         core: &Core,
@@ -169,6 +201,7 @@ impl CallTemplate {
         max_calls: u32,
         resources: HashMap<String, f64>,
         strategy: Where,
+        follows: bool,
         env: &str,
         min_args: usize,
         max_args: Option<usize>,
@@ -188,7 +221,8 @@ impl CallTemplate {
             retry_raised: retry_exceptions,
             max_calls,
         };
-        Self::new(core, template, Arity { min: min_args, max: max_args, binder }, None)
+        let follows = follows.then(|| (shape, env.to_owned()));
+        CallTemplate { follows, ..Self::new(core, template, Arity { min: min_args, max: max_args, binder }, None) }
     }
 
     #[staticmethod]

@@ -5,12 +5,13 @@ use crate::options::Options;
 use crate::oracle::Oracle;
 use crate::rng::{mix, Rng};
 use crate::sabotage::Bug;
+use crate::script::groups::Planned;
 use ray_logic::exec::covered_refs;
 use ray_logic::owner::WaitId;
 use ray_logic::Time;
 use ray_proto::msg::{Evidence, FromNode, Peer, ToNode};
 use ray_proto::wire::Wire;
-use ray_proto::{NodeIndex, ObjectId, ProcId};
+use ray_proto::{GroupId, NodeIndex, ObjectId, ProcId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 #[derive(Clone, Debug)]
@@ -47,6 +48,8 @@ pub enum Event {
     /// A transfer between nodes is through: who asked for it, and under which ticket.
     Copied(NodeIndex, u64),
     Fault(Fault),
+    /// The life of a placement group is over.
+    GroupEnds(GroupId),
     Drops(ProcId),
     /// The next step of the thread that spills.
     Spill(ProcId),
@@ -115,6 +118,10 @@ pub struct Env {
     /// Actors with names: the n-th is called "a<n>".
     pub named: Vec<ray_proto::ActorId>,
     pub node_ids: Vec<(NodeIndex, ray_proto::Blob)>,
+    /// Placement groups that calls may name, and all.
+    pub groups: Vec<Planned>,
+    pub all_groups: BTreeSet<GroupId>,
+    with_groups: bool,
     queue: BTreeMap<(Time, u64), Event>,
     posted: u64,
     /// Events to come that are no routine of nodes.
@@ -128,6 +135,7 @@ impl Env {
             now: 1,
             rng: Rng::new(seed),
             oracle: Oracle::default(),
+            with_groups: options.groups > 0,
             options,
             events: 0,
             hash: seed,
@@ -138,11 +146,17 @@ impl Env {
             net: Net::default(),
             named: Vec::new(),
             node_ids: Vec::new(),
+            groups: Vec::new(),
+            all_groups: BTreeSet::new(),
             queue: BTreeMap::new(),
             posted: 0,
             pending: 0,
             links: BTreeMap::new(),
         }
+    }
+
+    pub fn makes_groups(&self) -> bool {
+        self.with_groups
     }
 
     pub fn post(&mut self, delay: Time, event: Event) {

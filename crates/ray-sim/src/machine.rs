@@ -4,6 +4,7 @@ use crate::env::{daemon, Event, Fault, Packet};
 use crate::net::Route;
 use crate::options::{NodePlan, Options};
 use crate::sabotage::Bug;
+use crate::script::groups::bays;
 use crate::world::World;
 use ray_logic::head::{Head, HeadConfig, MemoryLog};
 use ray_logic::node::{MemoryRules, Node, NodeCommand, NodeConfig, SpillConfig};
@@ -14,6 +15,8 @@ use ray_proto::wire::PROTOCOL;
 use ray_proto::{Blob, ExtentId, NodeIndex, ProcId, Resources, ShmRange};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Of what placement groups take, on every node.
+const BAYS: u32 = 3;
 /// What a worker that leaks seems to use, and until when.
 const LEAK: u64 = 1 << 30;
 const LEAKS_UNTIL_US: u64 = 2_000_000;
@@ -71,6 +74,9 @@ fn config(options: &Options, index: NodeIndex, total: Resources, job: Option<Job
 pub fn first_config(options: &Options) -> NodeConfig {
     let mut total = Resources::from_f64([("CPU", f64::from(options.cpus)), ("GPU", f64::from(options.gpus))]);
     let cluster = !options.nodes.is_empty();
+    if options.groups > 0 {
+        total.add(&bays(BAYS));
+    }
     if cluster {
         total.add(&Resources::from_f64([("gold", 1.0)]));
     }
@@ -125,7 +131,10 @@ impl World {
     /// A node asks the head whether it may join.
     pub fn join(&mut self, at: usize) {
         let plan = self.env.options.nodes[at].clone();
-        let total = total_of(&plan);
+        let mut total = total_of(&plan);
+        if self.env.makes_groups() {
+            total.add(&bays(BAYS));
+        }
         let question = Joining::Join { protocol: PROTOCOL, release: "r".into(), info: info(at + 1, total.clone()) };
         let now = self.env.now;
         let answer = self.node(NodeIndex::HEAD).head().expect("the head").join(now, question, "r", "3");
@@ -182,6 +191,9 @@ impl World {
             // What was heard may have changed what is due.
             deadline = self.node(index).tick(now);
             self.carry_out_all(index);
+        }
+        if index == NodeIndex::HEAD {
+            self.check_groups();
         }
         let Some(machine) = self.machines.get_mut(&index) else { return };
         machine.lease = machine.node.lease();

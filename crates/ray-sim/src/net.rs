@@ -83,6 +83,16 @@ impl Env {
         if is_death && self.strikes(Bug::LostNodeDied) {
             return;
         }
+        if matches!(message, NodeMessage::DropBundles { .. }) && self.strikes(Bug::LostDrop) {
+            return;
+        }
+        if let NodeMessage::ReserveBundles { group, round, .. } = &message {
+            if self.strikes(Bug::FalseReserve) {
+                let (group, round) = (*group, *round);
+                self.enqueue((to, from), NodeMessage::BundlesReserved { group, round });
+                return self.enqueue((to, from), NodeMessage::BundlesCommitted { group, round });
+            }
+        }
         if is_grant && self.strikes(Bug::GrantTwice) {
             self.enqueue(route, message.clone());
         }

@@ -75,6 +75,8 @@ pub struct Options {
     pub detached: u32,
     /// The second driver leaves, or is killed.
     pub driver_ends: u32,
+    /// Placement groups that the program may make.
+    pub groups: u32,
     pub sabotage: Option<Sabotage>,
 }
 
@@ -127,6 +129,7 @@ impl Options {
             o.disk_failure = some(200, 600);
             o.shm = o.shm.max(some(1000, 700));
         }
+        o.groups = some(400, 12);
         o
     }
 
@@ -168,6 +171,7 @@ impl Options {
             o.horizon_us = 1_000_000;
         }
         o.widest = 1;
+        o.groups = some(500, 30);
         o
     }
 
@@ -213,6 +217,7 @@ impl Options {
             node_leaves: 0,
             detached: 0,
             driver_ends: 0,
+            groups: 0,
             sabotage: None,
         }
     }

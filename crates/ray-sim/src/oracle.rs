@@ -8,7 +8,7 @@ use ray_logic::extents::rounded;
 use ray_logic::owner::Owner;
 use ray_proto::ids::{ExtentId, NodeIndex, ObjectId, ProcId};
 use ray_proto::value::{system_error_fields, FLAG_RAISED, FLAG_SYSTEM};
-use ray_proto::{ActorId, ShmRange, Value};
+use ray_proto::{ActorId, GroupId, ShmRange, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -58,6 +58,8 @@ pub struct Oracle {
     pub needy: BTreeSet<ActorId>,
     pub dead: BTreeSet<ProcId>,
     pub killed_any: bool,
+    /// Placement groups that somebody removed.
+    pub groups_ended: BTreeSet<GroupId>,
     /// Killed, by whomever: what they had sent last may be lost, on one link and not on another.
     pub lossy: BTreeSet<ProcId>,
     /// Somebody died with something in its table: ranges made for it stay with their makers.
@@ -237,6 +239,7 @@ impl Oracle {
         let actor: Option<ActorId> = self.actor_of(&unhex(field("actor_id")));
         let excused = match field("code") {
             "object_lost" => object.is_ok_and(|o| self.tainted.contains(&o) || self.may_be_lost(o)),
+            "task_group_removed" | "actor_group_removed" => !self.groups_ended.is_empty() || !self.lost_nodes.is_empty() || self.killed_any,
             "unschedulable" => !self.lost_nodes.is_empty() || !self.frozen.is_empty(),
             "owner_died" => object.is_ok_and(|o| self.dead.contains(&o.owner) || self.frozen.contains(&o.owner.node())),
             "worker_crashed" => self.killed_any,

@@ -20,6 +20,10 @@ pub enum Bug {
     CopyDoneEarly,
     /// A node does not hear that another node is dead.
     LostNodeDied,
+    /// A node is not told to give up what it has set aside for a placement group.
+    LostDrop,
+    /// A placement group counts as reserved on a node that was not asked.
+    FalseReserve,
 }
 
 #[derive(Clone, Copy, Debug)]

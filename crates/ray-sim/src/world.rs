@@ -64,11 +64,13 @@ impl World {
         self.after_node(NodeIndex::HEAD);
         self.run_until_quiet();
         self.check_nobody_waits();
+        self.check_groups_at_rest();
         for id in self.procs.keys().copied().collect::<Vec<_>>() {
             self.with(id, |process, env| process.let_go(env));
         }
         self.env.busy_at = self.env.now;
         self.end_orphans();
+        self.end_groups();
         for index in self.machines.keys().copied().collect::<Vec<_>>() {
             self.after_node(index);
         }
@@ -116,6 +118,7 @@ impl World {
             Event::Net(route) => self.arrives(route),
             Event::Copied(index, ticket) => self.transferred(index, ticket),
             Event::Fault(fault) => self.strike(fault),
+            Event::GroupEnds(group) => self.group_ends(group),
             Event::ForkDone(id) => self.born(id),
             Event::ForkFailed(id) => self.unless_stopped(id.node(), event, |world| {
                 if world.unborn.remove(&id) {

@@ -69,3 +69,20 @@ fn planted_lost_news_of_a_dead_node_is_found() {
     let found = first_finding(Bug::LostNodeDied, 60, &base);
     assert!(found.contains("all is quiet") || found.contains("still has"), "{found}");
 }
+
+/// Groups that go over nodes, and nothing else.
+fn groups() -> Options {
+    Options { groups: 20, ..calm() }
+}
+
+#[test]
+fn planted_bundles_that_nobody_drops_are_found() {
+    let found = first_finding(Bug::LostDrop, 60, &groups());
+    assert!(found.contains("bundle"), "{found}");
+}
+
+#[test]
+fn planted_half_reserved_group_is_found() {
+    let found = first_finding(Bug::FalseReserve, 60, &groups());
+    assert!(found.contains("is not set aside"), "{found}");
+}

@@ -433,8 +433,8 @@ impl Core {
                     Some(refused) => self.owner.give_back(vec![refused], true, ProcId::NODE),
                 }
             }
-            Peer::Template { template, name, payload, max_calls, held, group } => {
-                self.templates.insert((from, template), Arc::new(WorkTemplate { name, payload, max_calls, held, group }));
+            Peer::Template { template, name, payload, max_calls, held, group, within } => {
+                self.templates.insert((from, template), Arc::new(WorkTemplate { name, payload, max_calls, held, group, within }));
             }
             Peer::Recall { tasks } => {
                 let taken = self.exec.recall(from, &tasks);
@@ -479,6 +479,8 @@ fn answer_token(message: &FromNode) -> Option<u64> {
         | FromNode::PullFailed { token, .. }
         | FromNode::NodesAre { token, .. }
         | FromNode::JobsAre { token, .. }
+        | FromNode::GroupTaken { token, .. }
+        | FromNode::GroupsAre { token, .. }
         | FromNode::KvIs { token, .. }
         | FromNode::ResourcesAre { token, .. } => Some(*token),
         _ => None,

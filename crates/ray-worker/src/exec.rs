@@ -2,6 +2,7 @@
 
 use crate::library::{Core, Library};
 use ray_logic::exec::Queued;
+use ray_proto::groups::Within;
 use ray_proto::msg::{ActorSpec, Call, Outcome, ToNode};
 use ray_proto::{ActorId, Blob, ObjectId, Payload, ProcId, Resources, Value};
 use std::collections::BTreeMap;
@@ -25,6 +26,8 @@ pub struct WorkTemplate {
     pub held: Resources,
     /// Concurrency group of a method; 0 is the default one.
     pub group: u32,
+    /// The placement group of a task.
+    pub within: Option<Within>,
 }
 
 pub struct CallWork {
@@ -209,7 +212,7 @@ impl Core {
     fn next_call(&mut self, group: usize) -> Option<Work> {
         let Queued { from, call, .. } = self.exec.pop(group, ray_shm::now_us())?;
         let template = self.templates.get(&(from, call.template)).cloned();
-        let unknown = || WorkTemplate { name: "?".into(), payload: Blob::EMPTY, max_calls: 0, held: Resources::default(), group: 0 };
+        let unknown = || WorkTemplate { name: "?".into(), payload: Blob::EMPTY, max_calls: 0, held: Resources::default(), group: 0, within: None };
         let template = template.unwrap_or_else(|| Arc::new(unknown()));
         Some(Work::Call(CallWork { from, template, call }))
     }

@@ -13,8 +13,9 @@ use crossbeam_queue::SegQueue;
 use ray_logic::exec::Exec;
 use ray_logic::extents::Extents;
 use ray_logic::owner::{ActorOptions, CallArgs, Command, Limits, Owner, SubmitError, Template, WaitId};
+use ray_proto::groups::GroupSpec;
 use ray_proto::msg::{FromNode, Peer, ToNode, WorkerLine};
-use ray_proto::{ActorId, Blob, ClassId, ExtentId, ObjectId, Payload, ProcId, Resources, ShmRange, Strategy, TemplateId, Value, UNIT};
+use ray_proto::{ActorId, Blob, ClassId, ExtentId, GroupId, ObjectId, Payload, ProcId, Resources, ShmRange, Strategy, TemplateId, Value, UNIT};
 use ray_shm::board::Board;
 use ray_shm::link::{Flushed, Reader, Writer};
 use ray_shm::memory::Mapping;
@@ -516,6 +517,48 @@ impl Library {
     pub fn submit(&self, template: &Arc<Template>, args: CallArgs) -> Result<u64, SubmitError> {
         let now = ray_shm::now_us();
         self.with(|core| core.owner.submit(now, template, args))
+    }
+
+    // ---- placement groups
+
+    pub fn new_group_id(&self) -> GroupId {
+        self.with(|core| core.owner.new_group_id())
+    }
+
+    /// Create a group without a name: nothing is asked.
+    pub fn create_group(&self, spec: Box<GroupSpec>) -> GroupId {
+        self.with(|core| {
+            let group = core.owner.new_group_id();
+            core.owner.create_group(0, group, spec);
+            group
+        })
+    }
+
+    /// Create one with a name; the answer says whether it was free.
+    pub fn create_named_group(&self, group: GroupId, spec: Box<GroupSpec>) -> Result<(u64, Arc<Gate>), Failure> {
+        self.check()?;
+        let gate = Arc::new(Gate::default());
+        let token = self.with(|core| {
+            let token = core.token();
+            core.answers.insert(token, Answer::Waiting(gate.clone()));
+            core.owner.create_group(token, group, spec);
+            core.flush_all();
+            token
+        });
+        Ok((token, gate))
+    }
+
+    pub fn forget_group(&self, group: GroupId) {
+        self.with(|core| core.owner.forget_group(group));
+    }
+
+    pub fn remove_group(&self, group: GroupId) {
+        self.with(|core| core.owner.remove_group(group));
+    }
+
+    /// An object that becomes ready with the group.
+    pub fn await_group(&self, group: GroupId, payload: Payload) -> ObjectId {
+        self.with(|core| core.owner.await_group(group, payload))
     }
 
     // ---- actors

@@ -47,7 +47,7 @@ impl Core {
         match subject {
             Subject::Object { id } => self.owner.report_object(now, *id),
             Subject::Process { .. } => self.report_self(now),
-            Subject::Actor { .. } | Subject::Class { .. } | Subject::Everything {} => vec![Fact::Unknown {}],
+            Subject::Actor { .. } | Subject::Class { .. } | Subject::Group { .. } | Subject::Everything {} => vec![Fact::Unknown {}],
         }
     }
 

@@ -413,6 +413,8 @@ _SYSTEM_ERRORS: dict[str, Callable[[Mapping[str, str], str], BaseException]] = {
     "cancelled": _cancelled,
     "pending_calls": _text_error(errors.PendingCallsLimitExceeded),
     "unschedulable": _unschedulable,
+    "task_group_removed": _text_error(errors.TaskPlacementGroupRemoved),
+    "actor_group_removed": _text_error(errors.ActorPlacementGroupRemoved),
     "get_timeout": _text_error(errors.GetTimeoutError),
     "stream_end": _text_error(errors.ObjectRefStreamEndOfStreamError),
     "stream_replay": _text_error(errors.StreamingGeneratorReplayInconsistentError),

@@ -50,7 +50,7 @@ def explain(core: Core, subject: tuple[str, Any]) -> Explanation:
 
     Args:
         core: The engine to ask through.
-        subject: ("object", 28 bytes), ("actor", 28 bytes of its handle's object), ("process", number), or ("everything", None).
+        subject: ("object", 28 bytes), ("actor", 28 bytes of its handle's object), ("process", number), ("group", 18 bytes), or ("everything", None).
 
     Returns:
         The explanation.
@@ -71,6 +71,8 @@ def explain(core: Core, subject: tuple[str, Any]) -> Explanation:
             walk.actor(what, 0)
         case "process":
             walk.process(what, 0)
+        case "group":
+            walk.group(what, 0)
         case _:
             walk.everything()
     return Explanation("\n".join(walk.lines), tuple(dict.fromkeys(walk.causes)), tuple(walk.cycle))
@@ -80,7 +82,7 @@ def subject_from_hex(text: str, node_id: bytes) -> tuple[str, Any]:
     """Find out what an id in hex is the id of.
 
     Args:
-        text: Id of an object, task, actor or worker, as Ray prints them.
+        text: Id of an object, task, actor, worker or placement group, as Ray prints them.
         node_id: Id of this session's node.
 
     Returns:
@@ -104,7 +106,11 @@ def subject_from_hex(text: str, node_id: bytes) -> tuple[str, Any]:
             return "object", raw + (1).to_bytes(_INDEX_BYTES, "little")
         case 16:
             return "actor", _handle_of(raw)
-    raise ValueError(f"{text!r} is no id of an object (56 hex digits), task (48), actor (32) or worker (56)\nhint: ref.hex(), or an id from an error's text")
+        case 18:
+            return "group", raw
+    raise ValueError(
+        f"{text!r} is no id of an object (56 hex digits), task (48), actor (32), placement group (36) or worker (56)\nhint: ref.hex(), or an id from an error's text"
+    )
 
 
 _ACTOR_INDEX = ((1 << 24) - 1).to_bytes(_INDEX_BYTES, "little")
@@ -216,6 +222,9 @@ class _Walk:
             self._cause(depth, f"{name} is not known to its owner, {self._who(_owner_of(object_id))}: it was freed, or never made")
         if "handle" in kinds:
             self.actor(object_id, depth)
+        for fact in kinds.get("awaits_group", []):
+            self._say(depth, f"{name} becomes ready with its placement group:")
+            self.group(fact["group"], depth + 1)
         for fact in kinds.get("call", []):
             self._call(fact, object_id, kinds, depth)
 
@@ -253,6 +262,9 @@ class _Walk:
         wants = (kinds.get("wants") or [{"shape": "?", "infeasible": ""}])[0]
         if wants["infeasible"]:
             return self._cause(depth, wants["infeasible"])
+        for fact in kinds.get("in_group", []):
+            if not self._group_is_there(fact["group"], fact["bundle"], depth):
+                return None
         for room in kinds.get("room", []):
             self._say(depth, f"it waits for a worker and {{{wants['shape']}}}: of {{{room['total']}}} {{{room['available']}}} are free")
             if room["trouble"]:
@@ -266,6 +278,35 @@ class _Walk:
             self.process(fact["proc"], depth)
         if len(holders) > NAMED:
             self._say(depth, f"and {len(holders) - NAMED} more processes hold resources")
+
+    # ---- placement groups
+
+    def group(self, group_id: bytes, depth: int) -> None:
+        name = f"placement group {group_id.hex()}"
+        if not self._enter(("group", group_id), "", depth, name):
+            return
+        facts = self._node("group", group_id).get("group", [])
+        if not facts:
+            self._cause(depth, f"{name} is not known: it was removed long ago, or never created")
+        for fact in facts:
+            info = fact["info"]
+            named = f" {info['name']!r}" if info["name"] else ""
+            state = f"placement group{named} {group_id.hex()} ({info['strategy']}, {len(info['bundles'])} bundles) is {info['state']}"
+            self._cause(depth, f"{state}: {info['why']}" if info["why"] else state)
+            for at, node in enumerate(info["nodes"][:NAMED] if info["state"] != "REMOVED" else []):
+                self._say(depth + 1, f"bundle {at} {info['bundles'][at]}: " + ("has no node" if node is None else f"on node {node}"))
+        self._leave()
+
+    def _group_is_there(self, group_id: bytes, bundle: int, depth: int) -> bool:
+        """Say what of a group is asked for. False: the group itself is what is waited for."""
+        which = "any bundle" if bundle < 0 else f"bundle {bundle}"
+        infos = [fact["info"] for fact in self._node("group", group_id).get("group", [])]
+        if infos and infos[0]["state"] == "CREATED":
+            self._say(depth, f"it is to run in {which} of placement group {group_id.hex()}, which is there")
+            return True
+        self._say(depth, f"it is to run in {which} of its placement group, which is not whole:")
+        self.group(group_id, depth + 1)
+        return False
 
     # ---- actors
 

@@ -6,7 +6,23 @@ from typing import Any
 
 from ray._core import session
 
-__all__ = ["list_named_actors"]
+# The function has the name of its module, so it is bound here, once the module is loaded: what is imported later would bind the module.
+from ray.util.placement_group import (
+    get_current_placement_group,
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+
+__all__ = [
+    "get_current_placement_group",
+    "get_placement_group",
+    "list_named_actors",
+    "placement_group",
+    "placement_group_table",
+    "remove_placement_group",
+]
 
 
 def list_named_actors(all_namespaces: bool = False) -> list[str] | list[dict[str, Any]]:

@@ -116,12 +116,16 @@ impl Head {
         actor.restarts_left = spec.max_restarts;
         actor.spec = Some(spec.clone());
         actor.subscribers.insert(creator);
+        self.note_actor_of_group(id, &spec.strategy, true);
+        let in_group = spec.is_in_group();
         self.commit(Change::ActorCreated { actor: id, spec });
         if let Some((text, hopeless)) = self.why_homeless(id) {
-            if hopeless || self.config.infeasible_is_error {
-                return self.actor_ends(id, "unschedulable", &text, "");
+            if hopeless || self.config.infeasible_is_error && !in_group {
+                return self.actor_ends(id, self.code_of_homeless(id), &text, "");
             }
-            self.tell(creator, FromNode::Notice { text });
+            if !in_group {
+                self.tell(creator, FromNode::Notice { text });
+            }
         }
         self.place(id);
     }
@@ -205,7 +209,7 @@ impl Head {
         }
         let cause = actor_error(code, id, &actor.class_name, &message, cause_hex);
         actor.life = Life::Dead(cause.clone());
-        actor.spec = None;
+        let spec = actor.spec.take();
         let unreferenced = actor.unreferenced;
         self.homeless.retain(|other| *other != id);
         self.waiting.remove(&id);
@@ -213,6 +217,23 @@ impl Head {
         self.tell_subscribers(id, &ActorState::Dead { cause });
         if unreferenced {
             self.actors.remove(&id);
+        }
+        if let Some(spec) = spec {
+            self.note_actor_of_group(id, &spec.strategy, false);
+        }
+        self.groups_of_actor_end(id);
+    }
+
+    /// Their placement group is removed.
+    pub(super) fn actors_of_group_end(&mut self, ids: BTreeSet<ActorId>, why: &str) {
+        for id in ids.into_iter().filter(|id| self.actors.get(id).is_some_and(|actor| !actor.is_dead())).collect::<Vec<_>>() {
+            let actor = self.actors.get_mut(&id).expect("listed");
+            actor.ending.get_or_insert_with(|| why.into());
+            let incarnation = actor.incarnation;
+            match actor.node() {
+                Some(node) => self.send(node, NodeMessage::KillActor { actor: id, incarnation, reason: why.into() }),
+                None => self.actor_ends(id, "actor_group_removed", why, ""),
+            }
         }
     }
 
@@ -259,7 +280,8 @@ impl Head {
         match self.actors[&id].ending.clone() {
             Some(why) => {
                 let text = self.dead_text(id, &why);
-                self.actor_ends(id, "actor_died", &text, "");
+                let code = if self.code_of_homeless(id) == "unschedulable" { "actor_died" } else { "actor_group_removed" };
+                self.actor_ends(id, code, &text, "");
             }
             None => self.place(id),
         }

@@ -21,9 +21,11 @@ impl Head {
     pub(super) fn process_gone(&mut self, now: Time, proc_id: ProcId) {
         let job = self.state.jobs.get(&proc_id.job()).filter(|info| info.driver == proc_id && info.ended_ms == 0).map(|info| info.job);
         self.owner_of_actors_gone(proc_id);
+        self.watcher_of_groups_gone(proc_id);
         if let Some(job) = job {
             self.commit(Change::JobEnded { job, at_ms: self.wall_ms(now) });
             self.actors_of_job_end(job);
+            self.groups_of_job_end(job);
             self.send_all(&NodeMessage::JobEnded { job });
         }
     }

@@ -71,6 +71,7 @@ impl Head {
         self.members.insert(index, info);
         self.news.infos.insert(index);
         self.place_homeless();
+        self.place_groups();
     }
 
     pub(super) fn heard(&mut self, now: Time, from: NodeIndex) {
@@ -82,15 +83,24 @@ impl Head {
     /// A node's word on how it stands.
     pub fn viewed(&mut self, now: Time, view: NodeView) {
         let index = view.index;
-        if self.views.get(&index).is_none_or(|known| known.version >= view.version) {
-            return;
-        }
-        self.views.insert(index, view);
+        let Some(has_more) = self.note_view(view) else { return };
         if self.members.len() > 1 {
             self.news.views.insert(index);
             self.move_waiting(index);
             self.spread_news(now);
         }
+        if has_more {
+            self.place_groups();
+        }
+    }
+
+    /// Whether there may be more room than was known; None: the view is no news.
+    pub(super) fn note_view(&mut self, view: NodeView) -> Option<bool> {
+        let known = self.views.get(&view.index).filter(|known| known.version < view.version)?;
+        let grew = view.available.0.iter().any(|(name, amount)| *amount > known.available.get(name));
+        let has_more = grew || view.waiting < known.waiting;
+        self.views.insert(view.index, view);
+        Some(has_more)
     }
 
     /// The node's port refuses connections: its machine says that its daemon is gone. A firewall says the same for a moment.
@@ -116,6 +126,8 @@ impl Head {
         // First of all: what follows speaks of its processes as gone.
         self.tell_news(now);
         self.processes_of_node_gone(now, index);
+        // Before the actors: those of groups go where the bundles go.
+        self.bundles_of_node_gone(index);
         self.actors_of_node_gone(index, &death);
     }
 

@@ -1,4 +1,4 @@
-//! The head: the one writer of the cluster's membership, jobs, actors, names and key-value pairs.
+//! The head: the one writer of the cluster's membership, jobs, actors, placement groups, names and key-value pairs.
 //!
 //! It lives inside the node of index 0 and speaks with its own node as with every other: `NodeMessage`s in, `NodeMessage`s out.
 //!
@@ -9,9 +9,11 @@
 //! 4. An actor waits for a node only while no living one may take it.
 //!
 //! Files: `log` the five calls, `state` what must not be forgotten, `membership` nodes and their signs of life, `jobs` drivers, `actors` their lives,
-//! `places` which node gets them, `names` names and keys.
+//! `places` which node gets them, `groups` placement groups, `bundles` which nodes get theirs, `names` names and keys.
 
 mod actors;
+mod bundles;
+mod groups;
 mod jobs;
 mod log;
 mod membership;
@@ -60,10 +62,13 @@ pub struct Head {
     homeless: VecDeque<ActorId>,
     /// Actors that wait at a node for their turn.
     waiting: BTreeSet<ActorId>,
+    groups: groups::Groups,
     /// Processes that are gone while their job runs on, the latest ones: what they owned is not waited for.
     gone: BTreeSet<ProcId>,
     gone_order: VecDeque<ProcId>,
     news: membership::News,
+    /// Of the event in hand.
+    now: Time,
     last_tick: Time,
     /// Nobody can have been silent for too long before this.
     look_at: Time,
@@ -91,9 +96,11 @@ impl Head {
             actors: BTreeMap::new(),
             homeless: VecDeque::new(),
             waiting: BTreeSet::new(),
+            groups: groups::Groups::default(),
             gone: BTreeSet::new(),
             gone_order: VecDeque::new(),
             news: membership::News::default(),
+            now: 0,
             last_tick: 0,
             look_at: 0,
             out: VecDeque::new(),
@@ -144,6 +151,7 @@ impl Head {
         if !self.members.contains_key(&from) {
             return;
         }
+        self.now = now;
         self.heard(now, from);
         match message {
             NodeMessage::Heartbeat { seq } => self.send(from, NodeMessage::HeartbeatSeen { seq }),
@@ -154,6 +162,11 @@ impl Head {
             NodeMessage::ActorEnded { actor, incarnation, evidence } => self.actor_ended(actor, incarnation, &evidence),
             NodeMessage::ActorFailed { actor, incarnation, error } => self.actor_failed(actor, incarnation, &error),
             NodeMessage::ActorLeaving { actor, reason } => self.actor_leaving(actor, reason),
+            NodeMessage::BundlesReserved { group, round } => self.bundles_reserved(from, group, round),
+            NodeMessage::BundlesCommitted { group, round } => self.bundles_committed(from, group, round),
+            NodeMessage::BundlesRefused { group, round, view } => self.bundles_refused(from, group, round, view),
+            NodeMessage::BundlesExpired { group, round } => self.bundles_expired(from, group, round),
+            NodeMessage::GroupWanted { group } => self.group_wanted(from, group),
             NodeMessage::OwnerGone { proc_id } => self.process_gone(now, proc_id),
             NodeMessage::NodeLeaving { reason } => self.node_died(now, from, &reason),
             _ => {}
@@ -174,6 +187,10 @@ impl Head {
             ToNode::NameTake { token, name, namespace, actor, payload } => self.name_take(from, token, (namespace, name), (actor, payload)),
             ToNode::NameFind { token, name, namespace } => self.name_find(from, token, &(namespace, name)),
             ToNode::NameList { token, all, namespace } => self.name_list(from, token, all, &namespace),
+            ToNode::GroupCreate { token, group, spec } => self.group_create(from, token, group, spec),
+            ToNode::GroupRemove { group } => self.group_remove(group, "remove_placement_group was called"),
+            ToNode::GroupWatch { group } => self.group_watch(from, group),
+            ToNode::GroupsQuery { token, group, name } => self.groups_asked(from, token, group, name),
             ToNode::Kv { token, step } => self.kv(from, token, step),
             ToNode::NodesQuery { token } => {
                 let (nodes, views) = self.all_nodes();
@@ -189,6 +206,10 @@ impl Head {
             }
             ToNode::Ask { token, subject: ray_proto::report::Subject::Actor { actor } } => {
                 let facts = vec![self.report_actor(actor)];
+                self.tell(from, FromNode::Told { token, facts });
+            }
+            ToNode::Ask { token, subject: ray_proto::report::Subject::Group { group } } => {
+                let facts = vec![self.report_group(group)];
                 self.tell(from, FromNode::Told { token, facts });
             }
             _ => {}
@@ -229,6 +250,7 @@ impl Head {
 
     /// Time passed. Returns when to call again.
     pub fn tick(&mut self, now: Time) -> Option<Time> {
+        self.now = now;
         let due = [self.check_signs(now), self.spread_news(now)].into_iter().flatten().min();
         self.last_tick = now;
         due
@@ -236,7 +258,9 @@ impl Head {
 
     /// What keeps the head from being idle, one line each.
     pub fn leftovers(&self) -> Vec<String> {
-        self.actors.iter().filter(|(_, actor)| !actor.is_dead()).map(|(id, actor)| format!("the head knows actor {id:?}: {actor:?}")).collect()
+        let mut lines = self.group_leftovers();
+        lines.extend(self.actors.iter().filter(|(_, actor)| !actor.is_dead()).map(|(id, actor)| format!("the head knows actor {id:?}: {actor:?}")));
+        lines
     }
 
     /// The state made again from the log is this one.
@@ -251,5 +275,6 @@ impl Head {
             assert!(info.death.is_empty() && self.state.nodes.contains_key(&info.index), "a member is alive and known: {info:?}");
         }
         self.check_actors();
+        self.check_groups();
     }
 }

@@ -4,13 +4,19 @@ use super::actors::Life;
 use super::Head;
 use crate::placing::{choose, explain, rank};
 use ray_proto::cluster::NodeMessage;
-use ray_proto::{ActorId, NodeIndex, Resources};
+use ray_proto::groups::Within;
+use ray_proto::{ActorId, GroupId, NodeIndex, Resources, Strategy};
+use std::collections::BTreeMap;
 
 impl Head {
     /// Why no living node may take it; `true`: and none that joins later could.
     pub(super) fn why_homeless(&self, id: ActorId) -> Option<(String, bool)> {
         let spec = self.actors.get(&id)?.spec.as_ref()?;
         let name = &spec.class_name;
+        if let Strategy::Group { group, bundle, .. } = spec.strategy {
+            let why = self.why_not_in_group((group, bundle), [&spec.to_place, &spec.held]);
+            return why.map(|(text, never)| (format!("actor {name}: {text}"), never));
+        }
         if choose(&spec.strategy, &spec.to_place, &self.members).hopeless {
             return explain(&spec.to_place, &spec.strategy, &self.members).map(|text| (format!("actor {name}: {text}"), true));
         }
@@ -50,7 +56,16 @@ impl Head {
 
     fn end_if_hopeless(&mut self, id: ActorId) {
         if let Some((text, true)) = self.why_homeless(id) {
-            self.actor_ends(id, "unschedulable", &text, "");
+            self.actor_ends(id, self.code_of_homeless(id), &text, "");
+        }
+    }
+
+    /// Of the error when it can never have a node.
+    pub(super) fn code_of_homeless(&self, id: ActorId) -> &'static str {
+        let group = self.actors.get(&id).and_then(|actor| actor.spec.as_ref()).and_then(|spec| Within::of(&spec.strategy)).map(|within| within.group);
+        match group.is_some_and(|group| self.group_is_gone(group)) {
+            true => "actor_group_removed",
+            false => "unschedulable",
         }
     }
 
@@ -64,6 +79,9 @@ impl Head {
     /// The node with room now (the creator's own before others), else the one with the shortest line. `but`: not that one, and only with room.
     fn best_node(&self, id: ActorId, but: Option<NodeIndex>) -> Option<NodeIndex> {
         let spec = self.actors.get(&id)?.spec.as_ref()?;
+        if let Strategy::Group { group, bundle, .. } = spec.strategy {
+            return if but.is_none() { self.home_in_group(id, group, bundle) } else { None };
+        }
         let choice = choose(&spec.strategy, &spec.to_place, &self.members);
         let feasible = |index: &&NodeIndex| spec.to_place.fits_in(&self.members[*index].total) && spec.held.fits_in(&self.members[*index].total);
         if let ([only], None) = (&choice.allowed[..], but) {
@@ -90,6 +108,24 @@ impl Head {
         candidates.min_by_key(|index| score(index)).copied()
     }
 
+    /// The node with a bundle of the group that has most room left, as far as the group's actors tell.
+    fn home_in_group(&self, id: ActorId, group: GroupId, bundle: i32) -> Option<NodeIndex> {
+        let spec = self.actors.get(&id)?.spec.as_ref()?;
+        let found = self.groups.living.get(&group)?;
+        let homes = found.homes(bundle, [&spec.to_place, &spec.held]);
+        let mut room: BTreeMap<NodeIndex, Resources> = BTreeMap::new();
+        for (at, node) in &homes {
+            room.entry(*node).or_default().add(&found.spec.bundles[*at as usize]);
+        }
+        for other in found.actors.iter().filter(|other| **other != id) {
+            let actor = &self.actors[other];
+            let (Some(node), Some(held)) = (actor.node(), actor.spec.as_ref().map(|spec| &spec.held)) else { continue };
+            room.entry(node).and_modify(|left| left.subtract(held));
+        }
+        let crowd = |node: &NodeIndex| found.actors.iter().filter(|other| **other != id && self.actors[other].node() == Some(*node)).count();
+        room.into_iter().min_by_key(|(node, left)| (!spec.held.fits_in(left), crowd(node), *node != id.owner.node(), *node)).map(|(node, _)| node)
+    }
+
     /// Actors that wait at a node.
     fn line_at(&self, index: NodeIndex) -> usize {
         self.waiting.iter().filter(|id| self.actors[id].node() == Some(index)).count()
@@ -98,8 +134,11 @@ impl Head {
     /// What a node has to give, as far as is known: its view less what other actors were promised there.
     fn free_on(&self, index: NodeIndex, but: ActorId) -> Resources {
         let mut free = self.views[&index].available.clone();
+        if let Some(promised) = self.groups.promised.get(&index) {
+            free.subtract(promised);
+        }
         for id in self.waiting.iter().filter(|id| **id != but && self.actors[id].node() == Some(index)) {
-            if let Some(spec) = &self.actors[id].spec {
+            if let Some(spec) = self.actors[id].spec.as_ref().filter(|spec| !spec.is_in_group()) {
                 free.subtract(&spec.held);
             }
         }
@@ -116,7 +155,8 @@ impl Head {
             let Some(spec) = &actor.spec else { continue };
             let free = &self.views[&node].available;
             let fits = spec.to_place.fits_in(&room) && spec.held.fits_in(&room);
-            if node == index || !fits || spec.to_place.fits_in(free) || self.best_node(id, Some(node)) != Some(index) {
+            let stays = node == index || spec.is_in_group() || !fits || spec.to_place.fits_in(free);
+            if stays || self.best_node(id, Some(node)) != Some(index) {
                 continue;
             }
             room.subtract(&spec.held);

@@ -3,9 +3,10 @@
 //! Invariant: only `apply` changes it. The log holds the changes; a state made again from them is equal.
 
 use ray_proto::cluster::{JobInfo, NodeInfo};
+use ray_proto::groups::GroupSpec;
 use ray_proto::msg::ActorSpec;
 use ray_proto::wire::{decode, Wire};
-use ray_proto::{wire_enum, wire_struct, ActorId, Blob, NodeIndex};
+use ray_proto::{wire_enum, wire_struct, ActorId, Blob, GroupId, NodeIndex};
 use std::collections::BTreeMap;
 
 /// Dead nodes and ended jobs that are kept for those who ask.
@@ -23,6 +24,8 @@ wire_enum! {
         6 = NameTaken { namespace: String, name: String, actor: ActorId, payload: Blob },
         /// `None`: the key is deleted.
         7 = KeySet { key: Vec<u8>, value: Option<Blob> },
+        8 = GroupCreated { group: GroupId, spec: Box<GroupSpec> },
+        9 = GroupRemoved { group: GroupId },
     }
 }
 
@@ -37,13 +40,14 @@ wire_struct! {
         /// By (namespace, name).
         pub names: BTreeMap<(String, String), (ActorId, Blob)>,
         pub keys: BTreeMap<Vec<u8>, Blob>,
+        pub groups: BTreeMap<GroupId, Box<GroupSpec>>,
     }
 }
 
 impl Default for State {
     fn default() -> Self {
-        let (nodes, jobs, actors, names, keys) = Default::default();
-        State { next_index: 0, next_job: 1, nodes, jobs, actors, names, keys }
+        let (nodes, jobs, actors, names, keys, groups) = Default::default();
+        State { next_index: 0, next_job: 1, nodes, jobs, actors, names, keys, groups }
     }
 }
 
@@ -76,6 +80,12 @@ impl State {
             }
             Change::NameTaken { namespace, name, actor, payload } => {
                 self.names.insert((namespace, name), (actor, payload));
+            }
+            Change::GroupCreated { group, spec } => {
+                self.groups.insert(group, spec);
+            }
+            Change::GroupRemoved { group } => {
+                self.groups.remove(&group);
             }
             Change::KeySet { key, value: Some(value) } => {
                 self.keys.insert(key, value);

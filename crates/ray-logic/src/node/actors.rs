@@ -1,5 +1,6 @@
 //! Actors that the head gave to this node: they wait for room, start, live, end. What becomes of them next is the head's business.
 
+use super::bundles::{Pool, Room};
 use super::procs::Role;
 use super::Node;
 use crate::Time;
@@ -23,6 +24,8 @@ pub(super) struct Hosted {
     life: Life,
     held: Resources,
     gpus: Vec<(u32, i64)>,
+    /// Whom they are from.
+    pool: Pool,
     incarnation: u32,
     /// Another life may follow this one.
     restartable: bool,
@@ -31,6 +34,16 @@ pub(super) struct Hosted {
 impl Hosted {
     pub(super) fn held(&self) -> &Resources {
         &self.held
+    }
+
+    pub(super) fn pool(&self) -> Pool {
+        self.pool
+    }
+
+    /// The bundle that it lived from is no more. Returns its process.
+    pub(super) fn lose_bundle(&mut self) -> Option<ProcId> {
+        self.pool = None;
+        self.process()
     }
 
     pub(super) fn may_restart(&self) -> bool {
@@ -82,7 +95,7 @@ impl Node {
         if self.hosted.get(&id).is_some_and(|hosted| hosted.incarnation >= incarnation) {
             return;
         }
-        self.hosted.insert(id, Hosted { spec, life: Life::Waiting, held: Resources::default(), gpus: vec![], incarnation, restartable });
+        self.hosted.insert(id, Hosted { spec, life: Life::Waiting, held: Resources::default(), gpus: vec![], pool: None, incarnation, restartable });
         self.to_place.push_back(id);
         self.schedule(now);
     }
@@ -128,17 +141,16 @@ impl Node {
 
     fn try_place(&mut self, id: ActorId, idle: &mut usize) -> bool {
         let Some(spec) = self.hosted.get(&id).map(|hosted| &hosted.spec) else { return true };
-        if !spec.to_place.fits_in(&self.available) || !spec.held.fits_in(&self.available) {
-            return false;
-        }
+        let Some(pool) = self.pool_for(&spec.strategy, [&spec.to_place, &spec.held], None) else { return false };
         let Some(worker) = self.idle_worker(&spec.env, id.owner.job(), None) else { return false };
         let spec = spec.clone();
-        let Some(gpus) = self.gpus.assign(spec.held.get("GPU")) else { return false };
+        let Some(gpus) = self.gpus_in(pool).assign(spec.held.get("GPU")) else { return false };
         *idle -= 1;
-        self.available.subtract(&spec.held);
+        self.free_in(pool).subtract(&spec.held);
         self.procs.get_mut(&worker).expect("an idle worker").role = Role::Actor(id);
         let hosted = self.hosted.get_mut(&id).expect("looked up above");
         hosted.held = spec.held.clone();
+        hosted.pool = pool;
         hosted.life = Life::Starting(worker);
         let gpu_ids = gpus.iter().map(|(device, _)| *device).collect();
         hosted.gpus = gpus;
@@ -152,7 +164,7 @@ impl Node {
         let mut counts = BTreeMap::new();
         for id in &self.to_place {
             let Some(spec) = self.hosted.get(id).map(|hosted| &hosted.spec) else { continue };
-            if spec.to_place.fits_in(&self.available) {
+            if self.pool_for(&spec.strategy, [&spec.to_place; 2], None).is_some() {
                 let count = counts.entry((id.owner.job(), spec.env.clone())).or_insert(0);
                 *count = (*count + 1usize).min(64);
             }
@@ -161,12 +173,10 @@ impl Node {
     }
 
     /// Actors wait for whole processes; calls must not starve them of what they hold.
-    pub(super) fn reserve_for_actors(&self, room: &mut Resources) {
-        for id in &self.to_place {
-            if let Some(spec) = self.hosted.get(id).map(|hosted| &hosted.spec) {
-                if spec.held.fits_in(room) {
-                    room.subtract(&spec.held);
-                }
+    pub(super) fn reserve_for_actors(&self, room: &mut Room) {
+        for spec in self.to_place.iter().filter_map(|id| self.hosted.get(id)).map(|hosted| &hosted.spec) {
+            if let Some(pool) = self.pool_for(&spec.strategy, [&spec.held; 2], Some(&*room)) {
+                self.promise(room, pool, &spec.held);
             }
         }
     }
@@ -201,8 +211,7 @@ impl Node {
 
     fn release_actor(&mut self, id: ActorId, blocked: bool) {
         let hosted = self.hosted.remove(&id).expect("a known actor");
-        self.give_back(&hosted.held, blocked);
-        self.gpus.release(&hosted.gpus);
+        self.give_back(hosted.pool, &hosted.held, &hosted.gpus, blocked);
     }
 
     pub(super) fn actor_process_died(&mut self, id: ActorId, blocked: bool, evidence: &Evidence) {

@@ -6,8 +6,9 @@
 
 use super::Node;
 use crate::placing::{choose, explain, rank};
+use ray_proto::groups::Within;
 use ray_proto::msg::{FromNode, ToNode};
-use ray_proto::{ClassId, NodeIndex, ProcId};
+use ray_proto::{ClassId, NodeIndex, ProcId, Strategy};
 use std::collections::BTreeMap;
 
 /// What another node was asked for a class of ours.
@@ -49,6 +50,7 @@ impl Node {
     fn ask_delegate(&mut self, owner: ProcId, class: ClassId, node: NodeIndex, count: u32) {
         let want = self.wants.get_mut(&(owner, class)).expect("planned");
         let (shape, env) = (want.shape().clone(), want.env().to_owned());
+        let strategy = if Within::of(want.strategy()).is_some() { want.strategy().clone() } else { Strategy::DEFAULT };
         let delegate = want.delegates.entry(node).or_default();
         if delegate.asked == count {
             return;
@@ -56,7 +58,6 @@ impl Node {
         delegate.asked = count;
         let (granted, defined) = (delegate.granted, std::mem::replace(&mut delegate.defined, true));
         if !defined {
-            let strategy = ray_proto::Strategy::DEFAULT;
             self.ask_node(node, owner, ToNode::DefineClass { class, shape, env, strategy });
         }
         self.ask_node(node, owner, ToNode::LeaseWant { class, granted, want: count });
@@ -65,6 +66,9 @@ impl Node {
     /// Leases of the class by node, ours among them; together what is wanted.
     fn plan(&self, owner: ProcId, class: ClassId) -> Plan {
         let (want, me) = (&self.wants[&(owner, class)], self.config.index);
+        if let Some(within) = Within::of(want.strategy()) {
+            return self.plan_in_group(owner, class, &within);
+        }
         let choice = choose(want.strategy(), want.shape(), &self.peers.members);
         let feasible: Vec<NodeIndex> = choice.allowed.iter().copied().filter(|node| want.shape().fits_in(&self.peers.members[node].total)).collect();
         match (feasible.is_empty(), choice.spread) {
@@ -78,14 +82,14 @@ impl Node {
     fn room_on(&self, owner: ProcId, class: ClassId, node: NodeIndex) -> u32 {
         let shape = self.wants[&(owner, class)].shape();
         if node == self.config.index {
-            let mut free = self.available.clone();
-            self.reserve_for_actors(&mut free);
-            return shape.slots_in(&free, MOST);
+            let mut room = self.whole_room();
+            self.reserve_for_actors(&mut room);
+            return shape.slots_in(&room.node, MOST);
         }
         let Some(view) = self.peers.views.get(&node) else { return 0 };
         let mut free = view.available.clone();
         // What others of ours were promised there and have not got yet.
-        for (_, other) in self.wants.iter().filter(|(key, _)| **key != (owner, class)) {
+        for (_, other) in self.wants.iter().filter(|(key, want)| **key != (owner, class) && Within::of(want.strategy()).is_none()) {
             let promised = other.delegates.get(&node).map_or(0, |delegate| delegate.asked);
             (0..promised.min(MOST)).for_each(|_| free.subtract(other.shape()));
         }
@@ -164,6 +168,9 @@ impl Node {
     /// Nobody can ever give it: say so, once.
     pub(super) fn tell_infeasible(&mut self, owner: ProcId, class: ClassId) {
         let Some(want) = self.wants.get(&(owner, class)) else { return };
+        if let Some(within) = Within::of(want.strategy()) {
+            return self.tell_not_in_group(owner, class, &within);
+        }
         if want.wanted() == 0 || want.told_infeasible || owner.node() != self.config.index {
             return;
         }
@@ -178,8 +185,8 @@ impl Node {
             }
         }
         self.wants.get_mut(&(owner, class)).expect("looked up above").told_infeasible = true;
-        let fatal = hopeless || self.config.infeasible_is_error;
-        self.send(owner, FromNode::Infeasible { class, text, fatal });
+        let code = if hopeless || self.config.infeasible_is_error { "unschedulable" } else { "" };
+        self.send(owner, FromNode::Infeasible { class, text, code: code.into() });
     }
 
     /// The head has answered: what still seems hopeless is.
@@ -192,6 +199,9 @@ impl Node {
     /// Why nobody can ever give a lease of the class; `true`: nor could a node that joins.
     pub(super) fn why_infeasible(&self, owner: ProcId, class: ClassId) -> Option<(String, bool)> {
         let want = &self.wants[&(owner, class)];
+        if let Some(within) = Within::of(want.strategy()) {
+            return self.why_not_in_group(&within, want.shape()).map(|(text, _)| (text, true));
+        }
         let alone = self.peers.members.is_empty();
         let hopeless = !alone && choose(want.strategy(), want.shape(), &self.peers.members).hopeless;
         let text = match self.is_alone() && !hopeless && !want.shape().fits_in(&self.config.total) {
@@ -204,7 +214,9 @@ impl Node {
 
     pub(super) fn check_delegation(&self) {
         for ((owner, class), want) in &self.wants {
-            let asked: u32 = want.delegates.values().map(|delegate| delegate.asked).sum();
+            let each = want.delegates.values().map(|delegate| delegate.asked);
+            // A class of a group asks each node for all that is missing.
+            let asked: u32 = if Within::of(want.strategy()).is_some() { each.max().unwrap_or(0) } else { each.sum() };
             assert!(asked <= want.wanted(), "{owner:?} {class:?} wants {}, and {asked} are asked of others", want.wanted());
             assert!(owner.node() == self.config.index || want.delegates.is_empty(), "a stranger's want is delegated");
         }

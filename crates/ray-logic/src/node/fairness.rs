@@ -62,7 +62,8 @@ impl Node {
         for (owner, class) in waiting {
             let want = &self.wants[&(owner, class)];
             let (need, due) = (weight_of(want.shape()), want.waiting_since() + TURN);
-            if need == 0 || want.shape().fits_in(&self.available) || !want.shape().fits_in(&self.config.total) {
+            let in_group = matches!(want.strategy(), ray_proto::Strategy::Group { .. });
+            if need == 0 || in_group || want.shape().fits_in(&self.available) || !want.shape().fits_in(&self.config.total) {
                 continue;
             }
             let Some((lease, job)) = self.lease_to_take(owner.job(), &shares) else { continue };
@@ -84,7 +85,7 @@ impl Node {
     fn lease_to_take(&self, job: u32, shares: &Shares) -> Option<(LeaseId, u32)> {
         let mut oldest: BTreeMap<u32, LeaseId> = BTreeMap::new();
         for (id, lease) in &self.leases {
-            if !lease.reclaimed && weight_of(&lease.shape) > 0 && lease.owner.job() != job {
+            if !lease.reclaimed && lease.pool.is_none() && weight_of(&lease.shape) > 0 && lease.owner.job() != job {
                 oldest.entry(lease.owner.job()).or_insert(*id);
             }
         }

@@ -7,14 +7,16 @@
 //!
 //! 4. What is sent to other nodes, and what comes from them, is one node's word about its own facts (`peers`).
 //!
-//! Files: `procs` processes, links and watches; `sched` leases; `delegation` leases of other nodes; `fairness` between jobs; `actors` those that live here; `store` extents;
+//! Files: `bundles` what is set aside for placement groups, `groups` calls that go there; `procs` processes, links and watches; `sched` leases; `delegation` leases of other nodes; `fairness` between jobs; `actors` those that live here; `store` extents;
 //! `copies` objects of other nodes; `pressure` what happens when they fill the memory; `peers` other nodes and the head; `memory` shortages of memory;
 //! `growth` workers that leak; `report` answers about what waits for what.
 
 mod actors;
+mod bundles;
 mod copies;
 mod delegation;
 mod fairness;
+mod groups;
 mod growth;
 mod memory;
 mod peers;
@@ -35,7 +37,7 @@ use crate::head::Head;
 use crate::Time;
 use ray_proto::cluster::{JobSpec, NodeMessage};
 use ray_proto::msg::{Evidence, FromNode, ToNode};
-use ray_proto::{ActorId, ExtentId, LeaseId, NodeIndex, ProcId, Resources, ShmRange};
+use ray_proto::{ActorId, ExtentId, GroupId, LeaseId, NodeIndex, ProcId, Resources, ShmRange};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -177,6 +179,10 @@ pub struct Node {
     /// Requests in the order they are served: round robin over owners and classes.
     order: BTreeMap<u64, (ProcId, ray_proto::ClassId)>,
     leases: BTreeMap<LeaseId, sched::Lease>,
+    bundles: BTreeMap<(GroupId, u32), bundles::Bundle>,
+    /// Those of them that are not committed.
+    unkept: BTreeSet<(GroupId, u32)>,
+    known_groups: groups::Known,
     shares: fairness::Shares,
     hosted: BTreeMap<ActorId, actors::Hosted>,
     to_place: VecDeque<ActorId>,
@@ -223,6 +229,9 @@ impl Node {
             wants: BTreeMap::new(),
             order: BTreeMap::new(),
             leases: BTreeMap::new(),
+            bundles: BTreeMap::new(),
+            unkept: BTreeSet::new(),
+            known_groups: BTreeMap::new(),
             shares: fairness::Shares::new(),
             hosted: BTreeMap::new(),
             to_place: VecDeque::new(),
@@ -362,7 +371,7 @@ impl Node {
             self.schedule(now);
         }
         let ticks = [self.reap_idle(now), self.memory_tick(now), self.growth_tick(now), self.forks_paused_until, self.tick_pressure(now)];
-        let peers = [self.tick_copies(now), self.tick_peers(now), self.share_between_jobs(now)];
+        let peers = [self.tick_copies(now), self.tick_peers(now), self.share_between_jobs(now), self.expire_bundles(now)];
         ticks.into_iter().chain(peers).flatten().min()
     }
 
@@ -371,6 +380,7 @@ impl Node {
         let mut lines: Vec<String> = self.leases.iter().map(|(id, lease)| format!("{id:?}: {lease:?}")).collect();
         lines.extend(self.order.values().map(|key| format!("wanted by {key:?}: {:?}", self.wants[key])));
         lines.extend(self.hosted.iter().map(|(id, hosted)| format!("actor {id:?}: {hosted:?}")));
+        lines.extend(self.bundle_leftovers());
         lines.extend(self.head.iter().flat_map(|head| head.leftovers()));
         lines.extend(self.copy_leftovers());
         lines.extend(self.extents.iter().filter(|(_, e)| e.is_busy()).map(|(id, extent)| format!("{id:?}: {extent:?}")));

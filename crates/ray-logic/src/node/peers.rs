@@ -151,7 +151,16 @@ impl Node {
 
     /// Let the head and this node hear each other until nothing is left to say.
     pub(super) fn settle(&mut self, now: Time) {
-        self.refresh_view(now);
+        loop {
+            self.refresh_view(now);
+            self.hear_head(now);
+            if !self.is_head() || self.view_is_told() {
+                return;
+            }
+        }
+    }
+
+    fn hear_head(&mut self, now: Time) {
         loop {
             while let Some(message) = self.head_inbox.pop_front() {
                 let index = self.config.index;
@@ -194,6 +203,10 @@ impl Node {
             NodeMessage::UnplaceActor { actor, incarnation } => self.actor_unplace(now, actor, incarnation),
             NodeMessage::KillActor { actor, incarnation, reason } => self.actor_kill(now, actor, incarnation, &reason),
             NodeMessage::FinishActor { actor, incarnation } => self.actor_finish(now, actor, incarnation),
+            NodeMessage::ReserveBundles { group, round, commit, bundles } => self.bundles_wanted(now, (group, round), commit, bundles),
+            NodeMessage::CommitBundles { group, round } => self.bundles_committed(now, group, round),
+            NodeMessage::DropBundles { group, bundles, reason } => self.bundles_dropped(now, group, &bundles, &reason),
+            NodeMessage::GroupPlaced { group, places } => self.group_placed(now, group, places),
             NodeMessage::JobStarted { info } => self.job_started(now, info),
             NodeMessage::JobEnded { job } => self.job_ended(now, job),
             NodeMessage::Fenced { reason } => self.fence(&reason),
@@ -389,15 +402,25 @@ impl Node {
             return;
         }
         self.peers.tell_at = now + VIEW_EVERY;
+        let view = self.fresh_view();
+        match &mut self.head {
+            Some(head) => head.viewed(now, view),
+            None => self.say_to_head(NodeMessage::View { view }),
+        }
+    }
+
+    pub(super) fn fresh_view(&mut self) -> NodeView {
         self.peers.told_version += 1;
         let (available, waiting, store_used) = (self.available.clone(), self.waiting_here(), self.store_used);
         let held = self.shares_to_tell().collect();
         let view = NodeView { index: self.config.index, version: self.peers.told_version, available, waiting, store_used, held };
         self.peers.told = Some(view.clone());
-        match &mut self.head {
-            Some(head) => head.viewed(now, view),
-            None => self.say_to_head(NodeMessage::View { view }),
-        }
+        view
+    }
+
+    /// The head has drawn conclusions of its own: it is to be told again.
+    pub(super) fn view_is_stale(&mut self) {
+        self.peers.told = None;
     }
 
     /// Nothing has changed since the head was told. Asked after each event.

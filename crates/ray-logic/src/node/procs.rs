@@ -265,6 +265,7 @@ impl Node {
     pub(super) fn forget_owner(&mut self, now: Time, owner: ProcId) {
         self.wants.retain(|(who, _), _| *who != owner);
         self.order.retain(|_, (who, _)| *who != owner);
+        self.forget_groups();
         let workers: Vec<ProcId> = self.leases.values().filter(|l| l.owner == owner).map(|l| l.worker).collect();
         for worker in workers {
             self.kill(worker, "the process whose call it ran has died");

@@ -4,6 +4,7 @@ use super::procs::Role;
 use super::Node;
 use crate::evidence::describe;
 use crate::Time;
+use ray_proto::groups::Within;
 use ray_proto::msg::{FromNode, ToNode};
 use ray_proto::report::{Fact, Subject};
 use ray_proto::{ActorId, ClassId, ProcId, Resources};
@@ -13,7 +14,12 @@ impl Node {
     pub fn asked(&mut self, now: Time, from: ProcId, token: u64, subject: &Subject, stopped: &[ProcId]) {
         self.now = now;
         self.settle(now);
-        if matches!(subject, Subject::Actor { actor } if !self.is_head() && !self.hosted.contains_key(actor)) {
+        let unknown = match subject {
+            Subject::Actor { actor } => !self.hosted.contains_key(actor),
+            Subject::Group { .. } => true,
+            _ => false,
+        };
+        if unknown && !self.is_head() {
             return self.ask_head(from, ToNode::Ask { token, subject: subject.clone() });
         }
         let facts = self.report(subject, stopped);
@@ -27,11 +33,12 @@ impl Node {
             Subject::Actor { actor } => self.report_actor(*actor, stopped),
             Subject::Class { owner, class } => self.report_class(*owner, *class, stopped),
             Subject::Everything {} => self.procs.keys().map(|id| self.report_process(*id, stopped)).collect(),
+            Subject::Group { group } => vec![self.head.as_ref().map_or(Fact::Unknown {}, |head| head.report_group(*group))],
             Subject::Object { .. } => vec![Fact::Unknown {}],
         }
     }
 
-    fn report_process(&self, proc_id: ProcId, stopped: &[ProcId]) -> Fact {
+    pub(super) fn report_process(&self, proc_id: ProcId, stopped: &[ProcId]) -> Fact {
         let Some(proc) = self.procs.get(&proc_id) else {
             return self.graves.get(&proc_id).map_or(Fact::Unknown {}, |evidence| Fact::Died { proc_id, how: describe(evidence) });
         };
@@ -57,6 +64,10 @@ impl Node {
             return facts;
         };
         let Some(spec) = hosted.waiting_spec() else { return vec![hosted.located(life)] };
+        if let Some(within) = Within::of(&spec.strategy) {
+            let shape = if spec.held.fits_in(&spec.to_place) { &spec.to_place } else { &spec.held };
+            return [waits(life)].into_iter().chain(self.report_in_group(&within, shape, stopped)).collect();
+        }
         let shape = if spec.to_place.fits_in(&self.available) { &spec.held } else { &spec.to_place };
         let mut facts = vec![waits(life)];
         facts.extend(self.report_request(shape, (id.owner.job(), &spec.env), None, stopped));
@@ -66,6 +77,9 @@ impl Node {
     /// What the class needs, what there is, and every process that holds some of it.
     fn report_class(&self, owner: ProcId, class: ClassId, stopped: &[ProcId]) -> Vec<Fact> {
         let Some(want) = self.wants.get(&(owner, class)) else { return vec![Fact::Unknown {}] };
+        if let Some(within) = Within::of(want.strategy()) {
+            return self.report_in_group(&within, want.shape(), stopped);
+        }
         let infeasible = self.why_infeasible(owner, class).map(|(text, _)| text);
         self.report_request(want.shape(), (owner.job(), want.env()), infeasible, stopped)
     }

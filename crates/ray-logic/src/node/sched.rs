@@ -1,11 +1,13 @@
 //! Leases: who gets a worker next. Requests are level-triggered ("m more, having had n"), served round robin over owners and classes.
 
+use super::bundles::Pool;
 use super::fairness::weight_of;
 use super::procs::Role;
 use super::Node;
 use crate::Time;
+use ray_proto::groups::Within;
 use ray_proto::msg::FromNode;
-use ray_proto::{ClassId, LeaseId, NodeIndex, ProcId, Resources, Strategy, UNIT};
+use ray_proto::{ClassId, GroupId, LeaseId, NodeIndex, ProcId, Resources, Strategy, UNIT};
 use std::collections::BTreeMap;
 
 #[derive(Debug)]
@@ -53,8 +55,11 @@ impl Want {
         self.here
     }
 
-    /// What this node is to give: the rest is asked of others.
+    /// What this node is to give: the rest is asked of others. A class of a group asks everybody for what is missing.
     pub(super) fn local(&self) -> u32 {
+        if matches!(self.strategy, Strategy::Group { .. }) {
+            return self.want;
+        }
         self.want - self.delegates.values().map(super::delegation::Delegate::asked).sum::<u32>()
     }
 
@@ -70,44 +75,62 @@ pub(super) struct Lease {
     pub worker: ProcId,
     pub shape: Resources,
     pub gpus: Vec<(u32, i64)>,
+    /// Whom its resources are from.
+    pub pool: Pool,
     /// Its owner was asked to give it back.
     pub reclaimed: bool,
 }
 
-/// Logical GPUs, so that fractions share one device and whole ones are whole.
+/// Logical GPUs, by device, so that fractions share one device and whole ones are whole.
 #[derive(Debug)]
-pub(super) struct Gpus(Vec<i64>);
+pub(super) struct Gpus(BTreeMap<u32, i64>);
 
 impl Gpus {
     pub(super) fn new(amount: i64) -> Self {
-        Gpus(vec![UNIT; (amount / UNIT) as usize])
+        Gpus((0..(amount / UNIT) as u32).map(|device| (device, UNIT)).collect())
+    }
+
+    /// Parts of devices.
+    pub(super) fn of(parts: &[(u32, i64)]) -> Self {
+        Gpus(parts.iter().copied().collect())
     }
 
     /// Devices for `amount`, or None when it is available in pieces only.
-    pub(super) fn assign(&mut self, amount: i64) -> Option<Vec<(u32, i64)>> {
+    pub(super) fn find(&self, amount: i64) -> Option<Vec<(u32, i64)>> {
         if amount == 0 {
             return Some(vec![]);
         }
-        let taken: Vec<(u32, i64)> = if amount < UNIT {
-            let fits = |(_, free): &(usize, &i64)| **free >= amount;
-            let (device, _) = self.0.iter().enumerate().filter(fits).min_by_key(|(_, free)| **free)?;
-            vec![(device as u32, amount)]
-        } else {
-            let count = (amount / UNIT) as usize;
-            let whole: Vec<_> = self.0.iter().enumerate().filter(|(_, free)| **free == UNIT).map(|(i, _)| (i as u32, UNIT)).take(count).collect();
-            (whole.len() == count).then_some(whole)?
-        };
-        taken.iter().for_each(|(device, part)| self.0[*device as usize] -= part);
+        if amount < UNIT {
+            let (device, _) = self.0.iter().filter(|(_, free)| **free >= amount).min_by_key(|(_, free)| **free)?;
+            return Some(vec![(*device, amount)]);
+        }
+        let count = (amount / UNIT) as usize;
+        let whole: Vec<_> = self.0.iter().filter(|(_, free)| **free == UNIT).map(|(device, _)| (*device, UNIT)).take(count).collect();
+        (whole.len() == count).then_some(whole)
+    }
+
+    pub(super) fn assign(&mut self, amount: i64) -> Option<Vec<(u32, i64)>> {
+        let taken = self.find(amount)?;
+        taken.iter().for_each(|(device, part)| *self.0.entry(*device).or_insert(0) -= part);
         Some(taken)
     }
 
     pub(super) fn release(&mut self, taken: &[(u32, i64)]) {
-        taken.iter().for_each(|(device, part)| self.0[*device as usize] += part);
+        taken.iter().for_each(|(device, part)| *self.0.entry(*device).or_insert(0) += part);
+    }
+
+    /// What the other one has left is ours.
+    pub(super) fn take_over(&mut self, other: &Gpus) {
+        let parts: Vec<(u32, i64)> = other.0.iter().map(|(device, part)| (*device, *part)).collect();
+        self.release(&parts);
     }
 }
 
 impl Node {
     pub(super) fn class_defined(&mut self, owner: ProcId, class: ClassId, shape: Resources, env: String, strategy: Strategy) {
+        if let Some(within) = Within::of(&strategy).filter(|_| owner.node() == self.config.index) {
+            self.know_group(within.group);
+        }
         let (granted, here, want, order) = (0, 0, 0, 0);
         let record =
             Want { shape, env, strategy, granted, here, want, order, waiting_since: 0, told_infeasible: false, doubt: None, delegates: BTreeMap::new() };
@@ -144,7 +167,7 @@ impl Node {
     pub(super) fn schedule(&mut self, now: Time) {
         self.place_actors(now);
         self.delegate_all();
-        let mut room = self.available.clone();
+        let mut room = self.whole_room();
         self.reserve_for_actors(&mut room);
         let mut missing: BTreeMap<(u32, String), usize> = self.actors_without_worker();
         for (owner, class) in self.line() {
@@ -154,15 +177,13 @@ impl Node {
             }
             loop {
                 let want = &self.wants[&(owner, class)];
-                if want.local() == 0 || !want.shape.fits_in(&room) {
-                    break;
-                }
+                let Some(pool) = self.pool_for(&want.strategy, [&want.shape; 2], Some(&room)).filter(|_| want.local() > 0) else { break };
                 let (shape, key) = (want.shape.clone(), (owner.job(), want.env.clone()));
                 if missing.get(&key).copied().unwrap_or(0) == 0 && self.idle_worker(&key.1, key.0, Some(owner)).is_some() {
-                    if !self.grant(now, owner, class) {
+                    if !self.grant(now, owner, class, pool) {
                         break;
                     }
-                    room.subtract(&shape);
+                    room.spent(pool, &shape);
                     if self.has_rivals() {
                         // Somebody of another job may have less.
                         return self.schedule(now);
@@ -170,9 +191,10 @@ impl Node {
                     continue;
                 }
                 // Count every further lease that fits: each needs a worker of its own.
-                let mut left = want.local() as usize;
-                while left > 0 && shape.fits_in(&room) && missing.get(&key).copied().unwrap_or(0) < MAX_STARTING {
-                    room.subtract(&shape);
+                let (mut left, strategy) = (want.local() as usize, want.strategy.clone());
+                while left > 0 && missing.get(&key).copied().unwrap_or(0) < MAX_STARTING {
+                    let Some(pool) = self.pool_for(&strategy, [&shape; 2], Some(&room)) else { break };
+                    self.promise(&mut room, pool, &shape);
                     *missing.entry(key.clone()).or_insert(0) += 1;
                     left -= 1;
                 }
@@ -214,17 +236,17 @@ impl Node {
         line
     }
 
-    fn grant(&mut self, now: Time, owner: ProcId, class: ClassId) -> bool {
+    fn grant(&mut self, now: Time, owner: ProcId, class: ClassId, pool: Pool) -> bool {
         let record = &self.wants[&(owner, class)];
         let (shape, env) = (record.shape.clone(), record.env.clone());
         let Some(worker) = self.idle_worker(&env, owner.job(), Some(owner)) else { return false };
-        let Some(gpus) = self.gpus.assign(shape.get("GPU")) else { return false };
-        self.available.subtract(&shape);
+        let Some(gpus) = self.gpus_in(pool).assign(shape.get("GPU")) else { return false };
+        self.free_in(pool).subtract(&shape);
         let lease = LeaseId::new(self.config.index, self.next_lease);
         self.next_lease += 1;
         let gpu_ids = gpus.iter().map(|(device, _)| *device).collect();
         self.count_share(owner.job(), weight_of(&shape));
-        self.leases.insert(lease, Lease { owner, worker, shape, gpus, reclaimed: false });
+        self.leases.insert(lease, Lease { owner, worker, shape, gpus, pool, reclaimed: false });
         let proc = self.procs.get_mut(&worker).expect("an idle worker");
         proc.role = Role::Leased(lease);
         let pid = proc.pid;
@@ -265,20 +287,21 @@ impl Node {
         if !record.reclaimed {
             self.count_share(record.owner.job(), -weight_of(&record.shape));
         }
-        self.give_back(&record.shape, blocked);
-        self.gpus.release(&record.gpus);
+        self.give_back(record.pool, &record.shape, &record.gpus, blocked);
     }
 
-    /// Resources return; the CPUs of a blocked holder are back already.
-    pub(super) fn give_back(&mut self, held: &Resources, blocked: bool) {
-        self.available.add(held);
-        if blocked {
-            self.available.subtract(&held.cpu_only());
+    /// The bundle that a process has its resources from.
+    pub(super) fn pool_of(&self, proc_id: ProcId) -> Pool {
+        match self.procs.get(&proc_id)?.role {
+            Role::Leased(lease) => self.leases.get(&lease)?.pool,
+            Role::Actor(actor) => self.hosted.get(&actor)?.pool(),
+            _ => None,
         }
     }
 
     /// A worker's running call waits (or goes on): its CPUs may be used meanwhile. On its return the node may be oversubscribed for a while.
     pub(super) fn worker_blocked(&mut self, now: Time, worker: ProcId, blocked: bool) {
+        let pool = self.pool_of(worker);
         let Some(proc) = self.procs.get_mut(&worker) else { return };
         let held = match proc.role {
             Role::Leased(lease) => self.leases[&lease].shape.cpu_only(),
@@ -290,15 +313,16 @@ impl Node {
         }
         match blocked {
             true => {
-                self.available.add(&held);
+                self.free_in(pool).add(&held);
                 self.schedule(now);
             }
-            false => self.available.subtract(&held),
+            false => self.free_in(pool).subtract(&held),
         }
     }
 
     pub fn check_invariants(&self) {
         let mut sum = self.available.clone();
+        let mut in_bundles: BTreeMap<(GroupId, u32), Resources> = BTreeMap::new();
         for (id, proc) in &self.procs {
             let held = match proc.role {
                 Role::Leased(lease) => {
@@ -308,11 +332,13 @@ impl Node {
                 Role::Actor(actor) => self.hosted[&actor].held().clone(),
                 _ => continue,
             };
-            sum.add(&held);
+            let used = self.pool_of(*id).map_or(&mut sum, |key| in_bundles.entry(key).or_default());
+            used.add(&held);
             if proc.blocked {
-                sum.subtract(&held.cpu_only());
+                used.subtract(&held.cpu_only());
             }
         }
+        sum.add(&self.check_bundles(&in_bundles));
         for (name, amount) in &sum.0 {
             assert_eq!(*amount, self.config.total.get(name), "{name}: held plus available is the total");
         }

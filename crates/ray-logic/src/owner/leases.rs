@@ -8,6 +8,7 @@ use super::tasks::{CallKind, Place};
 use super::{Command, Owner};
 use crate::evidence::describe;
 use crate::Time;
+use ray_proto::groups::Within;
 use ray_proto::msg::{Evidence, MemoryKill, Peer, ToNode};
 use ray_proto::{ClassId, LeaseId, ProcId, Resources, Strategy};
 use std::collections::VecDeque;
@@ -193,7 +194,11 @@ impl Owner {
                 _ => 0,
             };
             let (name, payload) = (template.name.clone(), template.payload.clone());
-            let message = Peer::Template { template: template.id, name, payload, max_calls: template.max_calls, held, group };
+            let within = match template.kind {
+                CallKind::Task { class } => Within::of(&self.classes[class.0 as usize].strategy),
+                _ => None,
+            };
+            let message = Peer::Template { template: template.id, name, payload, max_calls: template.max_calls, held, group, within };
             self.send(to, message, false);
         }
     }
@@ -220,7 +225,12 @@ impl Owner {
         let dead = self.peer(worker).dead;
         let record = self.class(class);
         record.granted += 1;
+        // Of a placement group with several nodes each is asked for what is missing: the first to give is enough.
+        let is_surplus = record.wanted == 0 && record.queue.is_empty() && Within::of(&record.strategy).is_some();
         record.wanted = record.wanted.saturating_sub(1);
+        if is_surplus {
+            return self.out.push(Command::Node(ToNode::LeaseReturn { lease: id, leaving: false }));
+        }
         if dead {
             return self.out.push(Command::Node(ToNode::LeaseReturn { lease: id, leaving: true }));
         }
@@ -430,13 +440,13 @@ impl Owner {
         self.pump(now, class);
     }
 
-    pub(super) fn class_infeasible(&mut self, class: ClassId, text: String, fatal: bool) {
-        if !fatal {
+    pub(super) fn class_infeasible(&mut self, class: ClassId, text: String, code: &str) {
+        if code.is_empty() {
             return self.out.push(Command::Notice(text));
         }
         let calls = std::mem::take(&mut self.class(class).queue);
         for call in calls {
-            let error = self.call_error(call, "unschedulable", &text);
+            let error = self.call_error(call, code, &text);
             self.fail(call, error);
         }
         self.update_want(class);

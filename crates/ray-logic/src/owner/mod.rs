@@ -13,7 +13,7 @@
 //! `backlog` how much of them may wait, `leases` pushing calls to workers, `ramp` how many of these where nothing else bounds it, `postponed` calls that wait for memory, `actors` calls to actors,
 //! `callee` our side of calls made to us, `streams` and `yields` the two ends of calls that give their results one after another,
 //! `lineage` calls that can be made again, and values that went with their node, `nodes` what the other nodes are to us,
-//! `spilling` moving objects to disk, `report` answers about what waits for what.
+//! `spilling` moving objects to disk, `waits/groups` placement groups that are waited for, `report` answers about what waits for what.
 
 mod actors;
 mod backlog;
@@ -152,6 +152,7 @@ pub struct Owner {
     postponed: postponed::Postponed,
     lineage: lineage::Lineage,
     nodes: nodes::Nodes,
+    groups: waits::groups::Groups,
     /// Objects of the current event of which other nodes may have copies, with the nodes of their bytes: they are freed.
     freed: Vec<(ObjectId, NodeIndex)>,
     out: Vec<Command>,
@@ -192,6 +193,7 @@ impl Owner {
             postponed: Default::default(),
             lineage: Default::default(),
             nodes: Default::default(),
+            groups: Default::default(),
             freed: Vec::new(),
             out: Vec::new(),
         }
@@ -253,7 +255,8 @@ impl Owner {
         match message {
             FromNode::LeaseGrant { class, lease, worker, pid, gpu_ids } => self.lease_granted(now, class, lease, worker, pid, gpu_ids),
             FromNode::LeaseReclaim { lease } => self.lease_reclaimed(now, lease),
-            FromNode::Infeasible { class, text, fatal } => self.class_infeasible(class, text, fatal),
+            FromNode::Infeasible { class, text, code } => self.class_infeasible(class, text, &code),
+            FromNode::GroupIs { group, life } => self.group_changed(group, life),
             FromNode::ActorChanged { actor, state } => self.actor_changed(actor, state),
             FromNode::ProcDied { proc_id, evidence } => self.proc_died(now, proc_id, &evidence),
             FromNode::OrphanRanges { ranges } => self.free_unknown(ranges),

@@ -278,6 +278,7 @@ impl Owner {
                 self.out.push(Command::Free(*range));
             }
             State::Handle => self.actor_out_of_scope(id),
+            State::Pending => self.promise_freed(id),
             _ => {}
         }
         if id.is_end() {
@@ -415,6 +416,7 @@ impl Owner {
         self.pending_borrows.values().flat_map(|pending| pending.held()).for_each(|id| mention(*id));
         self.held_by_streams().for_each(&mut mention);
         self.held_by_lineage().for_each(&mut mention);
+        self.held_by_promises().for_each(&mut mention);
         for (id, object) in &self.objects {
             assert!(!object.is_unused() || self.is_ghost(*id), "{id:?} is in the table with no count");
             assert_eq!(object.holds, holds.get(id).copied().unwrap_or(0), "holds of {id:?} ({:?})", object.state);

@@ -23,6 +23,7 @@ impl Owner {
             State::Freed => vec![Fact::Unknown {}],
             State::Ready(value) => vec![Fact::Ready { error: value.is_error().then(|| value.clone()) }],
             State::Pending if id.owner != self.me => vec![Fact::Borrowed { owner: id.owner }],
+            State::Pending if self.awaited_group(id).is_some() => self.awaited_group(id).map(|group| Fact::AwaitsGroup { group }).into_iter().collect(),
             State::Pending => self.tasks.get(&id.call()).map_or_else(Vec::new, |task| self.report_call(now, id.call(), task)),
         }
     }

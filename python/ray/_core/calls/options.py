@@ -6,7 +6,7 @@ nothing is ignored silently. Checks run when decorating and at `.options()`, nev
 
 from __future__ import annotations
 
-from ray._core.calls.strategies import check_label_selector, check_strategy
+from ray._core.calls.strategies import check_label_selector, check_placement_group, check_strategy
 from ray._core.environment import check_runtime_env
 
 TYPE_CHECKING = False
@@ -186,9 +186,9 @@ _SHARED: dict[str, Option] = {
     "name": Option(_STR),
     "num_cpus": Option(_NUMBER, None, _amount),
     "num_gpus": Option(_NUMBER, None, _gpus),
-    "placement_group": Option(_ANY, "default", _later(("default", None))),
-    "placement_group_bundle_index": Option((int,), -1, _later((-1,))),
-    "placement_group_capture_child_tasks": Option((bool, _NONE), None, _later((None, False))),
+    "placement_group": Option(_ANY, "default", check_placement_group),
+    "placement_group_bundle_index": Option((int,), -1),
+    "placement_group_capture_child_tasks": Option((bool, _NONE), None),
     "resources": Option((dict, _NONE), None, _resources),
     "runtime_env": Option((dict, _NONE), None, _env),
     "scheduling_strategy": Option(_ANY, None, check_strategy),

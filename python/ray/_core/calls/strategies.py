@@ -1,6 +1,6 @@
 """Where calls and actors may go: the strategy classes (`ray.util.scheduling_strategies`), label selectors, and what the engine is told.
 
-The engine's form is a tuple: ("default",), ("spread",), ("node", node id as bytes, soft) or ("labels", hard, soft), where hard and soft are lists of
+The engine's form is a tuple: ("default",), ("spread",), ("node", node id as bytes, soft), ("group", id as bytes, bundle, capture) or ("labels", hard, soft), where hard and soft are lists of
 conditions (label, values, absent). A condition holds if the node's label is one of the values, or is there at all if there are none; `absent` turns it round.
 """
 
@@ -10,8 +10,8 @@ import re
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any, Literal
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
     Condition = tuple[str, list[str], bool]
     Strategy = tuple[Any, ...]
@@ -99,20 +99,21 @@ class DoesNotExist(_ByFields):
 
 
 class PlacementGroupSchedulingStrategy(_ByFields):
-    """Run inside a placement group. Not available yet.
+    """Run inside a placement group.
 
     Args:
-        placement_group: The group.
-        placement_group_bundle_index: Which of its bundles; -1 for any.
-        placement_group_capture_child_tasks: Whether calls made there go there too.
+        placement_group: The group; None for none.
+        placement_group_bundle_index: Which of its bundles; -1 for any in which there is room.
+        placement_group_capture_child_tasks: Whether what is started there goes there too. None: as the caller's own group has it.
 
-    Raises:
-        NotImplementedError: Always.
+    Example:
+        >>> f.options(scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)).remote()
     """
 
     def __init__(self, placement_group: Any, placement_group_bundle_index: int = -1, placement_group_capture_child_tasks: bool | None = None) -> None:
-        del placement_group, placement_group_bundle_index, placement_group_capture_child_tasks
-        raise NotImplementedError("placement groups are not available yet; they come with the next step of this project (docs/STATUS.md)")
+        self.placement_group = placement_group
+        self.placement_group_bundle_index = placement_group_bundle_index
+        self.placement_group_capture_child_tasks = placement_group_capture_child_tasks
 
 
 class NodeAffinitySchedulingStrategy(_ByFields):
@@ -218,8 +219,23 @@ def check_strategy(name: str, value: Any) -> None:
     """
     if isinstance(value, NodeAffinitySchedulingStrategy):
         value.node_bytes()
+    elif isinstance(value, PlacementGroupSchedulingStrategy):
+        check_placement_group(name, value.placement_group)
     elif value not in (None, "DEFAULT", "SPREAD") and not isinstance(value, NodeLabelSchedulingStrategy):
         raise ValueError(f"{name} must be None, 'DEFAULT', 'SPREAD' or a strategy object, got {value!r}")
+
+
+def check_placement_group(name: str, value: Any) -> None:
+    """Check the option `placement_group`.
+
+    Raises:
+        TypeError: It is something else altogether.
+        ValueError: It is another string than "default".
+    """
+    if isinstance(value, str) and value != "default":
+        raise ValueError(f"{name} must be a PlacementGroup, None or 'default', got {value!r}")
+    if value is not None and value != "default" and not hasattr(value, "bundle_specs"):
+        raise TypeError(f"{name} must be a PlacementGroup, None or 'default', got {type(value).__name__}: {value!r}")
 
 
 def check_label_selector(name: str, value: Any) -> None:
@@ -228,10 +244,15 @@ def check_label_selector(name: str, value: Any) -> None:
     Raises:
         ValueError: It does not say which labels and values.
     """
-    _selected(name, value)
+    selected(name, value)
 
 
-def _selected(name: str, selector: Mapping[str, str] | None) -> list[Condition]:
+def selected(name: str, selector: Mapping[str, str] | None) -> list[Condition]:
+    """Give the engine's form of a label selector.
+
+    Raises:
+        ValueError: It does not say which labels and values.
+    """
     return [_condition(f"{name}[{key!r}]", key, value) for key, value in (selector or {}).items()]
 
 
@@ -263,26 +284,62 @@ def check_label_value(what: str, value: str) -> None:
         raise ValueError(f"{what}: a label's value has at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends; got {value!r}")
 
 
-def strategy_of(options: Mapping[str, Any]) -> Strategy:
+def strategy_of(options: Mapping[str, Any], context: Callable[[], Mapping[str, Any]]) -> Strategy:
     """Give the engine's form of what the options say about the place.
 
     Args:
         options: Checked options.
+        context: Gives the caller's context (`Core.context`), for what depends on its own placement group.
 
     Returns:
         The tuple. A label selector goes before "SPREAD": the first is a condition, the second a wish.
 
     Raises:
-        ValueError: A label selector together with a strategy object.
+        ValueError: Options that can't be combined.
     """
-    strategy: NodeAffinitySchedulingStrategy | NodeLabelSchedulingStrategy | Literal["DEFAULT", "SPREAD"] | None = options.get("scheduling_strategy")
-    selected = _selected("label_selector", options.get("label_selector"))
-    if selected and not isinstance(strategy, str) and strategy is not None:
+    strategy: Any = options.get("scheduling_strategy")
+    conditions = selected("label_selector", options.get("label_selector"))
+    if conditions and not isinstance(strategy, str) and strategy is not None:
         raise ValueError(f"label_selector and scheduling_strategy={strategy!r} can't be combined\nhint: say it all in one of them")
-    if selected:
-        return "labels", selected, []
+    place = group_of(options)
+    if place is not None:
+        capture = place.placement_group_capture_child_tasks
+        captures = bool(context()["captures_children"] if capture is None else capture)
+        return "group", place.placement_group.id.binary(), place.placement_group_bundle_index, captures
+    if conditions:
+        return "labels", conditions, []
     if isinstance(strategy, NodeAffinitySchedulingStrategy):
         return "node", strategy.node_bytes(), bool(strategy.soft)
     if isinstance(strategy, NodeLabelSchedulingStrategy):
         return ("labels", *strategy.conditions())
     return ("spread",) if strategy == "SPREAD" else DEFAULT
+
+
+def group_of(options: Mapping[str, Any]) -> PlacementGroupSchedulingStrategy | None:
+    """Give the placement group that the options name, however they do.
+
+    Raises:
+        ValueError: Two ways at once, or a bundle of no group.
+    """
+    strategy, group = options.get("scheduling_strategy"), options.get("placement_group", "default")
+    index = options.get("placement_group_bundle_index", -1)
+    if group not in (None, "default"):
+        if strategy is not None:
+            raise ValueError("placement_group and scheduling_strategy can't be combined\nhint: PlacementGroupSchedulingStrategy says it all")
+        strategy = PlacementGroupSchedulingStrategy(group, index, options.get("placement_group_capture_child_tasks"))
+    elif index != -1 and not isinstance(strategy, PlacementGroupSchedulingStrategy):
+        raise ValueError(
+            f"placement_group_bundle_index={index} needs the placement group\nhint: add placement_group=..., or use PlacementGroupSchedulingStrategy"
+        )
+    if not isinstance(strategy, PlacementGroupSchedulingStrategy) or strategy.placement_group in (None, "default"):
+        return None
+    return None if strategy.placement_group.is_empty else strategy
+
+
+def follows_caller(options: Mapping[str, Any]) -> bool:
+    """Tell whether nothing is said about the place: it is that of the caller's placement group, if that captures what is started there."""
+    return (
+        options.get("scheduling_strategy") is None
+        and options.get("placement_group", "default") == "default"
+        and options.get("placement_group_capture_child_tasks") is not False
+    )

@@ -38,6 +38,7 @@ class LocalActor:
         self.detached = False
         self.env = ""
         self.resources: dict[str, float] = {}
+        self.place: tuple[Any, ...] = ("default",)
         self.restarts_left = 0
         self.max_concurrency = 1
         self.is_async = False

@@ -37,6 +37,8 @@ class CallSite:
         self.max_retries = max_retries
         self.env = env
         self.resources = resources or {}
+        self.strategy: tuple[Any, ...] = ("default",)
+        self.follows = False
 
     @functools.cached_property
     def fields(self) -> dict[str, Any]:
@@ -66,6 +68,7 @@ class Call:
         "is_constructor",
         "missing",
         "number",
+        "place",
         "queued_at",
         "run",
         "site",
@@ -80,6 +83,7 @@ class Call:
         self.args: LocalValue | None = args
         self.arguments = arguments
         self.actor = actor
+        self.place: tuple[Any, ...] = ("default",)
         self.handle: ObjectRef[Any] | None = None  # an actor lives as long as it has calls
         self.is_constructor = False
         self.missing = 0
@@ -127,7 +131,8 @@ class LocalTemplate:
         retry_exceptions: bool,  # noqa: ARG004  the payload says which
         max_calls: int,  # noqa: ARG004  there is no worker to be replaced
         resources: dict[str, float],
-        strategy: tuple[Any, ...] = ("default",),  # noqa: ARG004  there is one place
+        strategy: tuple[Any, ...] = ("default",),
+        follows: bool = False,
         env: str,
         min_args: int,
         max_args: int | None,
@@ -135,7 +140,7 @@ class LocalTemplate:
     ) -> LocalTemplate:
         """As `CallTemplate.task`."""
         site = CallSite(name, payload, num_returns, max_retries, env, resources)
-        site.window = backpressure
+        site.window, site.strategy, site.follows = backpressure, strategy, follows
         return LocalTemplate(core, site, (min_args, max_args, binder))
 
     @staticmethod

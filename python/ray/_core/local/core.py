@@ -14,6 +14,7 @@ from ray._core.generators import ObjectRefGenerator
 from ray._core.local import execution, stalls
 from ray._core.local.actors import ActorLoop, LocalActor
 from ray._core.local.calls import Call, CallSite
+from ray._core.local.groups import LocalGroups, place_of
 from ray._core.local.scheduler import Scheduler
 from ray._core.local.streams import LocalStream
 from ray._native import LocalObjects
@@ -40,6 +41,7 @@ class LocalCore:
         self._driver_call = next(self._numbers)
         self._names: dict[tuple[str, str], LocalActor] = {}
         self._kept: dict[bytes, bytes] = {}
+        self._groups = LocalGroups(resources, self.labels)
         self._started_ms = time.time_ns() // 1_000_000
         self.scheduler = Scheduler(self, resources.get("CPU", 0.0))
         self.objects = LocalObjects(self.scheduler.keeper.note_unneeded, self.scheduler.unwatch)
@@ -133,9 +135,10 @@ class LocalCore:
         actor = None if handle is None else scheduler.actors.get(objects.call_of(handle))
         call = Call(next(self._numbers), site, pickled, arguments, actor)
         call.handle = handle
+        call.place = place_of(site.strategy, site.follows, self._place()) if actor is None else actor.place
         result = self._results(call)
         with scheduler.lock:
-            failure = self._refusal(site, handle, actor, max_pending)
+            failure = self._refusal(call, handle, actor, max_pending)
             if failure is None:
                 scheduler.submit(call)
             else:
@@ -154,13 +157,22 @@ class LocalCore:
             return None
         return refs[0] if len(refs) == 1 else refs
 
-    def _refusal(self, site: CallSite, handle: ObjectRef[Any] | None, actor: LocalActor | None, max_pending: int) -> LocalValue | None:
+    def _place(self) -> tuple[Any, ...]:
+        """Where the caller is."""
+        call = execution.running.get()
+        return ("default",) if call is None else call.place
+
+    def _refusal(self, call: Call, handle: ObjectRef[Any] | None, actor: LocalActor | None, max_pending: int) -> LocalValue | None:
         """The error of a call that can't run; None if it can.
 
         Raises:
             PendingCallsLimitExceeded: The actor has as many calls as it may have.
         """
+        site = call.site
         if handle is None:
+            refusal = self._groups.refusal(call.place)
+            if refusal is not None:
+                return self.objects.failed(refusal[0], {"message": f"{site.name}: {refusal[1]}"})
             text = self._infeasible(site.resources)
             return None if text is None else self.objects.failed("unschedulable", {"message": f"{site.name}: {text}"})
         if actor is None:
@@ -192,7 +204,8 @@ class LocalCore:
         kwargs: dict[str, Any],
         resources: dict[str, float],
         placement_resources: dict[str, float],
-        strategy: tuple[Any, ...] = ("default",),  # noqa: ARG002  there is one place
+        strategy: tuple[Any, ...] = ("default",),
+        follows: bool = False,
         env: str,
         max_restarts: int,
         max_concurrency: int,
@@ -217,11 +230,15 @@ class LocalCore:
             actor = LocalActor(number, payload, class_name)
             actor.name, actor.namespace, actor.detached = name, namespace, detached
             actor.env, actor.resources = env, resources
+            actor.place = place_of(strategy, follows, self._place())
             actor.restarts_left, actor.max_concurrency, actor.is_async = max_restarts, max_concurrency, is_async
             handle = self.objects.actor(number)
             self.scheduler.actors[number] = actor
-            text = self._infeasible(placement_resources) or self._infeasible(resources)
-            if text is not None:
+            text, refusal = self._infeasible(placement_resources) or self._infeasible(resources), self._groups.refusal(actor.place)
+            if refusal is not None:
+                code = "actor_group_removed" if refusal[0] == "task_group_removed" else refusal[0]
+                actor.death = self.scheduler.actor_error(actor, code, f"actor {class_name}: {refusal[1]}")
+            elif text is not None:
                 actor.death = self.scheduler.actor_error(actor, "unschedulable", f"actor {class_name}: {text}")
             else:
                 if name:
@@ -236,7 +253,7 @@ class LocalCore:
         site = CallSite(f"{actor.class_name}.__init__", actor.payload, num_returns=0)
         number = next(self._numbers) if actor.incarnation else actor.number
         call = Call(number, site, *actor.creation, actor)
-        call.is_constructor, call.attempt = True, actor.incarnation
+        call.is_constructor, call.attempt, call.place = True, actor.incarnation, actor.place
         call.handle = self.objects.actor(actor.number)
         if actor.restarts_left == 0:
             actor.creation = None
@@ -278,6 +295,45 @@ class LocalCore:
             return None
         return self.objects.actor(call.actor.number), call.actor.payload
 
+    # placement groups
+
+    def create_group(
+        self,
+        *,
+        bundles: list[dict[str, float]],
+        selectors: list[list[tuple[str, list[str], bool]]],
+        strategy: str,
+        name: str,
+        namespace: str,
+        detached: bool,
+        soft_node: bytes,  # noqa: ARG002  there is one node
+    ) -> bytes | None:
+        """As `Core.create_group`."""
+        self.scheduler.check()
+        with self.scheduler.lock:
+            described = {"name": name, "namespace": namespace, "strategy": strategy, "detached": detached, "bundles": bundles}
+            return self._groups.create(self.objects.job_id(), selectors, described)
+
+    def remove_group(self, group: bytes) -> None:
+        """As `Core.remove_group`."""
+        self.scheduler.check()
+        self._groups.remove(group)
+
+    def group_ready(self, group: bytes, value: Any) -> ObjectRef[Any]:
+        """As `Core.group_ready`. A group that does not fit never will: that is an error."""
+        failure = self._groups.failure(group)
+        if failure is None:
+            return self.put(value)
+        number = next(self._numbers)
+        ref = self.objects.reference(number, 0)
+        self.objects.store(number, 0, self.objects.failed(failure[0], {"message": failure[1]}))
+        return ref
+
+    def groups(self, group: bytes | None = None, name: tuple[str, str] | None = None) -> list[dict[str, Any]]:
+        """As `Core.groups`."""
+        self.scheduler.check()
+        return self._groups.find(group, name)
+
     # introspection
 
     def running_name(self) -> str:
@@ -295,7 +351,7 @@ class LocalCore:
 
     def explain(self, subject: tuple[str, Any]) -> str:
         """For `ray._core.why.explain`."""
-        return stalls.tell(self.scheduler, subject)
+        return self._groups.tell(subject[1]) if subject[0] == "group" else stalls.tell(self.scheduler, subject)
 
     def table_sizes(self) -> tuple[int, int, int, int]:
         """As `Core.table_sizes`."""
@@ -382,6 +438,8 @@ class LocalCore:
             "worker_id": self.node_id[::-1],
             "node_id": self.node_id,
             "job_id": self.objects.job_id(),
+            "placement_group": self._place()[1] if self._place()[0] == "group" else b"",
+            "captures_children": bool(self._place()[0] == "group" and self._place()[3]),
             "was_restarted": actor is not None and actor.incarnation > 0,
             "namespace": self.namespace,
             "env": env,

@@ -15,15 +15,16 @@ from ray._core.why import explain as _explain
 from ray._native import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import RaySystemError
+from ray.util.placement_group import PlacementGroup
 
 __all__ = ["Explanation", "explain"]
 
 
-def explain(what: ObjectRef[Any] | ActorHandle[Any] | str | None = None) -> Explanation:
+def explain(what: ObjectRef[Any] | ActorHandle[Any] | PlacementGroup | str | None = None) -> Explanation:
     """Say what something waits for, or what ended it, from the records that the engine itself decides from.
 
     Args:
-        what: A reference, an actor's handle, or the id in hex of an object, a task, an actor or a worker. None: everything that runs or waits.
+        what: A reference, an actor's handle, a placement group, or the id in hex of an object, a task, an actor, a placement group or a worker. None: everything that runs or waits.
 
     Returns:
         The explanation; print it.
@@ -42,6 +43,8 @@ def explain(what: ObjectRef[Any] | ActorHandle[Any] | str | None = None) -> Expl
         return _explain(core, ("object", what.binary()))
     if isinstance(what, ActorHandle):
         return _explain(core, ("actor", what._ray_ref.binary()))
+    if isinstance(what, PlacementGroup):
+        return _explain(core, ("group", what.id.binary()))
     if isinstance(what, str):
         return _explain(core, subject_from_hex(what, core.node_id))
-    raise TypeError(f"explain() takes an ObjectRef, an actor's handle or an id in hex, got {type(what).__name__}")
+    raise TypeError(f"explain() takes an ObjectRef, an actor's handle, a placement group or an id in hex, got {type(what).__name__}")

@@ -3,6 +3,8 @@
 //! A wait for a few objects is noted at each of them; one for many keeps their ids instead, so that starting and ending it touches no object.
 //! There are as many of the latter as threads that block, so asking each of them about every object that becomes ready is cheap.
 
+pub(super) mod groups;
+
 use super::{Command, Owner};
 use crate::Time;
 use ray_proto::{ObjectId, ProcId};

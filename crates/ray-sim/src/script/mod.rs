@@ -1,5 +1,7 @@
 //! What a random program does, one step at a time.
 
+pub mod groups;
+
 use crate::env::Env;
 use crate::frame::{Frame, Handle};
 use crate::oracle::{precedes, token, CallInfo, Made, Path};
@@ -41,6 +43,9 @@ impl Process {
     pub fn act(&mut self, env: &mut Env, frame: &mut Frame) {
         if env.options.streams > 0 && env.rng.permille(400) && self.use_streams(env, frame) {
             return;
+        }
+        if env.makes_groups() && env.rng.permille(120) {
+            return self.use_groups(env, frame);
         }
         let roll = env.rng.below(100);
         match roll {
@@ -188,6 +193,12 @@ impl Process {
                 greedy = true;
             }
         }
+        if env.makes_groups() && env.rng.permille(400) {
+            if let Some((place, room)) = groups::some_place(env) {
+                greedy = room != Resources::default();
+                (strategy, shape) = (place, room);
+            }
+        }
         let class = self.owner.class_for(&shape, odd, &strategy);
         let max_calls = if env.rng.permille(env.options.max_calls) { env.rng.range(1, 3) as u32 } else { 0 };
         let site = self.site(env, if greedy { "gpu" } else { "f" }, CallKind::Task { class }, max_calls);
@@ -248,6 +259,8 @@ impl Process {
         let one = Resources::from_f64([("CPU", 1.0)]);
         let held = if heavy { one.clone() } else { Resources::default() };
         let to_place = if env.rng.permille(500) { one } else { held.clone() };
+        let place = if !heavy && env.makes_groups() && env.rng.permille(300) { groups::some_place(env) } else { None };
+        let (held, to_place) = place.as_ref().map_or((held, to_place), |(_, room)| (room.clone(), room.clone()));
         let path = env.oracle.child(&frame.path);
         let detached = env.rng.permille(env.options.detached);
         let mut mentions = self.mentions(env, frame, &path, true);
@@ -272,7 +285,11 @@ impl Process {
             name,
             namespace: String::new(),
             detached,
-            strategy: if env.node_ids.len() > 1 { some_strategy(env) } else { Strategy::DEFAULT },
+            strategy: match place {
+                Some((place, _)) => place,
+                None if env.node_ids.len() > 1 => some_strategy(env),
+                None => Strategy::DEFAULT,
+            },
         };
         env.oracle.calls.insert(
             (self.id, actor.call()),
