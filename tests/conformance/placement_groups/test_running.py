@@ -168,7 +168,7 @@ def test_actor_is_restarted_in_its_group(group):
     actor = Member.options(num_cpus=1, max_restarts=1, max_task_retries=-1, scheduling_strategy=within(group, 0)).remote()
     first = ray.get(actor.pid.remote())
     ray.kill(actor, no_restart=False)
-    assert ray.get(actor.pid.remote()) != first
+    wait_for(lambda: ray.get(actor.pid.remote()) != first)
     assert ray.get(actor.where.remote()) == group.id.hex()
     ray.kill(actor)
 
