@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, NoReturn, 
 from ray._core import session
 from ray._core.calls.decorators import decorated_target
 from ray._core.calls.options import (
-    DEFAULT_MAX_RETRIES,
     VARIANTS_MAX,
     assemble_resources,
     check_is_generator,
@@ -22,6 +21,7 @@ from ray._core.calls.options import (
 )
 from ray._core.calls.signatures import CallSignature, is_async_generator, is_coroutine, is_generator, signature_of
 from ray._core.calls.strategies import strategy_of
+from ray._core.config import env
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -67,15 +67,15 @@ class _Export:
             self._signature = signature_of(self.function)
         return self._signature
 
-    def payload(self, retry_exceptions: bool | tuple[type[BaseException], ...]) -> bytes:
+    def payload(self, retry_exceptions: bool | tuple[type[BaseException], ...], record: bool) -> bytes:
         from ray._core.serialization import dumps_payload
 
         if self._epoch != session.epoch:
             self._epoch, self._payloads = session.epoch, {}
-        data = self._payloads.get(retry_exceptions)
+        data = self._payloads.get((retry_exceptions, record))
         if data is None:
-            data = dumps_payload({"kind": "function", "function": self.function, "retry_exceptions": retry_exceptions})
-            self._payloads[retry_exceptions] = data
+            data = dumps_payload({"kind": "function", "function": self.function, "retry_exceptions": retry_exceptions, "record": record})
+            self._payloads[retry_exceptions, record] = data
         return data
 
 
@@ -172,11 +172,11 @@ class RemoteFunction(Generic[F]):
         signature = self._export.signature
         template = session.template_class().task(
             core,
-            payload=self._export.payload(retry),
+            payload=self._export.payload(retry, options.get("enable_task_events", True)),
             name=options.get("name") or self.__dict__["__name__"],
             num_returns=("streaming" if is_generator(self._function) else 1) if num_returns is None else num_returns,
             backpressure=options.get("_generator_backpressure_num_objects") or -1,
-            max_retries=DEFAULT_MAX_RETRIES if max_retries is None else max_retries,
+            max_retries=env("RAY_TASK_MAX_RETRIES") if max_retries is None else max_retries,
             retry_exceptions=bool(retry),
             max_calls=options.get("max_calls") or 0,
             resources=assemble_resources(options, default_cpus=1.0),

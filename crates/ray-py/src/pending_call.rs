@@ -37,8 +37,13 @@ impl PendingCall {
         self.running.clone()
     }
 
+    /// Who takes it finishes it.
     fn take(&self) -> Option<Unfinished> {
-        self.work.lock().ok().and_then(|mut work| work.take())
+        let taken = self.work.lock().ok().and_then(|mut work| work.take());
+        if let Some(work) = &taken {
+            work.call.marks.note_result();
+        }
+        taken
     }
 
     fn with_producer<R>(&self, f: impl FnOnce(&CallWork, &mut Producer) -> R) -> PyResult<R> {
@@ -63,6 +68,9 @@ impl PendingCall {
         };
         let args = args.ok_or_else(|| PyRuntimeError::new_err("the call is finished"))?;
         let (args, kwargs) = values::decode_args(py, &self.library, &args)?;
+        if let Ok(Some(work)) = self.work.lock().as_deref() {
+            work.call.marks.note_args();
+        }
         Ok((self.function.clone_ref(py), args, kwargs))
     }
 

@@ -11,6 +11,7 @@ pub mod options;
 mod oracle;
 mod process;
 mod pulls;
+mod questions;
 pub mod rng;
 pub mod run;
 pub mod sabotage;

@@ -66,6 +66,8 @@ pub struct Oracle {
     pub lost_nodes: BTreeSet<NodeIndex>,
     /// Nodes that were stopped with their machines for longer than others wait: what runs there for a moment afterwards runs twice.
     pub frozen: BTreeSet<NodeIndex>,
+    /// What was asked of which node and not answered, by asker and number.
+    pub questions: BTreeMap<(ProcId, u64), NodeIndex>,
     /// What is copied to other nodes, and whether it was overwritten meanwhile.
     transfers: BTreeMap<(NodeIndex, u64), (ShmRange, u64, bool)>,
     children: BTreeMap<Path, u32>,

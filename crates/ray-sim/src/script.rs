@@ -354,6 +354,7 @@ impl Process {
     }
 
     fn kill_actor(&mut self, env: &mut Env, frame: &mut Frame) {
+        self.ask_for_records(env);
         if let Some(actor) = self.some_actor(env, frame).filter(|_| env.rng.permille(env.options.actor_ends)) {
             env.oracle.doomed.insert(actor);
             let no_restart = env.rng.permille(600);

@@ -22,7 +22,7 @@ pub(super) struct Hosted {
     spec: Box<ActorSpec>,
     life: Life,
     held: Resources,
-    gpus: Vec<(u32, i64)>,
+    devices: Vec<(u32, i64)>,
     incarnation: u32,
     /// Another life may follow this one.
     restartable: bool,
@@ -82,7 +82,7 @@ impl Node {
         if self.hosted.get(&id).is_some_and(|hosted| hosted.incarnation >= incarnation) {
             return;
         }
-        self.hosted.insert(id, Hosted { spec, life: Life::Waiting, held: Resources::default(), gpus: vec![], incarnation, restartable });
+        self.hosted.insert(id, Hosted { spec, life: Life::Waiting, held: Resources::default(), devices: vec![], incarnation, restartable });
         self.to_place.push_back(id);
         self.schedule(now);
     }
@@ -133,15 +133,15 @@ impl Node {
         }
         let Some(worker) = self.idle_worker(&spec.env, id.owner.job(), None) else { return false };
         let spec = spec.clone();
-        let Some(gpus) = self.gpus.assign(spec.held.get("GPU")) else { return false };
+        let Some(devices) = self.devices.assign(&spec.held) else { return false };
         *idle -= 1;
         self.available.subtract(&spec.held);
         self.procs.get_mut(&worker).expect("an idle worker").role = Role::Actor(id);
         let hosted = self.hosted.get_mut(&id).expect("looked up above");
         hosted.held = spec.held.clone();
         hosted.life = Life::Starting(worker);
-        let gpu_ids = gpus.iter().map(|(device, _)| *device).collect();
-        hosted.gpus = gpus;
+        let gpu_ids = devices.iter().map(|(device, _)| *device).collect();
+        hosted.devices = devices;
         let incarnation = hosted.incarnation;
         self.send(worker, FromNode::ActorStart { actor: id, incarnation, gpu_ids, spec });
         true
@@ -202,7 +202,7 @@ impl Node {
     fn release_actor(&mut self, id: ActorId, blocked: bool) {
         let hosted = self.hosted.remove(&id).expect("a known actor");
         self.give_back(&hosted.held, blocked);
-        self.gpus.release(&hosted.gpus);
+        self.devices.release(&hosted.devices);
     }
 
     pub(super) fn actor_process_died(&mut self, id: ActorId, blocked: bool, evidence: &Evidence) {

@@ -12,12 +12,23 @@ impl Node {
     /// Answers a question of a process of ours. `stopped`: processes in state T, as the shell sees it.
     pub fn asked(&mut self, now: Time, from: ProcId, token: u64, subject: &Subject, stopped: &[ProcId]) {
         self.now = now;
+        if let Subject::Records { node, .. } = subject {
+            return match self.death_of(*node) {
+                Some(_) => self.answer(from, token, vec![Fact::Unknown {}]),
+                None => self.request(now, from, ToNode::Ask { token, subject: subject.clone() }),
+            };
+        }
         self.settle(now);
         if matches!(subject, Subject::Actor { actor } if !self.is_head() && !self.hosted.contains_key(actor)) {
             return self.ask_head(from, ToNode::Ask { token, subject: subject.clone() });
         }
         let facts = self.report(subject, stopped);
         self.send(from, FromNode::Told { token, facts });
+    }
+
+    /// The answer to a question whose facts are not in the tables.
+    pub fn answer(&mut self, to: ProcId, token: u64, facts: Vec<Fact>) {
+        self.send(to, FromNode::Told { token, facts });
     }
 
     /// `stopped`: processes in state T, as the shell sees it.
@@ -27,7 +38,7 @@ impl Node {
             Subject::Actor { actor } => self.report_actor(*actor, stopped),
             Subject::Class { owner, class } => self.report_class(*owner, *class, stopped),
             Subject::Everything {} => self.procs.keys().map(|id| self.report_process(*id, stopped)).collect(),
-            Subject::Object { .. } => vec![Fact::Unknown {}],
+            Subject::Object { .. } | Subject::Records { .. } => vec![Fact::Unknown {}],
         }
     }
 

@@ -3,6 +3,7 @@
 use super::procs::Role;
 use super::Node;
 use crate::Time;
+use ray_proto::devices::{device, family_and_index, FAMILIES};
 use ray_proto::msg::FromNode;
 use ray_proto::{ClassId, LeaseId, NodeIndex, ProcId, Resources, Strategy, UNIT};
 use std::collections::BTreeMap;
@@ -68,41 +69,54 @@ pub(super) struct Lease {
     pub owner: ProcId,
     pub worker: ProcId,
     pub shape: Resources,
-    pub gpus: Vec<(u32, i64)>,
+    pub devices: Vec<(u32, i64)>,
     /// Its owner was asked to give it back.
     pub reclaimed: bool,
 }
 
-/// Logical GPUs, so that fractions share one device and whole ones are whole.
+/// Accelerators by family, so that fractions share one device and whole ones are whole. What is free of each device.
 #[derive(Debug)]
-pub(super) struct Gpus(Vec<i64>);
+pub(super) struct Devices(Vec<Vec<i64>>);
 
-impl Gpus {
-    pub(super) fn new(amount: i64) -> Self {
-        Gpus(vec![UNIT; (amount / UNIT) as usize])
+impl Devices {
+    pub(super) fn new(total: &Resources) -> Self {
+        Devices(FAMILIES.iter().map(|family| vec![UNIT; (total.get(family) / UNIT) as usize]).collect())
     }
 
-    /// Devices for `amount`, or None when it is available in pieces only.
-    pub(super) fn assign(&mut self, amount: i64) -> Option<Vec<(u32, i64)>> {
-        if amount == 0 {
-            return Some(vec![]);
+    /// Devices for what `shape` asks for, or None when some of it is available in pieces only.
+    pub(super) fn assign(&mut self, shape: &Resources) -> Option<Vec<(u32, i64)>> {
+        let mut taken = vec![];
+        for (family, name) in FAMILIES.iter().enumerate() {
+            let amount = shape.get(name);
+            if amount > 0 {
+                taken.extend(pick(&self.0[family], amount)?.into_iter().map(|(index, part)| (device(family, index), part)));
+            }
         }
-        let taken: Vec<(u32, i64)> = if amount < UNIT {
-            let fits = |(_, free): &(usize, &i64)| **free >= amount;
-            let (device, _) = self.0.iter().enumerate().filter(fits).min_by_key(|(_, free)| **free)?;
-            vec![(device as u32, amount)]
-        } else {
-            let count = (amount / UNIT) as usize;
-            let whole: Vec<_> = self.0.iter().enumerate().filter(|(_, free)| **free == UNIT).map(|(i, _)| (i as u32, UNIT)).take(count).collect();
-            (whole.len() == count).then_some(whole)?
-        };
-        taken.iter().for_each(|(device, part)| self.0[*device as usize] -= part);
+        taken.iter().for_each(|(device, part)| self.change(*device, -part));
         Some(taken)
     }
 
     pub(super) fn release(&mut self, taken: &[(u32, i64)]) {
-        taken.iter().for_each(|(device, part)| self.0[*device as usize] += part);
+        taken.iter().for_each(|(device, part)| self.change(*device, *part));
     }
+
+    fn change(&mut self, id: u32, by: i64) {
+        let place = family_and_index(id).and_then(|(name, index)| Some((FAMILIES.iter().position(|family| *family == name)?, index)));
+        let (family, index) = place.expect("made by `assign`");
+        self.0[family][index as usize] += by;
+    }
+}
+
+/// Devices of one family, with what is taken of each.
+fn pick(free: &[i64], amount: i64) -> Option<Vec<(u32, i64)>> {
+    if amount < UNIT {
+        let fits = |(_, free): &(usize, &i64)| **free >= amount;
+        let (index, _) = free.iter().enumerate().filter(fits).min_by_key(|(_, free)| **free)?;
+        return Some(vec![(index as u32, amount)]);
+    }
+    let count = (amount / UNIT) as usize;
+    let whole: Vec<_> = free.iter().enumerate().filter(|(_, free)| **free == UNIT).map(|(index, _)| (index as u32, UNIT)).take(count).collect();
+    (whole.len() == count).then_some(whole)
 }
 
 impl Node {
@@ -221,12 +235,12 @@ impl Node {
         let record = &self.wants[&(owner, class)];
         let (shape, env) = (record.shape.clone(), record.env.clone());
         let Some(worker) = self.idle_worker(&env, owner.job(), Some(owner)) else { return false };
-        let Some(gpus) = self.gpus.assign(shape.get("GPU")) else { return false };
+        let Some(devices) = self.devices.assign(&shape) else { return false };
         self.available.subtract(&shape);
         let lease = LeaseId::new(self.config.index, self.next_lease);
         self.next_lease += 1;
-        let gpu_ids = gpus.iter().map(|(device, _)| *device).collect();
-        self.leases.insert(lease, Lease { owner, worker, shape, gpus, reclaimed: false });
+        let gpu_ids = devices.iter().map(|(device, _)| *device).collect();
+        self.leases.insert(lease, Lease { owner, worker, shape, devices, reclaimed: false });
         let proc = self.procs.get_mut(&worker).expect("an idle worker");
         proc.role = Role::Leased(lease);
         let pid = proc.pid;
@@ -265,7 +279,7 @@ impl Node {
     pub(super) fn end_lease(&mut self, lease: LeaseId, blocked: bool) {
         let Some(record) = self.leases.remove(&lease) else { return };
         self.give_back(&record.shape, blocked);
-        self.gpus.release(&record.gpus);
+        self.devices.release(&record.devices);
     }
 
     /// Resources return; the CPUs of a blocked holder are back already.
