@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ray import actor, exceptions, job_config, remote_function, runtime_context, types
     from ray._core.calls.decorators import method
-    from ray._core.config.engine import CONFIG as _config
+    from ray._core.config.engine import config as _config
     from ray._core.config.engine import Language
     from ray._core.config.logging_config import LoggingConfig
     from ray._core.generators import DynamicObjectRefGenerator, ObjectRefGenerator
@@ -123,7 +123,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 _RENAMED = {
     "ObjectID": ("_native", "ObjectRef"),
     "__own_version__": ("_native", "__version__"),
-    "_config": ("_core.config.engine", "CONFIG"),
+    "_config": ("_core.config.engine", "config"),
 }
 _SUBMODULES = frozenset(
     ["_private", "_raylet", "actor", "client_builder", "cloudpickle", "exceptions", "experimental", "job_config", "remote_function", "runtime_context"]

@@ -64,5 +64,5 @@ class Config:
         return sorted(_VALUES)
 
 
-CONFIG = Config()
+config = Config()
 """The one instance."""
