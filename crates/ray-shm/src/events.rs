@@ -186,14 +186,7 @@ mod tests {
     use super::*;
 
     fn note(task: u64, name: &str) -> Note<'_> {
-        let kind = RecordKind::Ran {
-            began: task,
-            had_args: task,
-            had_result: task,
-            ended: task,
-            failed: task % 2 == 0,
-            construction: task % 3 == 0,
-        };
+        let kind = RecordKind::Ran { began: task, had_args: task, had_result: task, ended: task, failed: task % 2 == 0, construction: task % 3 == 0 };
         Note { by: ProcId(1), pid: 2, thread: 3, caller: ProcId(4), task, attempt: 5, kind, name }
     }
 
