@@ -39,7 +39,6 @@ class MethodSpec:
         concurrency_group: str | None = None,
         is_generator: bool = False,
         backpressure: int | None = None,
-        record: bool | None = None,
     ) -> None:
         self.name = name
         self.signature = signature
@@ -49,7 +48,8 @@ class MethodSpec:
         self.concurrency_group = concurrency_group
         self.is_generator = is_generator
         self.backpressure = backpressure
-        self.record = record
+        self.record: bool | None = None
+        """Whether the timeline has its calls; None: as the actor says."""
 
     def replace(self, options: dict[str, Any]) -> MethodSpec:
         """Give the same method with other options, as given to `@ray.method` or `.options()`."""
@@ -146,8 +146,9 @@ def spec_from_fields(fields: dict[str, Any]) -> ActorSpec:
     """
     methods = {}
     for name, method in fields["methods"].items():
-        options = {key: value for key, value in method.items() if key != "params"}
+        options = {key: value for key, value in method.items() if key not in ("params", "record")}
         methods[name] = MethodSpec(name, CallSignature(method["params"]), **options)
+        methods[name].record = method["record"]
     spec = ActorSpec(fields["class_name"], methods, fields["hidden"], fields["groups"])
     return spec.with_calls(fields["max_task_retries"], fields["max_pending_calls"], fields["backpressure"], fields["unordered"], fields["record"])
 
