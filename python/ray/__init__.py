@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from ray import actor, exceptions, job_config, remote_function, runtime_context, types
     from ray._core.calls.decorators import method
-    from ray._core.config.engine import config as _config
     from ray._core.config.engine import Language
+    from ray._core.config.engine import config as _config
     from ray._core.config.logging_config import LoggingConfig
     from ray._core.generators import DynamicObjectRefGenerator, ObjectRefGenerator
     from ray._core.ids import (
