@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
+plt.rcParams["svg.fonttype"] = "none"
 plt.rcParams["svg.hashsalt"] = "the same picture for the same figures"
 
 OURS, RAYS = "#2a7f62", "#c2c2c2"
@@ -106,7 +107,7 @@ def read(paths: list[Path]) -> dict[str, dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     for path in paths:
         for row in json.loads(path.read_text())["rows"]:
-            if row["against"].startswith("Ray") and row["theirs"]:
+            if row["against"].startswith("Ray") and row["ratio"]:
                 rows[row["name"]] = row
     return rows
 
