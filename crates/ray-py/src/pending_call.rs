@@ -46,6 +46,11 @@ impl PendingCall {
         taken
     }
 
+    fn with_work<R>(&self, f: impl FnOnce(&Unfinished) -> R) -> Option<R> {
+        let work = self.work.lock().ok()?;
+        work.as_ref().map(f)
+    }
+
     fn with_producer<R>(&self, f: impl FnOnce(&CallWork, &mut Producer) -> R) -> PyResult<R> {
         let mut work = self.work.lock().map_err(|_| PyRuntimeError::new_err("the call is broken"))?;
         match work.as_mut() {
@@ -68,9 +73,7 @@ impl PendingCall {
         };
         let args = args.ok_or_else(|| PyRuntimeError::new_err("the call is finished"))?;
         let (args, kwargs) = values::decode_args(py, &self.library, &args)?;
-        if let Ok(Some(work)) = self.work.lock().as_deref() {
-            work.call.marks.note_args();
-        }
+        self.with_work(|work| work.call.marks.note_args());
         Ok((self.function.clone_ref(py), args, kwargs))
     }
 

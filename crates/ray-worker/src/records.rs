@@ -106,7 +106,8 @@ impl Library {
         let ended = now_us();
         let had_args = if had_args == 0 { ended } else { had_args };
         let kind = RecordKind::Ran { began, had_args, had_result: ended, ended, failed: error.is_some(), construction: true };
-        if let Some(recorder) = &self.lock().recorder {
+        let core = self.lock();
+        if let Some(recorder) = &core.recorder {
             recorder.write(work.actor.owner, work.actor.call(), work.incarnation - 1, kind, name);
         }
     }
