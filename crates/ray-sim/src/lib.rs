@@ -11,7 +11,6 @@ pub mod options;
 mod oracle;
 mod process;
 mod pulls;
-mod questions;
 pub mod rng;
 pub mod run;
 pub mod sabotage;

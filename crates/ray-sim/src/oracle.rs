@@ -317,3 +317,19 @@ impl Oracle {
         }
     }
 }
+
+// Questions about what was recorded on a node, asked by a process of any node: each is answered once, unless one of the two is gone.
+
+impl Oracle {
+    pub fn told(&mut self, asker: ProcId, token: u64) {
+        let asked = self.questions.remove(&(asker, token));
+        assert!(asked.is_some(), "{} is told what it did not ask, or twice: {token}", name(asker));
+    }
+
+    /// When all is quiet nobody who lives waits for an answer of a node that was never away.
+    pub fn check_questions(&self, lives: impl Fn(ProcId) -> bool) {
+        let excused = |node: NodeIndex| self.lost_nodes.contains(&node) || self.frozen.contains(&node);
+        let open = self.questions.iter().find(|((asker, _), node)| lives(*asker) && !excused(**node) && !excused(asker.node()));
+        assert!(open.is_none(), "all is quiet, and nobody has answered {open:?}");
+    }
+}
