@@ -15,8 +15,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ray import actor, exceptions, remote_function, runtime_context
+    from ray import actor, exceptions, job_config, remote_function, runtime_context, types
     from ray._core.calls.decorators import method
+    from ray._core.config.engine import Language
+    from ray._core.config.engine import config as _config
+    from ray._core.config.logging_config import LoggingConfig
     from ray._core.generators import DynamicObjectRefGenerator, ObjectRefGenerator
     from ray._core.ids import (
         ActorClassID,
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
         UniqueID,
         WorkerID,
     )
-    from ray._core.introspection import available_resources, cluster_resources, nodes
+    from ray._core.introspection import available_resources, cluster_resources, nodes, timeline
     from ray._core.objects import get, put, wait
     from ray._core.session import init, is_initialized, shutdown
     from ray._native import ObjectRef
@@ -49,6 +52,8 @@ __all__ = [
     "DynamicObjectRefGenerator",
     "FunctionID",
     "JobID",
+    "Language",
+    "LoggingConfig",
     "NodeID",
     "ObjectID",
     "ObjectRef",
@@ -58,6 +63,7 @@ __all__ = [
     "UniqueID",
     "WorkerID",
     "__version__",
+    "_config",
     "actor",
     "available_resources",
     "cluster_resources",
@@ -68,6 +74,7 @@ __all__ = [
     "get_runtime_context",
     "init",
     "is_initialized",
+    "job_config",
     "kill",
     "method",
     "nodes",
@@ -76,6 +83,8 @@ __all__ = [
     "remote_function",
     "runtime_context",
     "shutdown",
+    "timeline",
+    "types",
     "wait",
 ]
 
@@ -99,8 +108,10 @@ _HOMES = {
         "UniqueID",
         "WorkerID",
     ),
+    "_core.config.engine": ("Language",),
+    "_core.config.logging_config": ("LoggingConfig",),
     "_core.generators": ("DynamicObjectRefGenerator", "ObjectRefGenerator"),
-    "_core.introspection": ("available_resources", "cluster_resources", "nodes"),
+    "_core.introspection": ("available_resources", "cluster_resources", "nodes", "timeline"),
     "_core.objects": ("get", "put", "wait"),
     "_core.session": ("init", "is_initialized", "shutdown"),
     "_native": ("ObjectRef",),
@@ -109,8 +120,15 @@ _HOMES = {
     "runtime_context": ("get_gpu_ids", "get_runtime_context"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-_RENAMED = {"ObjectID": ("_native", "ObjectRef"), "__own_version__": ("_native", "__version__")}
-_SUBMODULES = frozenset(["_raylet", "actor", "cloudpickle", "exceptions", "experimental", "remote_function", "runtime_context", "types", "util"])
+_RENAMED = {
+    "ObjectID": ("_native", "ObjectRef"),
+    "__own_version__": ("_native", "__version__"),
+    "_config": ("_core.config.engine", "config"),
+}
+_SUBMODULES = frozenset(
+    ["_private", "_raylet", "actor", "client_builder", "cloudpickle", "exceptions", "experimental", "job_config", "remote_function", "runtime_context"]
+    + ["types", "util"]
+)
 
 
 def _check_interpreter() -> None:

@@ -237,8 +237,10 @@ class Core:
     def kv_exists(self, key: bytes) -> bool: ...
     def kv_keys(self, prefix: bytes) -> list[bytes]: ...
     def context(self) -> dict[str, Any]:
-        """Of the calling thread's running call: task_id (bytes 24), actor_id (bytes 16 or b""), task_name, attempt, resources (dict), gpu_ids (list[int]),
-        worker_id (bytes 28), node_id (bytes 28), job_id (bytes 4), namespace, was_restarted (bool), env (str), placement_group (bytes 18 or b""), captures_children (bool). In the driver the task fields are the driver's."""
+        """Of the calling thread's running call: task_id (bytes 24), actor_id (bytes 16 or b""), task_name, attempt, resources (dict),
+        devices (dict[str, list[int]]: indices of accelerators by resource), payload (bytes: its call site's, b"" outside of calls), worker_id (bytes 28),
+        node_id (bytes 28), job_id (bytes 4), namespace, was_restarted (bool), env (str), actor_lifetime (str: of actors that say nothing of theirs),
+        placement_group (bytes 18 or b""), captures_children (bool). In the driver the task fields are the driver's."""
     def next_log(self) -> list[tuple[str, int, bool, str, bytes]] | None:
         """Blocks (without the GIL) for lines of workers: (name, pid, is_stderr, kind, text); kind "out" for a worker's line, "notice" for a message of the runtime. None = shut down."""
 

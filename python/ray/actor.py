@@ -105,6 +105,7 @@ class ActorMethod:
             "kind": "method",
             "name": spec.name,
             "retry_exceptions": spec.retry_exceptions,
+            "record": actor.record if spec.record is None else spec.record,
         }
         core = session.core
         if core is None or self._epoch != session.epoch:
@@ -289,7 +290,7 @@ class _ClassExport:
 
         if self._epoch != session.epoch:
             self._epoch, self._payloads = session.epoch, {}
-        key = (max_concurrency, spec.max_task_retries, spec.max_pending_calls, spec.backpressure, spec.unordered)
+        key = (max_concurrency, spec.max_task_retries, spec.max_pending_calls, spec.backpressure, spec.unordered, spec.record)
         data = self._payloads.get(key)
         if data is None:
             fields = {
@@ -428,6 +429,7 @@ class ActorClass(Generic[T]):
             self._max_pending_calls(),
             options.get("_actor_generator_backpressure_num_objects") or -1,
             may_overtake(options.get("allow_out_of_order_execution"), is_async, concurrency),
+            options.get("enable_task_events", True),
         )
         held, placement = actor_resources(options)
         place = group_of(options)
@@ -448,7 +450,7 @@ class ActorClass(Generic[T]):
             is_async=is_async,
             name=name,
             namespace=namespace,
-            detached=options.get("lifetime") == "detached",
+            detached=(options.get("lifetime") or context["actor_lifetime"]) == "detached",
             get_if_exists=get_if_exists,
         )
         if payload_of_other is not None:  # somebody else was quicker

@@ -14,7 +14,6 @@ from ray._core import session
 from ray._core.calls.decorators import decorated_target
 from ray._core.calls.groups import check_request
 from ray._core.calls.options import (
-    DEFAULT_MAX_RETRIES,
     VARIANTS_MAX,
     assemble_resources,
     check_is_generator,
@@ -23,6 +22,7 @@ from ray._core.calls.options import (
 )
 from ray._core.calls.signatures import CallSignature, is_async_generator, is_coroutine, is_generator, signature_of
 from ray._core.calls.strategies import follows_caller, group_of, strategy_of
+from ray._core.config import env
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -68,15 +68,15 @@ class _Export:
             self._signature = signature_of(self.function)
         return self._signature
 
-    def payload(self, retry_exceptions: bool | tuple[type[BaseException], ...]) -> bytes:
+    def payload(self, retry_exceptions: bool | tuple[type[BaseException], ...], record: bool) -> bytes:
         from ray._core.serialization import dumps_payload
 
         if self._epoch != session.epoch:
             self._epoch, self._payloads = session.epoch, {}
-        data = self._payloads.get(retry_exceptions)
+        data = self._payloads.get((retry_exceptions, record))
         if data is None:
-            data = dumps_payload({"kind": "function", "function": self.function, "retry_exceptions": retry_exceptions})
-            self._payloads[retry_exceptions] = data
+            data = dumps_payload({"kind": "function", "function": self.function, "retry_exceptions": retry_exceptions, "record": record})
+            self._payloads[retry_exceptions, record] = data
         return data
 
 
@@ -177,11 +177,11 @@ class RemoteFunction(Generic[F]):
             check_request(place.placement_group, place.placement_group_bundle_index, self._function_name, resources)
         template = session.template_class().task(
             core,
-            payload=self._export.payload(retry),
+            payload=self._export.payload(retry, options.get("enable_task_events", True)),
             name=options.get("name") or self.__dict__["__name__"],
             num_returns=("streaming" if is_generator(self._function) else 1) if num_returns is None else num_returns,
             backpressure=options.get("_generator_backpressure_num_objects") or -1,
-            max_retries=DEFAULT_MAX_RETRIES if max_retries is None else max_retries,
+            max_retries=env("RAY_TASK_MAX_RETRIES") if max_retries is None else max_retries,
             retry_exceptions=bool(retry),
             max_calls=options.get("max_calls") or 0,
             resources=resources,

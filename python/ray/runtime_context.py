@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from ray._core import LOCAL_MODE, SCRIPT_MODE, WORKER_MODE, session
 from ray._core.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
 
@@ -12,9 +14,6 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
 __all__ = ["RuntimeContext", "get_runtime_context"]
-
-_ACCELERATORS = ("FURIOSA", "GPU", "HPU", "MBLT", "NPU", "RBLN", "TPU", "TTNPU", "neuron_cores")
-"""Families of accelerators by resource name. Only GPUs are handed out so far."""
 
 
 class _Worker:
@@ -84,6 +83,16 @@ class RuntimeContext:
         """Name of the running task; None in the driver."""
         return None if session.in_driver() else self._read()["task_name"]
 
+    def get_task_function_name(self) -> str | None:
+        """Name of the function or method that runs, whatever the task is named; None in the driver.
+
+        Returns:
+            "module.function", or "Class.method" of an actor.
+        """
+        from ray._core.introspection import function_name
+
+        return function_name(self._read())
+
     def get_actor_id(self) -> str | None:
         """Id of the actor in hex; None outside actors."""
         actor_id: bytes = self._read()["actor_id"]
@@ -112,9 +121,7 @@ class RuntimeContext:
         Returns:
             A list for each family, for example {"GPU": ["0"], ...}.
         """
-        found: dict[str, list[str]] = {family: [] for family in _ACCELERATORS}
-        found["GPU"] = [str(gpu) for gpu in self._read()["gpu_ids"]]
-        return found
+        return _device_names(self._read()["devices"])
 
     def get_resource_ids(self) -> dict[str, list[str]]:
         """Older name of `get_accelerator_ids`."""
@@ -145,8 +152,12 @@ class RuntimeContext:
         return self._session_dir().rpartition("/")[0]
 
     def _session_dir(self) -> str:
-        context = self._read()
-        return session.current.session_dir if session.current is not None else context["session_dir"]
+        session.auto_init()
+        if session.current is not None:
+            return session.current.session_dir
+        from ray._core.worker.main import session_dir
+
+        return session_dir()
 
     @property
     def job_id(self) -> JobID:
@@ -242,11 +253,22 @@ def get_runtime_context() -> RuntimeContext:
     return RuntimeContext()
 
 
-def get_gpu_ids() -> list[int]:
+def get_gpu_ids() -> list[int | str]:
     """Give the ids of the GPUs that the running task or actor holds.
 
     Returns:
-        Indices; empty in the driver.
+        As the variable of visible devices lists them: numbers, or the names that the node was started with; empty in the driver.
     """
-    gpu_ids: list[int] = session.auto_init().context()["gpu_ids"]
-    return list(gpu_ids)
+    names = _device_names(session.auto_init().context()["devices"])["GPU"]
+    return [int(name) if name.isdigit() else name for name in names]
+
+
+def _device_names(devices: dict[str, list[int]]) -> dict[str, list[str]]:
+    """Name devices as their libraries do: for every family, by its resource."""
+    worker = sys.modules.get("ray._core.worker.main")  # only in a worker
+    if worker is not None and session.current is None:
+        found: dict[str, list[str]] = worker.shown_devices().names(devices)
+        return found
+    from ray._core.cluster.accelerators import RESOURCES
+
+    return {resource: [str(index) for index in devices.get(resource, ())] for resource in RESOURCES}

@@ -29,7 +29,6 @@ BROAD_EXCEPTS: dict[str, str] = {
 # The config table and what must see the environment itself.
 READS_ENVIRONMENT: dict[str, str] = {
     "python/ray/_core/config/__init__.py": "the table of settings",
-    "python/ray/_core/host.py": "which devices this process may see",
     "python/ray/_core/launch.py": "workers inherit the driver's environment",
     "python/ray/_core/local/variables.py": "a call takes on its runtime environment and puts the process's own back",
     "python/ray/_core/worker/main.py": "a worker takes on its runtime environment and its devices",

@@ -21,6 +21,7 @@ FACADES: dict[str, int] = {}
 WIDE_FOLDERS = {"python/ray": 40, "python/ray/util": 40}
 # Signatures fixed by compatibility, or by the one contract between Rust and Python.
 FIXED_SIGNATURES = {
+    "python/ray/_core/config/job_config.py:JobConfig.__init__",
     "python/ray/_core/local/calls.py:LocalTemplate.method",
     "python/ray/_core/local/calls.py:LocalTemplate.task",
     "python/ray/_core/local/core.py:LocalCore.create_actor",

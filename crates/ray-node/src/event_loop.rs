@@ -42,6 +42,7 @@ mod ends;
 mod extents;
 mod farewell;
 mod output;
+mod records;
 mod visitors;
 
 pub use boot::run;
@@ -64,6 +65,8 @@ struct Daemon {
     board_fd: OwnedFd,
     board: Board,
     free_slots: Vec<u32>,
+    /// No slot from this one on was ever given away.
+    slots_used: u32,
     /// Forks asked for and not reported, with what they need: a new template gets them again.
     forking: BTreeMap<ProcId, Forking>,
     files: ExtentFiles,
@@ -184,6 +187,7 @@ impl Daemon {
                 let bytes = self.conns.get(&proc_id).and_then(|conn| processes::private_bytes(conn.pid));
                 self.node.footprint_measured(ray_shm::now_us(), proc_id, bytes);
             }
+            NodeCommand::ReadRecords { to, token, slot } => self.read_records(to, token, slot),
             NodeCommand::Adopt { guest, driver } => self.adopt(guest, driver),
             NodeCommand::Show { driver, from, message } => self.show_from(driver, from, message),
             NodeCommand::LinesShown { driver, bytes } => self.output.shown(driver, bytes),
@@ -354,6 +358,7 @@ impl Daemon {
             return self.node.fork_failed(ray_shm::now_us(), proc_id, &format!("{SLOTS} workers are running already"));
         };
         self.board.clear(slot);
+        self.slots_used = self.slots_used.max(slot + 1);
         let mut conn = Conn::new(ours, slot);
         (conn.out, conn.err) = (Some(out), Some(err));
         let added = self.poll.add(conn.reader.fd(), Token::Link(proc_id).pack()).and_then(|()| {

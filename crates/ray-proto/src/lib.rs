@@ -2,6 +2,7 @@
 //! Pure: no clock, no I/O, no threads.
 
 pub mod cluster;
+pub mod devices;
 pub mod groups;
 pub mod ids;
 pub mod msg;

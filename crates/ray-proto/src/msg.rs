@@ -66,6 +66,7 @@ wire_struct! {
         pub num_returns: u32,
         /// Position among this caller's calls to this incarnation of the actor.
         pub actor_seq: Option<(ActorId, u64)>,
+        /// Devices that it may use, of all families (devices.rs). GPUs are the first of them.
         pub gpu_ids: Vec<u32>,
         pub args: Args,
         /// The results leave one after another as `StreamItems`.

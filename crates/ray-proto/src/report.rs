@@ -3,10 +3,37 @@
 //! A question goes to whoever writes the fact: an object's owner, a process, or the node. The answer is a few facts; who asked joins them.
 
 use crate::groups::GroupInfo;
-use crate::ids::{ActorId, ClassId, GroupId, ObjectId, ProcId};
+use crate::ids::{ActorId, ClassId, GroupId, NodeIndex, ObjectId, ProcId};
 use crate::resources::Resources;
 use crate::value::Value;
-use crate::wire_enum;
+use crate::{wire_enum, wire_struct};
+
+wire_struct! {
+    /// A record of a call, for the timeline. Times are in microseconds, by the clock of the host that it was written on.
+    pub struct CallRecord {
+        /// Where it was written: in the worker that ran the call, or in the process that made it.
+        pub by: ProcId,
+        pub pid: u32,
+        /// The thread that ran it.
+        pub thread: u32,
+        pub caller: ProcId,
+        /// The caller's counter.
+        pub task: u64,
+        pub attempt: u32,
+        pub kind: RecordKind,
+        /// Its function or method; cut if it is very long. Empty for `Sent`.
+        pub name: String,
+    }
+}
+
+wire_enum! {
+    pub enum RecordKind {
+        /// By the caller: when the call was made, and when it went to a worker.
+        0 = Sent { submitted: u64, sent: u64 },
+        /// By the worker: when it began, had its arguments, had its result, and had sent that. `construction`: of an actor.
+        1 = Ran { began: u64, had_args: u64, had_result: u64, ended: u64, failed: bool, construction: bool },
+    }
+}
 
 wire_enum! {
     pub enum Subject {
@@ -22,6 +49,8 @@ wire_enum! {
         4 = Everything {},
         /// To the head.
         5 = Group { group: GroupId },
+        /// To a node: what was recorded in the first slot from `slot` on that has something. To a driver: what it recorded itself.
+        6 = Records { node: NodeIndex, slot: u32 },
     }
 }
 
@@ -61,5 +90,9 @@ wire_enum! {
         19 = InGroup { group: GroupId, bundle: i32 },
         /// Of the resources asked for.
         16 = Room { fits: bool, total: Resources, available: Resources, idle_workers: u32, starting_workers: u32, trouble: String },
+        /// Besides `Ready`: where the value is. `node` None: with its owner, not in shared memory.
+        20 = Stored { bytes: u64, node: Option<NodeIndex>, on_disk: bool },
+        /// `next`: the slot to ask for then. `epoch_offset_us`: what to add to the times to get microseconds since 1970.
+        21 = Records { records: Vec<CallRecord>, next: Option<u32>, epoch_offset_us: i64 },
     }
 }

@@ -2,7 +2,8 @@
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::{PyBytes, PyDict, PyList};
+use ray_proto::devices::family_and_index;
 use ray_proto::groups::Within;
 use ray_proto::{ActorId, Blob, GroupId, ObjectId, ProcId, Resources, UNIT};
 use ray_worker::WorkTemplate;
@@ -91,6 +92,18 @@ pub(crate) fn current(py: Python<'_>) -> Option<Running> {
     Some(call.get().running())
 }
 
+/// Indices of devices by the name of their resource.
+pub(crate) fn devices_by_family<'py>(py: Python<'py>, ids: &[u32]) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    for (family, index) in ids.iter().filter_map(|id| family_and_index(*id)) {
+        match dict.get_item(family)? {
+            Some(known) => known.cast::<PyList>()?.append(index)?,
+            None => dict.set_item(family, PyList::new(py, [index])?)?,
+        }
+    }
+    Ok(dict)
+}
+
 /// The fields that ray._native.pyi promises.
 pub(crate) fn describe<'py>(py: Python<'py>, library: &ray_worker::Library) -> PyResult<Bound<'py, PyDict>> {
     let running = current(py);
@@ -116,7 +129,8 @@ pub(crate) fn describe<'py>(py: Python<'py>, library: &ray_worker::Library) -> P
     dict.set_item("resources", amounts)?;
     dict.set_item("actor_name", actor.map_or("", |actor| &actor.name))?;
     dict.set_item("attempt", running.as_ref().map_or(0, |r| r.attempt))?;
-    dict.set_item("gpu_ids", gpu_ids.unwrap_or_default())?;
+    dict.set_item("devices", devices_by_family(py, &gpu_ids.unwrap_or_default())?)?;
+    dict.set_item("payload", PyBytes::new(py, running.as_ref().map_or(&[][..], |r| &r.template.payload[..])))?;
     dict.set_item("worker_id", PyBytes::new(py, &worker_id))?;
     dict.set_item("node_id", PyBytes::new(py, &library.node_id))?;
     dict.set_item("job_id", PyBytes::new(py, &library.me.job().to_le_bytes()))?;

@@ -15,6 +15,7 @@ use ray_proto::msg::{Boot, FromNode, ToNode};
 use ray_proto::wire::PROTOCOL;
 use ray_proto::{GroupId, ObjectId, ProcId, Resources, Strategy, Value};
 use ray_shm::board::Board;
+use ray_shm::events::{Ring, DRIVER_RECORDS};
 use ray_shm::host;
 use ray_shm::link::{Reader, Writer};
 use ray_shm::processes;
@@ -83,6 +84,13 @@ struct Job {
     namespace: String,
     /// Canonical JSON of the runtime environment of this process, "" for none.
     env: String,
+    /// Of actors that say nothing of theirs: "detached" or "non_detached".
+    actor_lifetime: String,
+}
+
+/// The lifetime of actors as the settings of a job have it.
+fn actor_lifetime(settings: &BTreeMap<String, String>) -> String {
+    settings.get("default_actor_lifetime").cloned().unwrap_or_else(|| "non_detached".into())
 }
 
 impl Core {
@@ -235,6 +243,16 @@ fn limits(settings: &BTreeMap<String, String>) -> Result<Limits, String> {
     Ok(Limits { pending_bytes: whole("pending_calls_bytes")?.unwrap_or(0), pending_patience, ..default })
 }
 
+/// Whether calls are recorded for the timeline.
+fn records_calls(settings: &BTreeMap<String, String>) -> bool {
+    ["enable_timeline", "task_events_report_interval_ms"].iter().all(|name| settings.get(*name).is_none_or(|value| value != "0"))
+}
+
+/// A driver's own records. A host that has no memory for them has no timeline, and no less else.
+fn own_ring(settings: &BTreeMap<String, String>) -> Option<Ring> {
+    records_calls(settings).then(|| Ring::private(DRIVER_RECORDS).ok()).flatten()
+}
+
 /// What the template needs, as JSON.
 pub(crate) fn template_config(config: &Bound<'_, PyDict>) -> PyResult<String> {
     let part = PyDict::new(config.py());
@@ -274,8 +292,8 @@ impl Core {
         let mut settings: BTreeMap<String, String> = get_config(config, "settings")?;
         settings.insert("log_to_driver".into(), if get_config(config, "log_to_driver")? { "1" } else { "0" }.into());
         let node_id: Vec<u8> = py.import("os")?.call_method1("urandom", (28,))?.extract()?;
-        let job = Job { namespace: get_config(config, "namespace")?, env: get_config(config, "job_env")? };
-        let limits = limits(&settings).map_err(PyValueError::new_err)?;
+        let job = Job { namespace: get_config(config, "namespace")?, env: get_config(config, "job_env")?, actor_lifetime: actor_lifetime(&settings) };
+        let (limits, ring) = (limits(&settings).map_err(PyValueError::new_err)?, own_ring(&settings));
         let boot = Boot {
             node_id: node_id.into(),
             total: Resources::from_f64(resources.iter().map(|(name, amount)| (name.as_str(), *amount))),
@@ -295,7 +313,7 @@ impl Core {
             let reserved = Reserved::take().map_err(Failure::into_text)?;
             let (mut daemon, link) = DaemonProcess::start(&python, &native_path)?;
             let result = handshake(link, ToNode::Boot { boot: Box::new(boot) }).and_then(|(reader, welcome)| {
-                let config = Config { limits, slot: None };
+                let config = Config { limits, slot: None, ring };
                 Library::start(reserved, reader, welcome, config).map_err(Failure::into_text)
             });
             match result {
@@ -317,7 +335,7 @@ impl Core {
     fn connect(py: Python<'_>, config: &Bound<'_, PyDict>) -> PyResult<Core> {
         let door: String = get_config(config, "door")?;
         let settings: BTreeMap<String, String> = get_config(config, "settings")?;
-        let job = Job { namespace: get_config(config, "namespace")?, env: get_config(config, "job_env")? };
+        let job = Job { namespace: get_config(config, "namespace")?, env: get_config(config, "job_env")?, actor_lifetime: actor_lifetime(&settings) };
         let limits = limits(&settings).map_err(PyValueError::new_err)?;
         let spec = JobSpec {
             config: template_config(config)?,
@@ -327,13 +345,14 @@ impl Core {
             namespace: job.namespace.clone(),
             weight: get_config(config, "weight")?,
         };
+        let ring = own_ring(&settings);
         let connect = || -> Result<Core, String> {
             host::occupy_standard_descriptors().map_err(|error| host::explain("no descriptors for the engine", error))?;
             let reserved = Reserved::take().map_err(Failure::into_text)?;
             let link = ray_shm::door::enter(&door).map_err(|error| error.to_string())?;
             let hello = ToNode::HelloDriver { protocol: PROTOCOL, pid: std::process::id(), max_links: max_links(), job: Box::new(spec) };
             let (reader, welcome) = handshake(link, hello)?;
-            let library = Library::start(reserved, reader, welcome, Config { limits, slot: None }).map_err(Failure::into_text)?;
+            let library = Library::start(reserved, reader, welcome, Config { limits, slot: None, ring }).map_err(Failure::into_text)?;
             Core::install(library, None, job)
         };
         py.detach(connect).map_err(|why| PyRuntimeError::new_err(format!("could not connect to the node at {door}: {why}")))
@@ -346,7 +365,7 @@ impl Core {
             let reserved = Reserved::take().map_err(Failure::into_text)?;
             let link = ray_shm::door::enter(door).map_err(|error| error.to_string())?;
             let (reader, welcome) = handshake(link, ToNode::Hello { protocol: PROTOCOL, pid: std::process::id(), max_links: 0 })?;
-            let config = Config { limits: Limits::default(), slot: None };
+            let config = Config { limits: Limits::default(), slot: None, ring: None };
             let library = Library::start(reserved, reader, welcome, config).map_err(Failure::into_text)?;
             Ok(Core { library, daemon: Mutex::new(None), daemon_pid: 0, job: Job::default() })
         };
@@ -360,13 +379,14 @@ impl Core {
         let (link, board_fd) = unsafe { (OwnedFd::from_raw_fd(fd), OwnedFd::from_raw_fd(board_fd)) };
         let attach = || -> Result<Core, String> {
             let board = Board::open(&board_fd).map_err(|error| error.to_string())?;
+            let ring = records_calls(&settings).then(|| Board::ring(&board_fd, slot).map_err(|error| error.to_string())).transpose()?.flatten();
             // Shared by all workers of the template: the descriptor itself is not needed any more.
             drop(board_fd);
             let reserved = Reserved::take().map_err(Failure::into_text)?;
             let (reader, welcome) = handshake(link, ToNode::Hello { protocol: PROTOCOL, pid: std::process::id(), max_links: max_links() })?;
-            let config = Config { limits: limits(&settings)?, slot: Some((slot, board)) };
+            let config = Config { limits: limits(&settings)?, slot: Some((slot, board)), ring };
             let library = Library::start(reserved, reader, welcome, config).map_err(Failure::into_text)?;
-            Core::install(library, None, Job { namespace, env })
+            Core::install(library, None, Job { namespace, env, actor_lifetime: actor_lifetime(&settings) })
         };
         let core = py.detach(attach).map_err(PyRuntimeError::new_err)?;
         if let Some(tag) = processes::take_tag(core.library.me.0) {
@@ -639,6 +659,7 @@ impl Core {
         let dict = context::describe(py, &self.library)?;
         dict.set_item("namespace", &self.job.namespace)?;
         dict.set_item("env", &self.job.env)?;
+        dict.set_item("actor_lifetime", &self.job.actor_lifetime)?;
         Ok(dict)
     }
 

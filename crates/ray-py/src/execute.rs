@@ -30,6 +30,8 @@ pub(crate) struct Resolver {
 struct Resolved {
     function: Py<PyAny>,
     name: Arc<str>,
+    /// Its runs are to be left out of the timeline.
+    left_out: bool,
     runs: u32,
 }
 
@@ -49,10 +51,13 @@ impl Resolver {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(place) => {
                 let payload = PyBytes::new(py, &work.template.payload);
-                let function = hooks(py)?.call_method1(intern!(py, "resolve"), (payload,))?.unbind();
-                place.insert(Resolved { function, name: Arc::from(work.template.name.as_str()), runs: 0 })
+                let (function, left_out): (Py<PyAny>, bool) = hooks(py)?.call_method1(intern!(py, "resolve"), (payload,))?.extract()?;
+                place.insert(Resolved { function, name: Arc::from(work.template.name.as_str()), left_out, runs: 0 })
             }
         };
+        if resolved.left_out {
+            work.marks.leave_out();
+        }
         resolved.runs += 1;
         let leaving = work.template.max_calls > 0 && resolved.runs >= work.template.max_calls;
         Ok((resolved.function.clone_ref(py), resolved.name.clone(), leaving))
@@ -123,11 +128,14 @@ fn execute(py: Python<'_>, library: &Arc<Library>, work: CallWork) -> PyResult<O
         Err(error) => return finish_with_error(py, library, work, error).map(|()| None),
     };
     let entered = context::enter(running(&work, name));
-    if context::actor().is_none() && (!work.call.gpu_ids.is_empty() || GPUS_SET.get()) {
-        set_visible_gpus(py, &work.call.gpu_ids)?;
+    if context::actor().is_none() && (!work.call.gpu_ids.is_empty() || DEVICES_SHOWN.get()) {
+        show_devices(py, &work.call.gpu_ids)?;
     }
     let mut producer = Producer::new(&work);
-    let called = values::decode_args(py, library, &work.call.args).and_then(|(args, kwargs)| function.bind(py).call(args, kwargs.as_ref()));
+    let called = values::decode_args(py, library, &work.call.args).and_then(|(args, kwargs)| {
+        work.marks.note_args();
+        function.bind(py).call(args, kwargs.as_ref())
+    });
     drop(function);
     let called = match &mut producer {
         None => called,
@@ -136,6 +144,7 @@ fn execute(py: Python<'_>, library: &Arc<Library>, work: CallWork) -> PyResult<O
     if library.is_forked() {
         return leave_forked_child(py, called.err());
     }
+    work.marks.note_result();
     let left = leaving.then(|| "max_calls was reached".to_owned());
     let outcome = match called {
         Ok(value) => match producer {
@@ -175,9 +184,9 @@ fn actor_exit_reason(py: Python<'_>, error: &PyErr) -> PyResult<String> {
     py.import(intern!(py, "ray._core.worker.payloads"))?.call_method1(intern!(py, "exit_reason"), (error.value(py),))?.extract()
 }
 
-fn set_visible_gpus(py: Python<'_>, ids: &[u32]) -> PyResult<()> {
-    hooks(py)?.call_method1(intern!(py, "set_visible_gpus"), (ids.to_vec(),)).map(|_| ())?;
-    GPUS_SET.set(!ids.is_empty());
+fn show_devices(py: Python<'_>, ids: &[u32]) -> PyResult<()> {
+    hooks(py)?.call_method1(intern!(py, "show_devices"), (context::devices_by_family(py, ids)?,)).map(|_| ())?;
+    DEVICES_SHOWN.set(!ids.is_empty());
     Ok(())
 }
 
@@ -191,7 +200,7 @@ fn set_thread_count(py: Python<'_>, held: &Resources) -> PyResult<()> {
 }
 
 thread_local! {
-    static GPUS_SET: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    static DEVICES_SHOWN: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
     static THREADS_SET: std::cell::Cell<i64> = const { std::cell::Cell::new(0) };
 }
 
@@ -226,15 +235,19 @@ fn construct(py: Python<'_>, library: &Arc<Library>, work: &ActorWork) -> PyResu
         template,
     };
     let entered = context::enter(running);
-    let construct = || -> PyResult<()> {
+    let (began, had_args) = (ray_shm::now_us(), std::cell::Cell::new(0));
+    let construct = || -> PyResult<bool> {
         set_thread_count(py, &work.spec.held)?;
-        set_visible_gpus(py, &work.gpu_ids)?;
+        if !work.gpu_ids.is_empty() || DEVICES_SHOWN.get() {
+            show_devices(py, &work.gpu_ids)?;
+        }
         let gifts = (!work.spec.given.is_empty()).then(|| Gifts::take_over(py, library, &work.spec)).transpose()?;
         let args = gifts.as_ref().map_or(&work.spec.args, |gifts| &gifts.args);
         let (args, kwargs) = values::decode_args(py, library, args)?;
+        had_args.set(ray_shm::now_us());
         let payload = PyBytes::new(py, &work.spec.payload);
         let kwargs = kwargs.unwrap_or_else(|| PyDict::new(py));
-        hooks(py)?.call_method1(intern!(py, "construct"), (payload, args, kwargs)).map(|_| ())
+        hooks(py)?.call_method1(intern!(py, "construct"), (payload, args, kwargs))?.extract()
     };
     let result = construct();
     drop(entered);
@@ -242,9 +255,15 @@ fn construct(py: Python<'_>, library: &Arc<Library>, work: &ActorWork) -> PyResu
         return leave_forked_child(py, result.err());
     }
     match result {
-        Ok(()) => library.actor_is_up(work),
+        Ok(left_out) => {
+            if !left_out {
+                library.note_construction(work, &name, (began, had_args.get()), None);
+            }
+            library.actor_is_up(work);
+        }
         Err(error) => {
             let value = encode_error(py, library, &name, work.incarnation - 1, error)?;
+            library.note_construction(work, &name, (began, had_args.get()), Some(&value));
             library.tell_node(ToNode::ActorFailed { actor: work.actor, error: value });
         }
     }

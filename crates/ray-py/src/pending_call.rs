@@ -37,8 +37,18 @@ impl PendingCall {
         self.running.clone()
     }
 
+    /// Who takes it finishes it.
     fn take(&self) -> Option<Unfinished> {
-        self.work.lock().ok().and_then(|mut work| work.take())
+        let taken = self.work.lock().ok().and_then(|mut work| work.take());
+        if let Some(work) = &taken {
+            work.call.marks.note_result();
+        }
+        taken
+    }
+
+    fn with_work<R>(&self, f: impl FnOnce(&Unfinished) -> R) -> Option<R> {
+        let work = self.work.lock().ok()?;
+        work.as_ref().map(f)
     }
 
     fn with_producer<R>(&self, f: impl FnOnce(&CallWork, &mut Producer) -> R) -> PyResult<R> {
@@ -63,6 +73,7 @@ impl PendingCall {
         };
         let args = args.ok_or_else(|| PyRuntimeError::new_err("the call is finished"))?;
         let (args, kwargs) = values::decode_args(py, &self.library, &args)?;
+        self.with_work(|work| work.call.marks.note_args());
         Ok((self.function.clone_ref(py), args, kwargs))
     }
 

@@ -5,10 +5,10 @@ use crate::{errors, values};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
-use ray_proto::report::{Fact, Subject};
-use ray_proto::{ClassId, GroupId, ObjectId, ProcId, Resources, Value};
+use ray_proto::report::{CallRecord, Fact, RecordKind, Subject};
+use ray_proto::{ClassId, GroupId, NodeIndex, ObjectId, ProcId, Resources, Value};
 
-/// `("object", id)`, `("actor", id)`, `("process", number)`, `("class", owner, number)` or `("everything",)`.
+/// `("object", id)`, `("actor", id)`, `("process", number)`, `("class", owner, number)`, `("everything",)` or `("records", node, slot)`.
 fn subject_of(subject: &Bound<'_, PyTuple>) -> PyResult<Subject> {
     let kind: String = subject.get_item(0)?.extract()?;
     let number = |at: usize| -> PyResult<u64> { subject.get_item(at)?.extract() };
@@ -23,6 +23,7 @@ fn subject_of(subject: &Bound<'_, PyTuple>) -> PyResult<Subject> {
         "class" => Subject::Class { owner: ProcId(number(1)?), class: ClassId(number(2)? as u32) },
         "everything" => Subject::Everything {},
         "group" => Subject::Group { group: GroupId::from_bytes(&subject.get_item(1)?.extract::<[u8; 18]>()?) },
+        "records" => Subject::Records { node: NodeIndex(number(1)? as u16), slot: number(2)? as u32 },
         other => return Err(PyValueError::new_err(format!("no questions are asked about {other:?}"))),
     })
 }
@@ -78,6 +79,7 @@ fn to_dict<'py>(py: Python<'py>, fact: Fact) -> PyResult<Bound<'py, PyDict>> {
     let built = match fact {
         Fact::Unknown {} => entry("unknown")?,
         Fact::Ready { error } => entry("ready")?.with("is_error", error.is_some())?.error("error", error)?,
+        Fact::Stored { bytes, node, on_disk } => entry("stored")?.with("bytes", bytes)?.with("node", node.map(|node| node.0))?.with("on_disk", on_disk)?,
         Fact::Borrowed { owner } => entry("borrowed")?.with("owner", owner.0)?,
         Fact::Handle { actor } => entry("handle")?.id("actor", actor)?,
         Fact::Call { task, name, attempt, retries_left, age_us } => {
@@ -135,7 +137,24 @@ fn node_fact(py: Python<'_>, fact: Fact) -> PyResult<Bound<'_, PyDict>> {
             .with("idle_workers", idle_workers)?
             .with("starting_workers", starting_workers)?
             .with("trouble", trouble)?,
+        Fact::Records { records, next, epoch_offset_us } => {
+            let records = records.iter().map(|record| record_dict(py, record)).collect::<PyResult<Vec<_>>>()?;
+            entry("records")?.with("records", records)?.with("next", next)?.with("epoch_offset_us", epoch_offset_us)?
+        }
         _ => entry("unknown")?,
     };
     Ok(built.0)
+}
+
+fn record_dict<'py>(py: Python<'py>, record: &CallRecord) -> PyResult<Bound<'py, PyDict>> {
+    let task_id = PyBytes::new(py, &ObjectId::new(record.caller, record.task, 0).task_bytes());
+    let (kind, times, failed) = match record.kind {
+        RecordKind::Sent { submitted, sent } => ("sent", vec![submitted, sent], false),
+        RecordKind::Ran { began, had_args, had_result, ended, failed, construction } => {
+            (if construction { "constructed" } else { "ran" }, vec![began, had_args, had_result, ended], failed)
+        }
+    };
+    let entry = Entry::new(py, kind)?.with("task_id", task_id)?.with("by", record.by.0)?.with("pid", record.pid)?.with("thread", record.thread)?;
+    let entry = entry.with("caller", record.caller.0)?.with("attempt", record.attempt)?.with("name", &record.name)?;
+    Ok(entry.with("times", times)?.with("failed", failed)?.0)
 }

@@ -1,7 +1,9 @@
 //! The status board: one shared page range with a slot per worker, written by the worker, read by the daemon after its death or when it seems stuck.
 //! A slot holds the caller and the number of the call that the worker started last. Plain atomic stores: no syscall per call.
 //! One more place is the daemon's to write: until when its node may be sure to be a part of its cluster.
+//! Behind all that, in the same file, are the rings of records of calls (events.rs), one per slot.
 
+use crate::events::{self, Ring};
 use crate::memory::{create, Mapping};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,6 +15,8 @@ const SLOT_BYTES: u64 = 64;
 /// Behind the workers' slots.
 const LEASE: u32 = SLOTS;
 const BYTES: u64 = (SLOTS as u64 + 1) * SLOT_BYTES;
+/// A whole number of pages, of any size that Linux has.
+const RINGS_AT: u64 = BYTES.next_multiple_of(64 << 10);
 
 pub struct Board {
     mapping: Mapping,
@@ -20,9 +24,15 @@ pub struct Board {
 
 impl Board {
     pub fn create() -> Result<(OwnedFd, Board), Errno> {
-        let fd = create("ray-board", BYTES)?;
+        // Where the size of a file is limited (ulimit -f), there is no timeline.
+        let fd = create("ray-board", events::bytes_behind(RINGS_AT)).or_else(|_| create("ray-board", BYTES))?;
         let board = Board::open(&fd)?;
         Ok((fd, board))
+    }
+
+    /// The ring of records of a slot; None where there are none.
+    pub fn ring(fd: &OwnedFd, slot: u32) -> Result<Option<Ring>, Errno> {
+        Ring::of_slot(fd, RINGS_AT, slot)
     }
 
     pub fn open(fd: &OwnedFd) -> Result<Board, Errno> {

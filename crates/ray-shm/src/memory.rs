@@ -76,17 +76,22 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     pub fn read_only(fd: BorrowedFd<'_>, len: u64) -> Result<Self, Errno> {
-        Self::new(fd, len, ProtFlags::READ)
+        Self::new(fd, 0, len, ProtFlags::READ)
     }
 
     pub fn read_write(fd: BorrowedFd<'_>, len: u64) -> Result<Self, Errno> {
-        Self::new(fd, len, ProtFlags::READ | ProtFlags::WRITE)
+        Self::new(fd, 0, len, ProtFlags::READ | ProtFlags::WRITE)
     }
 
-    fn new(fd: BorrowedFd<'_>, len: u64, prot: ProtFlags) -> Result<Self, Errno> {
+    /// A part of a file. `offset` is a multiple of the page size.
+    pub(crate) fn read_write_at(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<Self, Errno> {
+        Self::new(fd, offset, len, ProtFlags::READ | ProtFlags::WRITE)
+    }
+
+    fn new(fd: BorrowedFd<'_>, offset: u64, len: u64, prot: ProtFlags) -> Result<Self, Errno> {
         let len = len as usize;
         // SAFETY: a fresh shared mapping at an address of the kernel's choice aliases nothing of ours.
-        let at = unsafe { mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0)? };
+        let at = unsafe { mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, offset)? };
         Ok(Mapping { at: at.cast(), len })
     }
 

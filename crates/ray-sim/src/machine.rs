@@ -258,6 +258,7 @@ impl World {
             NodeCommand::Shutdown => panic!("the node shuts down by itself"),
             NodeCommand::Adopt { .. } if !self.is_cluster() => {}
             NodeCommand::Adopt { driver, .. } => self.adopt(index, driver),
+            NodeCommand::ReadRecords { to, token, .. } => self.node(index).answer(to, token, vec![]),
             NodeCommand::Show { .. } | NodeCommand::LinesShown { .. } => {}
             NodeCommand::Net { .. } | NodeCommand::Know { .. } | NodeCommand::Forget { .. } | NodeCommand::ProbeHead | NodeCommand::Fence { .. } => {
                 self.carry_out_net(index, command);

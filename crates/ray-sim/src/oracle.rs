@@ -68,6 +68,8 @@ pub struct Oracle {
     pub lost_nodes: BTreeSet<NodeIndex>,
     /// Nodes that were stopped with their machines for longer than others wait: what runs there for a moment afterwards runs twice.
     pub frozen: BTreeSet<NodeIndex>,
+    /// What was asked of which node and not answered, by asker and number.
+    pub questions: BTreeMap<(ProcId, u64), NodeIndex>,
     /// What is copied to other nodes, and whether it was overwritten meanwhile.
     transfers: BTreeMap<(NodeIndex, u64), (ShmRange, u64, bool)>,
     /// Objects that stand for others with the same value.
@@ -320,5 +322,21 @@ impl Oracle {
             let known = !counts || owner.get(*id).is_some() || self.tainted.contains(id);
             assert!(known, "{id:?} was freed while {:?} refer to it", holders.keys().map(|p| name(*p)).collect::<Vec<_>>());
         }
+    }
+}
+
+// Questions about what was recorded on a node, asked by a process of any node: each is answered once, unless one of the two is gone.
+
+impl Oracle {
+    pub fn told(&mut self, asker: ProcId, token: u64) {
+        let asked = self.questions.remove(&(asker, token));
+        assert!(asked.is_some(), "{} is told what it did not ask, or twice: {token}", name(asker));
+    }
+
+    /// When all is quiet nobody who lives waits for an answer of a node that was never away.
+    pub fn check_questions(&self, lives: impl Fn(ProcId) -> bool) {
+        let excused = |node: NodeIndex| self.lost_nodes.contains(&node) || self.frozen.contains(&node);
+        let open = self.questions.iter().find(|((asker, _), node)| lives(*asker) && !excused(**node) && !excused(asker.node()));
+        assert!(open.is_none(), "all is quiet, and nobody has answered {open:?}");
     }
 }

@@ -254,6 +254,7 @@ impl Process {
                 self.extent_answer(env, token, Some(extent));
             }
             FromNode::RangeFreed { range } => assert!(self.allocator(range.extent).free(range), "{} is told to free {range:?} twice", name(self.id)),
+            FromNode::Told { token, .. } => env.oracle.told(self.id, token),
             other => self.owner.on_node(env.now, other),
         }
         self.pump(env);

@@ -269,6 +269,7 @@ impl World {
         for id in &self.drivers {
             assert!(self.procs.get(id).is_none_or(|driver| driver.done), "all is quiet, and the script of {} is not done", name(*id));
         }
+        self.env.oracle.check_questions(|id| self.procs.contains_key(&id));
         assert!(self.knocking.is_empty(), "all is quiet, and a driver waits at the door of {:?}", self.knocking);
         for (index, machine) in &self.machines {
             assert!(!machine.is_lost, "all is quiet, and {index:?}, which is dead for the others, still runs");

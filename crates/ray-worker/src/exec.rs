@@ -1,6 +1,7 @@
 //! Work for executors: calls, the construction of an actor, the end.
 
 use crate::library::{Core, Library};
+use crate::records::Marks;
 use ray_logic::exec::Queued;
 use ray_proto::groups::Within;
 use ray_proto::msg::{ActorSpec, Call, Outcome, ToNode};
@@ -34,6 +35,7 @@ pub struct CallWork {
     pub from: ProcId,
     pub template: Arc<WorkTemplate>,
     pub call: Box<Call>,
+    pub marks: Marks,
 }
 
 pub struct ActorWork {
@@ -126,6 +128,10 @@ impl Library {
     pub fn finish_call(&self, work: &CallWork, outcome: Outcome, results: Vec<Payload>, leaving: bool) {
         self.with(|core| {
             let Some(running) = core.exec.finish(work.from, work.call.task) else { return };
+            let now = ray_shm::now_us();
+            if let Some(recorder) = &core.recorder {
+                recorder.ran(work, running.since, now, matches!(outcome, Outcome::Raised { .. }));
+            }
             core.publish(work.from, &results);
             if leaving {
                 core.leaving = true;
@@ -133,7 +139,6 @@ impl Library {
                 core.owner.give_back(unstarted, false, ProcId::NODE);
             }
             core.owner.finish_call(work.from, work.call.task, &running.covered, outcome, results, leaving);
-            let now = ray_shm::now_us();
             let since = *core.replies_since.get_or_insert(now);
             if leaving || core.exec.is_empty() || work.call.actor_seq.is_none() || now >= since + REPLY_BATCH_US {
                 core.flush_all();
@@ -214,7 +219,7 @@ impl Core {
         let template = self.templates.get(&(from, call.template)).cloned();
         let unknown = || WorkTemplate { name: "?".into(), payload: Blob::EMPTY, max_calls: 0, held: Resources::default(), group: 0, within: None };
         let template = template.unwrap_or_else(|| Arc::new(unknown()));
-        Some(Work::Call(CallWork { from, template, call }))
+        Some(Work::Call(CallWork { from, template, call, marks: Marks::default() }))
     }
 
     /// Results for another owner that lie in shared memory are announced. The node has to know of a range before its owner does: a kill in between

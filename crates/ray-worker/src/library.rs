@@ -3,6 +3,7 @@
 use crate::event_loop;
 use crate::exec::{ActorWork, Duty, WorkTemplate};
 use crate::gate::{Bell, Gate, Woken};
+use crate::records::Recorder;
 use crate::reserved::Reserved;
 use crate::role::{self, Role};
 use crate::spill;
@@ -17,6 +18,7 @@ use ray_proto::groups::GroupSpec;
 use ray_proto::msg::{FromNode, Peer, ToNode, WorkerLine};
 use ray_proto::{ActorId, Blob, ClassId, ExtentId, GroupId, ObjectId, Payload, ProcId, Resources, ShmRange, Strategy, TemplateId, Value, UNIT};
 use ray_shm::board::Board;
+use ray_shm::events::Ring;
 use ray_shm::link::{Flushed, Reader, Writer};
 use ray_shm::memory::Mapping;
 use ray_shm::poll::{Poll, Timer, Waker};
@@ -66,6 +68,8 @@ pub struct Config {
     pub limits: Limits,
     /// The worker's slot on the board; None in a driver.
     pub slot: Option<(u32, Board)>,
+    /// Where calls are recorded, if they are.
+    pub ring: Option<Ring>,
 }
 
 /// One line for the driver's log printer.
@@ -176,6 +180,7 @@ pub(crate) struct Core {
     /// Groups with a call that may start since a registration came; the bell has not rung.
     pub startable: Vec<usize>,
     commands: Vec<Command>,
+    pub recorder: Option<Recorder>,
     /// Gates to open once the lock is released.
     pub woken: Vec<Waiter>,
 }
@@ -239,6 +244,7 @@ impl Library {
             to_construct: None,
             startable: Vec::new(),
             commands: Vec::new(),
+            recorder: config.ring.map(|ring| Recorder::new(ring, proc_id)),
             woken: Vec::new(),
         };
         let library = Arc::new(Library {
@@ -681,6 +687,7 @@ impl Core {
     /// Turn the owner's commands into bytes and wake-ups. Returns whether some output waits for more.
     pub(crate) fn carry_out(&mut self) -> bool {
         let mut commands = std::mem::take(&mut self.commands);
+        let mut now = None;
         self.owner.take_commands(&mut commands);
         for command in commands.drain(..) {
             match command {
@@ -688,9 +695,13 @@ impl Core {
                     if let ToNode::CopyDone { id } = &message {
                         self.copies.remove(id);
                     }
+                    self.note_node_message(&mut now, &message);
                     self.queue_node(message);
                 }
-                Command::Peer { to, message, urgent } => self.queue_peer(to, message, urgent),
+                Command::Peer { to, message, urgent } => {
+                    self.note_peer_message(&mut now, &message);
+                    self.queue_peer(to, message, urgent);
+                }
                 Command::Wake(wait) => self.woken.extend(self.waiters.remove(&wait)),
                 Command::Free(range) => self.free(range),
                 Command::Start { token, gone } => self.may_start(token, &gone),

@@ -47,6 +47,7 @@ impl Core {
         match subject {
             Subject::Object { id } => self.owner.report_object(now, *id),
             Subject::Process { .. } => self.report_self(now),
+            Subject::Records { .. } => self.report_records(),
             Subject::Actor { .. } | Subject::Class { .. } | Subject::Group { .. } | Subject::Everything {} => vec![Fact::Unknown {}],
         }
     }

@@ -1,13 +1,13 @@
-"""What this machine lets this process use: processors, memory, GPUs. Control groups count, because containers set limits there."""
+"""What this machine lets this process use: processors and memory. Control groups count, because containers set limits there."""
 
 from __future__ import annotations
 
 import os
 
+from ray._core.config import env
+
 MEMORY_SHARE = 0.7
 """Part of the memory that is offered to tasks."""
-OBJECT_STORE_SHARE = 0.3
-"""Part of the memory that the object store may take. Compat: Ray's default."""
 OBJECT_STORE_MIN_BYTES = 75 * 1024 * 1024
 """Smallest object store. Compat: Ray's limit."""
 
@@ -99,6 +99,8 @@ def memory_cgroup(root: str = _CGROUP) -> str | None:
 
 def available_cpus() -> int:
     """Count the processors that this process may use, at least 1."""
+    if env("RAY_USE_MULTIPROCESSING_CPU_COUNT"):
+        return os.cpu_count() or 1
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cgroup_cpus()
     return max(1, allowed if quota is None else min(allowed, int(quota)))
@@ -109,16 +111,3 @@ def memory_bytes() -> int:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = cgroup_memory_bytes()
     return total if limit is None else min(total, limit)
-
-
-def available_gpus() -> int:
-    """Count the visible GPUs: those in CUDA_VISIBLE_DEVICES if it is set, else the NVIDIA devices of the machine."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        names = [name.strip() for name in visible.split(",")]
-        usable = names[: names.index("-1")] if "-1" in names else names  # CUDA ignores what follows a -1
-        return 0 if visible in ("", "NoDevFiles") else len(usable)
-    try:
-        return sum(name.startswith("nvidia") and name[6:].isdigit() for name in os.listdir("/dev"))
-    except OSError:
-        return 0

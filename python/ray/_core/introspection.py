@@ -60,6 +60,64 @@ def available_resources() -> dict[str, float]:
     return {name: amount for name, amount in available.items() if amount > 0}
 
 
+def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
+    """Tell what ran where and when, as a trace that chrome://tracing and ui.perfetto.dev open.
+
+    Each worker keeps its last calls, about 6,500, until its node ends; records cost a call less than 0.2 us. Compat: RAY_enable_timeline=0 and
+    RAY_task_events_report_interval_ms=0 turn them off, `enable_task_events=False` for single functions, actors and methods.
+
+    Args:
+        filename: Where to write it, as JSON; None: it is returned.
+
+    Returns:
+        The events of the trace; None if they were written to a file.
+
+    Raises:
+        RuntimeError: Not connected.
+        OSError: The file can't be written.
+
+    Example:
+        >>> ray.timeline("timeline.json")
+    """
+    core = session.core
+    if core is None:
+        raise RuntimeError(session.why_lost() or "ray.timeline() needs a running session\nhint: call ray.init() first")
+    if session.is_local():
+        local: Any = core
+        events: list[dict[str, Any]] = local.timeline()
+    else:
+        from ray._core.cluster.timeline import timeline_of
+
+        events = timeline_of(core)
+    if filename is None:
+        return events
+    import json
+
+    with open(filename, "w", encoding="utf-8") as file:
+        json.dump(events, file)
+    return None
+
+
+def function_name(context: dict[str, Any]) -> str | None:
+    """Name the function or method that runs, whatever the call itself is named.
+
+    Args:
+        context: Of the caller, as `Core.context` gives it.
+
+    Returns:
+        "module.function" or "Class.method"; None outside of calls.
+    """
+    if not context["in_task"]:
+        return None
+    if session.is_local():
+        local: Any = session.core
+        name: str | None = local.function_name()
+        return name
+    from ray._core.worker.main import function_name_of
+
+    return function_name_of(context["payload"])
+
+
 class Holding(namedtuple("Holding", ["kind", "id", "name", "size_bytes"])):
     """Something that this process keeps in the runtime: an "object", an "actor", or a "call" that has not ended."""
 

@@ -12,9 +12,8 @@ from collections.abc import Iterator, Mapping
 
 from ray._core import RAY_COMMIT, RAY_VERSION, host, session
 from ray._core.calls.options import check_namespace
-from ray._core.cluster import connecting, door
-from ray._core.config import WORKER_SETTINGS, env, spilling, worker_settings
-from ray._core.environment import canonical_env, check_runtime_env
+from ray._core.cluster import accelerators, connecting, door
+from ray._core.config import WORKER_SETTINGS, env, job, json_of, spilling, timeline_settings, worker_settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ray._core.cluster.door import Door
+    from ray._core.config.job_config import JobConfig
     from ray._core.log_printer import LogPrinter
     from ray._native import Core
 
@@ -40,8 +40,6 @@ NODE_ID_LABEL = "ray.io/node-id"
 _PRIVATE_ARGUMENTS = ("_memory", "_system_config", "_temp_dir", "object_spilling_directory")
 _NOT_YET = {
     # argument: values that mean "not asked for"
-    "job_config": (None,),
-    "logging_config": (None,),
     "enable_resource_isolation": (False,),
     "cgroup_path": (None,),
     "system_reserved_cpu": (None,),
@@ -61,7 +59,7 @@ class BaseContext:
         ray_commit: Source revision, "" if unknown.
     """
 
-    def __init__(self, dashboard_url: str) -> None:
+    def __init__(self, dashboard_url: str | None = "") -> None:
         self.dashboard_url = dashboard_url
         self.python_version = "{}.{}.{}".format(*sys.version_info[:3])
         self.ray_version = RAY_VERSION
@@ -70,7 +68,7 @@ class BaseContext:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, exc_type: object = None, exc_value: object = None, exc_traceback: object = None) -> None:
         self.disconnect()
 
     def disconnect(self) -> None:
@@ -89,8 +87,8 @@ class RayContext(BaseContext, Mapping[str, "Any"]):
         address_info: "address", "node_id", "session_dir" and others.
     """
 
-    def __init__(self, dashboard_url: str, address_info: dict[str, Any]) -> None:
-        super().__init__(dashboard_url)
+    def __init__(self, address_info: dict[str, Any]) -> None:
+        super().__init__(address_info.get("webui_url"))
         self.address_info = address_info
 
     def __getitem__(self, key: str) -> Any:
@@ -136,7 +134,7 @@ def check_arguments(arguments: dict[str, Any], private: dict[str, Any]) -> None:
     if namespace is not None and not isinstance(namespace, str):
         raise TypeError(f"namespace must be None or a string, got {type(namespace).__name__}")
     check_namespace("namespace", namespace)
-    check_runtime_env(arguments["runtime_env"])
+    job.check(arguments)
     check_amounts(arguments)
     check_labels(arguments["labels"])
     check_settings(private.get("_system_config"))
@@ -233,24 +231,30 @@ def start(arguments: dict[str, Any], private: dict[str, Any]) -> session.Session
     if arguments["include_dashboard"]:
         logger.warning("there is no dashboard yet: include_dashboard=True has no effect")
     arguments["local_mode"] = arguments["local_mode"] or env("RAY_LOCAL_MODE")
+    if arguments["log_to_driver"] is None:
+        arguments["log_to_driver"] = env("RAY_LOG_TO_DRIVER")
+    own = job.settled(arguments)
     found = None if arguments["local_mode"] else connecting.find(arguments["address"])
     if found is not None:
         connecting.check_arguments(arguments, private, found)
-        engine = connecting.connect(found, job_config(arguments), private)
+        engine = connecting.connect(
+            found, job_config(arguments, own), {**timeline_settings(), **job.settings(own, os.path.join(sessions_folder(), found.session))}, private
+        )
         info = _cluster_info(engine, found)
         logger.info("connected to the cluster at %s, through its node at %s", found.head, info["node_ip_address"])
     else:
-        engine, info = _start_node(arguments, private)
+        engine, info = _start_node(arguments, private, own)
     printer = _start_printer(engine) if arguments["log_to_driver"] is not False and not arguments["local_mode"] else None
     _install_hooks()
-    return session.Session(engine, RayContext("", info), printer, info["session_dir"], arguments)
+    job.apply_logging(own.py_logging_config)
+    return session.Session(engine, RayContext(info), printer, info["session_dir"], arguments)
 
 
-def _start_node(arguments: dict[str, Any], private: dict[str, Any]) -> tuple[Core, dict[str, Any]]:
+def _start_node(arguments: dict[str, Any], private: dict[str, Any], own: JobConfig) -> tuple[Core, dict[str, Any]]:
     from ray import _native
 
     check_interpreter()
-    config = engine_config(arguments, private, _native.__file__)
+    config = engine_config(arguments, private, own, _native.__file__)
     engine = _local_engine(config) if arguments["local_mode"] else _native.Core.start(config)
     total = config["resources"]
     what = "local mode, everything in this process" if arguments["local_mode"] else f"session {config['session_dir']}"
@@ -289,16 +293,18 @@ def _local_engine(config: dict[str, Any]) -> Core:
     """Start local mode. Its engine has the interface of the native one, which tests/unit/test_local_interface.py checks."""
     from ray._core.local.core import LocalCore
 
-    engine: Any = LocalCore(config["resources"], config["namespace"], config["job_env"], config["labels"])
+    lifetime = config["settings"].get("default_actor_lifetime", "non_detached")
+    engine: Any = LocalCore(config["resources"], config["namespace"], config["job_env"], config["labels"], lifetime)
     return engine  # type: ignore[no-any-return]
 
 
-def engine_config(arguments: dict[str, Any], private: dict[str, Any], native_path: str) -> dict[str, Any]:
+def engine_config(arguments: dict[str, Any], private: dict[str, Any], own: JobConfig, native_path: str) -> dict[str, Any]:
     """Put together what the engine needs to start.
 
     Args:
         arguments: Checked named arguments of `ray.init`.
         private: Checked other arguments.
+        own: What holds for the job.
         native_path: File of the extension module.
 
     Returns:
@@ -307,35 +313,29 @@ def engine_config(arguments: dict[str, Any], private: dict[str, Any], native_pat
     session_dir = session_dir_path(private.get("_temp_dir"))
     resources = node_resources({**arguments, "memory": private.get("_memory")}, LOCAL_HOST, is_head=True)
     return {
-        **job_config(arguments),
+        **job_config(arguments, own),
         "python": sys.executable,
         "native_path": native_path,
         "resources": resources,
-        "labels": dict(arguments["labels"] or {}),
+        "labels": node_labels(arguments["labels"]),
         "object_store_memory": int(resources["object_store_memory"]),
         "session_dir": session_dir,
         "door": door.name_of(os.path.basename(session_dir)),
-        "settings": {**engine_settings(private.get("_system_config") or {}), **spill_settings(private, session_dir)},
+        "settings": {**engine_settings(private.get("_system_config") or {}), **spill_settings(private, session_dir), **job.settings(own, session_dir)},
     }
 
 
-def job_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def job_config(arguments: Mapping[str, Any], own: JobConfig) -> dict[str, Any]:
     """Put together what the engine needs to know of this program.
 
     Args:
         arguments: Checked named arguments of `ray.init`.
+        own: What holds for the job.
 
     Returns:
         The part of the argument of `Core.start` that `Core.connect` takes too.
     """
-    from uuid import uuid4
-
-    return {
-        "sys_path": import_path(),
-        "job_env": canonical_env(arguments["runtime_env"]),
-        "namespace": arguments["namespace"] or env("RAY_NAMESPACE") or str(uuid4()),
-        "log_to_driver": arguments["log_to_driver"] is not False,
-    }
+    return job.engine_config(own, import_path(), arguments["log_to_driver"] is not False)
 
 
 def node_resources(offered: Mapping[str, Any], ip: str, is_head: bool) -> dict[str, float]:
@@ -350,17 +350,45 @@ def node_resources(offered: Mapping[str, Any], ip: str, is_head: bool) -> dict[s
         Amounts above zero by resource name.
     """
     memory = host.memory_bytes()
+    devices = accelerators.offered(os.environ)
+    given = {"GPU": offered["num_gpus"], **(offered["resources"] or {})}
+    for resource in accelerators.RESOURCES:
+        if given.get(resource):
+            accelerators.check_offer(resource, given[resource], os.environ)
+    if given["GPU"] is None:
+        given.pop("GPU")
     store = offered["object_store_memory"]
     found = {
         "CPU": host.available_cpus() if offered["num_cpus"] is None else offered["num_cpus"],
-        "GPU": host.available_gpus() if offered["num_gpus"] is None else offered["num_gpus"],
+        **devices,
         "memory": offered["memory"] or int(memory * host.MEMORY_SHARE),
-        "object_store_memory": int(memory * host.OBJECT_STORE_SHARE) if store is None else int(store),
+        "object_store_memory": _store_bytes(memory) if store is None else int(store),
         f"node:{ip}": 1,
         **({HEAD_RESOURCE: 1} if is_head else {}),
-        **(offered["resources"] or {}),
+        **given,
+        **json_of("RAY_OVERRIDE_RESOURCES"),
     }
     return {name: float(amount) for name, amount in found.items() if amount > 0}
+
+
+def node_labels(given: Mapping[str, str] | None) -> dict[str, str]:
+    """Put together the labels of a node.
+
+    Args:
+        given: Checked ones, or None.
+
+    Raises:
+        ValueError: RAY_OVERRIDE_LABELS holds no labels.
+    """
+    over = json_of("RAY_OVERRIDE_LABELS")
+    if not all(isinstance(value, str) for value in over.values()):
+        raise ValueError(f"the environment variable RAY_OVERRIDE_LABELS must map texts to texts, got {over!r}")
+    return {**(given or {}), **over}
+
+
+def _store_bytes(memory: int) -> int:
+    size = int(memory * env("RAY_DEFAULT_OBJECT_STORE_MEMORY_PROPORTION"))
+    return min(size, env("RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES") or size)
 
 
 def engine_settings(given: dict[str, Any]) -> dict[str, str]:

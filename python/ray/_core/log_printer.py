@@ -53,14 +53,24 @@ class Deduplicator:
 
     Args:
         window_s: Seconds over which repeats of a line are counted.
+        allow: A line in which this regular expression is found is always shown; "" for none.
+        skip: A line in which this one is found, and not the other, never.
     """
 
-    def __init__(self, window_s: float) -> None:
+    def __init__(self, window_s: float, allow: str = "", skip: str = "") -> None:
         self._window_s = window_s
+        self._allowed = re.compile(allow) if allow else None
+        self._skipped = re.compile(skip) if skip else None
         # Every window is as long as any other, so the oldest line is the first that is due.
         self._seen: dict[tuple[bool, str], _Repeats] = {}
         self._counted: list[tuple[float, tuple[bool, str]]] = []
         """A heap of those with repeats, by deadline."""
+
+    def _rule(self, text: str) -> bool | None:
+        """True: always shown. False: never. None: counted as any other line."""
+        if self._allowed is not None and self._allowed.search(text):
+            return True
+        return False if self._skipped is not None and self._skipped.search(text) else None
 
     def add(self, line: LogLine, text: str, now_s: float) -> Iterable[tuple[LogLine, str]]:
         """Take one line.
@@ -74,8 +84,9 @@ class Deduplicator:
             Lines to show now, with their texts.
         """
         shown = self.expire(now_s)
-        if len(text) > _LENGTH_MAX:
-            return [*shown, (line, text)]
+        rule = self._rule(text)
+        if len(text) > _LENGTH_MAX or rule is not None:
+            return shown if rule is False else [*shown, (line, text)]
         key = (line[2], _NUMBER.sub("0", text))
         repeats = self._seen.get(key)
         if repeats is None:
@@ -130,7 +141,8 @@ class LogPrinter:
 
     def __init__(self, next_log: Callable[[], list[LogLine] | None], deduplicator: Deduplicator | bool | None = True) -> None:
         if deduplicator is True:
-            deduplicator = Deduplicator(env("RAY_DEDUP_LOGS_AGG_WINDOW_S")) if env("RAY_DEDUP_LOGS") else None
+            rules = env("RAY_DEDUP_LOGS_ALLOW_REGEX"), env("RAY_DEDUP_LOGS_SKIP_REGEX")
+            deduplicator = Deduplicator(env("RAY_DEDUP_LOGS_AGG_WINDOW_S"), *rules) if env("RAY_DEDUP_LOGS") else None
         self._next_log = next_log
         self._deduplicator = deduplicator or None
         self._colour = env("RAY_COLOR_PREFIX")

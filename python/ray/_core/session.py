@@ -73,6 +73,9 @@ class Session:
         futures = sys.modules.get("ray._core.futures")
         if futures is not None and not exiting:
             futures.end_threads()
+        logging_config = sys.modules.get("ray._core.config.logging_config")
+        if logging_config is not None:
+            logging_config.forget()
         if self.printer is not None:
             self.printer.stop()
 
@@ -122,11 +125,11 @@ def init(
         include_dashboard: There is no dashboard yet: True gives a warning.
         dashboard_host: Unused without a dashboard.
         dashboard_port: Unused without a dashboard.
-        job_config: Not available yet.
+        job_config: What holds for everything that this program starts, a `ray.job_config.JobConfig`. An argument that is given here goes before it.
         configure_logging: Set up the logger named "ray".
         logging_level: Level of that logger.
         logging_format: Format of its lines.
-        logging_config: Not available yet.
+        logging_config: How this program and its workers log, a `ray.LoggingConfig`; by default as Python does.
         log_to_driver: Print what workers print; by default yes.
         namespace: Namespace for named actors; by default a fresh one of its own.
         runtime_env: Environment of all tasks and actors; `env_vars` so far.
@@ -207,7 +210,7 @@ def auto_init() -> Core:
     if core is None:
         with _lock:
             if core is None and not _no_auto_init:
-                init()
+                _init_without_being_asked()
     if core is None:
         from ray._native import stay_if_interpreter_exits
         from ray.exceptions import RaySystemError
@@ -215,6 +218,16 @@ def auto_init() -> Core:
         stay_if_interpreter_exits()
         raise RaySystemError(_no_auto_init)
     return core
+
+
+def _init_without_being_asked() -> None:
+    from ray._core.config import env
+
+    if not env("RAY_ENABLE_AUTO_CONNECT"):
+        from ray.exceptions import RaySystemError
+
+        raise RaySystemError("Ray has not been started yet, and RAY_ENABLE_AUTO_CONNECT=0 forbids to start it at first use\nhint: call ray.init()")
+    init()
 
 
 def why_lost() -> str:

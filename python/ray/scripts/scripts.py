@@ -8,6 +8,7 @@ from ray import _core
 from ray.scripts.start import start
 from ray.scripts.status import status
 from ray.scripts.stop import stop
+from ray.scripts.timeline import timeline
 from ray.scripts.tokens import get_auth_token
 
 
@@ -46,7 +47,7 @@ def why(id: str | None, session: str | None, list_sessions: bool) -> None:
         raise click.ClickException(str(e)) from e
 
 
-for _command in (start, stop, status, get_auth_token):
+for _command in (start, stop, status, timeline, get_auth_token):
     cli.add_command(_command)
 
 

@@ -23,7 +23,7 @@ pub(super) struct Hosted {
     spec: Box<ActorSpec>,
     life: Life,
     held: Resources,
-    gpus: Vec<(u32, i64)>,
+    devices: Vec<(u32, i64)>,
     /// Whom they are from.
     pool: Pool,
     incarnation: u32,
@@ -95,7 +95,7 @@ impl Node {
         if self.hosted.get(&id).is_some_and(|hosted| hosted.incarnation >= incarnation) {
             return;
         }
-        self.hosted.insert(id, Hosted { spec, life: Life::Waiting, held: Resources::default(), gpus: vec![], pool: None, incarnation, restartable });
+        self.hosted.insert(id, Hosted { spec, life: Life::Waiting, held: Resources::default(), devices: vec![], pool: None, incarnation, restartable });
         self.to_place.push_back(id);
         self.schedule(now);
     }
@@ -144,7 +144,7 @@ impl Node {
         let Some(pool) = self.pool_for(&spec.strategy, [&spec.to_place, &spec.held], None) else { return false };
         let Some(worker) = self.idle_worker(&spec.env, id.owner.job(), None) else { return false };
         let spec = spec.clone();
-        let Some(gpus) = self.gpus_in(pool).assign(spec.held.get("GPU")) else { return false };
+        let Some(devices) = self.devices_in(pool).assign(&spec.held) else { return false };
         *idle -= 1;
         self.free_in(pool).subtract(&spec.held);
         self.procs.get_mut(&worker).expect("an idle worker").role = Role::Actor(id);
@@ -152,8 +152,8 @@ impl Node {
         hosted.held = spec.held.clone();
         hosted.pool = pool;
         hosted.life = Life::Starting(worker);
-        let gpu_ids = gpus.iter().map(|(device, _)| *device).collect();
-        hosted.gpus = gpus;
+        let gpu_ids = devices.iter().map(|(device, _)| *device).collect();
+        hosted.devices = devices;
         let incarnation = hosted.incarnation;
         self.send(worker, FromNode::ActorStart { actor: id, incarnation, gpu_ids, spec });
         true
@@ -211,7 +211,7 @@ impl Node {
 
     fn release_actor(&mut self, id: ActorId, blocked: bool) {
         let hosted = self.hosted.remove(&id).expect("a known actor");
-        self.give_back(hosted.pool, &hosted.held, &hosted.gpus, blocked);
+        self.give_back(hosted.pool, &hosted.held, &hosted.devices, blocked);
     }
 
     pub(super) fn actor_process_died(&mut self, id: ActorId, blocked: bool, evidence: &Evidence) {

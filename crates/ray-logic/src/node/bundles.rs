@@ -5,7 +5,7 @@
 //! 2. Nobody uses a bundle that is not committed. One that is not committed in time goes back.
 //! 3. A bundle that ends leaves what its users hold to the node's own books, until they are gone.
 
-use super::sched::Gpus;
+use super::sched::Devices;
 use super::Node;
 use crate::Time;
 use ray_proto::cluster::NodeMessage;
@@ -22,7 +22,7 @@ pub(super) type Pool = Option<(GroupId, u32)>;
 pub(super) struct Bundle {
     shape: Resources,
     free: Resources,
-    gpus: Gpus,
+    devices: Devices,
     round: u32,
     /// None: it is there to stay.
     expires: Option<Time>,
@@ -67,10 +67,11 @@ impl Node {
         let Strategy::Group { group, bundle, .. } = strategy else {
             return fits(room.map_or(&self.available, |room| &room.node)).then_some(None);
         };
-        let gpu = shapes.iter().map(|shape| shape.get("GPU")).max().unwrap_or(0);
         let left = |key: &(GroupId, u32), bundle: &Bundle| fits(room.and_then(|room| room.bundles.get(key)).unwrap_or(&bundle.free));
         let asked = |(key, _): &(&(GroupId, u32), &Bundle)| *bundle < 0 || key.1 == *bundle as u32;
-        let usable = |(key, bundle): &(&(GroupId, u32), &Bundle)| bundle.expires.is_none() && left(key, bundle) && bundle.gpus.find(gpu).is_some();
+        let usable = |(key, bundle): &(&(GroupId, u32), &Bundle)| {
+            bundle.expires.is_none() && left(key, bundle) && shapes.iter().all(|shape| bundle.devices.find(shape).is_some())
+        };
         self.bundles_of(*group).filter(asked).find(usable).map(|(key, _)| Some(*key))
     }
 
@@ -93,21 +94,21 @@ impl Node {
         }
     }
 
-    pub(super) fn gpus_in(&mut self, pool: Pool) -> &mut Gpus {
+    pub(super) fn devices_in(&mut self, pool: Pool) -> &mut Devices {
         match pool {
-            None => &mut self.gpus,
-            Some(key) => &mut self.bundles.get_mut(&key).expect("a bundle that is used").gpus,
+            None => &mut self.devices,
+            Some(key) => &mut self.bundles.get_mut(&key).expect("a bundle that is used").devices,
         }
     }
 
     /// Resources return; the CPUs of a blocked holder are back already.
-    pub(super) fn give_back(&mut self, pool: Pool, held: &Resources, gpus: &[(u32, i64)], blocked: bool) {
+    pub(super) fn give_back(&mut self, pool: Pool, held: &Resources, devices: &[(u32, i64)], blocked: bool) {
         let free = self.free_in(pool);
         free.add(held);
         if blocked {
             free.subtract(&held.cpu_only());
         }
-        self.gpus_in(pool).release(gpus);
+        self.devices_in(pool).release(devices);
     }
 
     // ---- setting aside
@@ -144,10 +145,10 @@ impl Node {
         }
         let mut devices = Vec::with_capacity(bundles.len());
         for (_, shape) in bundles {
-            match self.gpus.assign(shape.get("GPU")) {
+            match self.devices.assign(shape) {
                 Some(taken) => devices.push(taken),
                 None => {
-                    devices.iter().for_each(|taken| self.gpus.release(taken));
+                    devices.iter().for_each(|taken| self.devices.release(taken));
                     return false;
                 }
             }
@@ -155,7 +156,7 @@ impl Node {
         for ((bundle, shape), devices) in bundles.iter().zip(devices) {
             self.available.subtract(shape);
             let expires = Some(now + RESERVED);
-            self.bundles.insert((group, *bundle), Bundle { shape: shape.clone(), free: shape.clone(), gpus: Gpus::of(&devices), round, expires });
+            self.bundles.insert((group, *bundle), Bundle { shape: shape.clone(), free: shape.clone(), devices: Devices::of(&devices), round, expires });
             self.unkept.insert((group, *bundle));
         }
         true
@@ -185,7 +186,7 @@ impl Node {
             let Some(bundle) = self.bundles.remove(&key) else { continue };
             self.unkept.remove(&key);
             self.available.add(&bundle.free);
-            self.gpus.take_over(&bundle.gpus);
+            self.devices.take_over(&bundle.devices);
             self.orphans_of(key).into_iter().for_each(|worker| self.kill(worker, reason));
         }
         self.view_is_stale();

@@ -37,6 +37,7 @@ use crate::head::Head;
 use crate::Time;
 use ray_proto::cluster::{JobSpec, NodeMessage};
 use ray_proto::msg::{Evidence, FromNode, ToNode};
+use ray_proto::report::Subject;
 use ray_proto::{ActorId, ExtentId, GroupId, LeaseId, NodeIndex, ProcId, Resources, ShmRange};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -86,6 +87,12 @@ pub enum NodeCommand {
     },
     CloseExtent {
         extent: ExtentId,
+    },
+    /// Read what was recorded in the first slot from `slot` on, and hand it to `answer`.
+    ReadRecords {
+        to: ProcId,
+        token: u64,
+        slot: u32,
     },
     /// Answer with `memory_sampled`, with the size of each process if asked for.
     LookAtMemory {
@@ -174,7 +181,7 @@ pub struct Node {
     /// How the dead died, for watchers that come late. Bounded.
     graves: BTreeMap<ProcId, Evidence>,
     available: Resources,
-    gpus: sched::Gpus,
+    devices: sched::Devices,
     wants: BTreeMap<(ProcId, ray_proto::ClassId), sched::Want>,
     /// Requests in the order they are served: round robin over owners and classes.
     order: BTreeMap<u64, (ProcId, ray_proto::ClassId)>,
@@ -213,7 +220,7 @@ pub struct Node {
 
 impl Node {
     pub fn new(config: NodeConfig) -> Self {
-        let gpus = sched::Gpus::new(config.total.get("GPU"));
+        let devices = sched::Devices::new(&config.total);
         let available = config.total.clone();
         Node {
             config,
@@ -225,7 +232,7 @@ impl Node {
             procs: BTreeMap::new(),
             graves: BTreeMap::new(),
             available,
-            gpus,
+            devices,
             wants: BTreeMap::new(),
             order: BTreeMap::new(),
             leases: BTreeMap::new(),
@@ -359,6 +366,7 @@ impl Node {
             ToNode::FreeRange { range } => self.range_freed(range),
             ToNode::Watch { proc_id } => self.watch(from, proc_id),
             ToNode::Freed { ids } => self.objects_freed(now, from, ids),
+            ToNode::Ask { token, subject: Subject::Records { slot, .. } } => self.out.push(NodeCommand::ReadRecords { to: from, token, slot }),
             message => self.ask_head(from, message),
         }
     }
@@ -406,6 +414,7 @@ fn concerned(message: &ToNode) -> Option<NodeIndex> {
         ToNode::LeaseReturn { lease, .. } => Some(lease.node()),
         ToNode::FreeRange { range } => Some(range.extent.node()),
         ToNode::Watch { proc_id } => Some(proc_id.node()),
+        ToNode::Ask { subject: Subject::Records { node, .. }, .. } => Some(*node),
         _ => None,
     }
 }

@@ -13,6 +13,12 @@ impl Node {
     /// Answers a question of a process of ours. `stopped`: processes in state T, as the shell sees it.
     pub fn asked(&mut self, now: Time, from: ProcId, token: u64, subject: &Subject, stopped: &[ProcId]) {
         self.now = now;
+        if let Subject::Records { node, .. } = subject {
+            return match self.death_of(*node) {
+                Some(_) => self.answer(from, token, vec![Fact::Unknown {}]),
+                None => self.request(now, from, ToNode::Ask { token, subject: subject.clone() }),
+            };
+        }
         self.settle(now);
         let unknown = match subject {
             Subject::Actor { actor } => !self.hosted.contains_key(actor),
@@ -26,6 +32,11 @@ impl Node {
         self.send(from, FromNode::Told { token, facts });
     }
 
+    /// The answer to a question whose facts are not in the tables.
+    pub fn answer(&mut self, to: ProcId, token: u64, facts: Vec<Fact>) {
+        self.send(to, FromNode::Told { token, facts });
+    }
+
     /// `stopped`: processes in state T, as the shell sees it.
     pub fn report(&self, subject: &Subject, stopped: &[ProcId]) -> Vec<Fact> {
         match subject {
@@ -34,7 +45,7 @@ impl Node {
             Subject::Class { owner, class } => self.report_class(*owner, *class, stopped),
             Subject::Everything {} => self.procs.keys().map(|id| self.report_process(*id, stopped)).collect(),
             Subject::Group { group } => vec![self.head.as_ref().map_or(Fact::Unknown {}, |head| head.report_group(*group))],
-            Subject::Object { .. } => vec![Fact::Unknown {}],
+            Subject::Object { .. } | Subject::Records { .. } => vec![Fact::Unknown {}],
         }
     }
 

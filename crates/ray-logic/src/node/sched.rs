@@ -5,6 +5,7 @@ use super::fairness::weight_of;
 use super::procs::Role;
 use super::Node;
 use crate::Time;
+use ray_proto::devices::{device, FAMILIES};
 use ray_proto::groups::Within;
 use ray_proto::msg::FromNode;
 use ray_proto::{ClassId, GroupId, LeaseId, NodeIndex, ProcId, Resources, Strategy, UNIT};
@@ -74,43 +75,53 @@ pub(super) struct Lease {
     pub owner: ProcId,
     pub worker: ProcId,
     pub shape: Resources,
-    pub gpus: Vec<(u32, i64)>,
+    pub devices: Vec<(u32, i64)>,
     /// Whom its resources are from.
     pub pool: Pool,
     /// Its owner was asked to give it back.
     pub reclaimed: bool,
 }
 
-/// Logical GPUs, by device, so that fractions share one device and whole ones are whole.
+/// Accelerators by device, so that fractions share one and whole ones are whole: what is free of each.
 #[derive(Debug)]
-pub(super) struct Gpus(BTreeMap<u32, i64>);
+pub(super) struct Devices(BTreeMap<u32, i64>);
 
-impl Gpus {
-    pub(super) fn new(amount: i64) -> Self {
-        Gpus((0..(amount / UNIT) as u32).map(|device| (device, UNIT)).collect())
+impl Devices {
+    pub(super) fn new(total: &Resources) -> Self {
+        let of_family = |(family, name): (usize, &&str)| (0..(total.get(name) / UNIT) as u32).map(move |index| (device(family, index), UNIT));
+        Devices(FAMILIES.iter().enumerate().flat_map(of_family).collect())
     }
 
     /// Parts of devices.
     pub(super) fn of(parts: &[(u32, i64)]) -> Self {
-        Gpus(parts.iter().copied().collect())
+        Devices(parts.iter().copied().collect())
     }
 
-    /// Devices for `amount`, or None when it is available in pieces only.
-    pub(super) fn find(&self, amount: i64) -> Option<Vec<(u32, i64)>> {
-        if amount == 0 {
-            return Some(vec![]);
+    /// Devices for what `shape` asks for, or None when some of it is available in pieces only.
+    pub(super) fn find(&self, shape: &Resources) -> Option<Vec<(u32, i64)>> {
+        let mut found = vec![];
+        for (family, name) in FAMILIES.iter().enumerate() {
+            let amount = shape.get(name);
+            if amount > 0 {
+                found.extend(self.pick(family, amount)?);
+            }
         }
+        Some(found)
+    }
+
+    fn pick(&self, family: usize, amount: i64) -> Option<Vec<(u32, i64)>> {
+        let free = self.0.range(device(family, 0)..device(family + 1, 0));
         if amount < UNIT {
-            let (device, _) = self.0.iter().filter(|(_, free)| **free >= amount).min_by_key(|(_, free)| **free)?;
+            let (device, _) = free.filter(|(_, free)| **free >= amount).min_by_key(|(_, free)| **free)?;
             return Some(vec![(*device, amount)]);
         }
         let count = (amount / UNIT) as usize;
-        let whole: Vec<_> = self.0.iter().filter(|(_, free)| **free == UNIT).map(|(device, _)| (*device, UNIT)).take(count).collect();
+        let whole: Vec<_> = free.filter(|(_, free)| **free == UNIT).map(|(device, _)| (*device, UNIT)).take(count).collect();
         (whole.len() == count).then_some(whole)
     }
 
-    pub(super) fn assign(&mut self, amount: i64) -> Option<Vec<(u32, i64)>> {
-        let taken = self.find(amount)?;
+    pub(super) fn assign(&mut self, shape: &Resources) -> Option<Vec<(u32, i64)>> {
+        let taken = self.find(shape)?;
         taken.iter().for_each(|(device, part)| *self.0.entry(*device).or_insert(0) -= part);
         Some(taken)
     }
@@ -120,7 +131,7 @@ impl Gpus {
     }
 
     /// What the other one has left is ours.
-    pub(super) fn take_over(&mut self, other: &Gpus) {
+    pub(super) fn take_over(&mut self, other: &Devices) {
         let parts: Vec<(u32, i64)> = other.0.iter().map(|(device, part)| (*device, *part)).collect();
         self.release(&parts);
     }
@@ -240,13 +251,13 @@ impl Node {
         let record = &self.wants[&(owner, class)];
         let (shape, env) = (record.shape.clone(), record.env.clone());
         let Some(worker) = self.idle_worker(&env, owner.job(), Some(owner)) else { return false };
-        let Some(gpus) = self.gpus_in(pool).assign(shape.get("GPU")) else { return false };
+        let Some(devices) = self.devices_in(pool).assign(&shape) else { return false };
         self.free_in(pool).subtract(&shape);
         let lease = LeaseId::new(self.config.index, self.next_lease);
         self.next_lease += 1;
-        let gpu_ids = gpus.iter().map(|(device, _)| *device).collect();
+        let gpu_ids = devices.iter().map(|(device, _)| *device).collect();
         self.count_share(owner.job(), weight_of(&shape));
-        self.leases.insert(lease, Lease { owner, worker, shape, gpus, pool, reclaimed: false });
+        self.leases.insert(lease, Lease { owner, worker, shape, devices, pool, reclaimed: false });
         let proc = self.procs.get_mut(&worker).expect("an idle worker");
         proc.role = Role::Leased(lease);
         let pid = proc.pid;
@@ -287,7 +298,7 @@ impl Node {
         if !record.reclaimed {
             self.count_share(record.owner.job(), -weight_of(&record.shape));
         }
-        self.give_back(record.pool, &record.shape, &record.gpus, blocked);
+        self.give_back(record.pool, &record.shape, &record.devices, blocked);
     }
 
     /// The bundle that a process has its resources from.

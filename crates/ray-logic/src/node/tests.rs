@@ -2,7 +2,9 @@
 
 use super::{MemoryRules, MemorySample, Node, NodeCommand, NodeConfig};
 use crate::Time;
+use ray_proto::devices::family_and_index;
 use ray_proto::msg::{ActorSpec, Args, Evidence, FromNode, MemoryKill, ToNode};
+use ray_proto::report::{Fact, Subject};
 use ray_proto::{ActorId, Blob, ClassId, LeaseId, NodeIndex, ObjectId, ProcId, Resources, Strategy, Value};
 
 const MIB: u64 = 1 << 20;
@@ -390,4 +392,33 @@ fn actors_are_never_measured_for_growth() {
     bench.actor(0);
     assert_eq!(bench.tick(60_000_000), None);
     assert_eq!(bench.asks_to_measure(), []);
+}
+
+#[test]
+fn question_for_records_is_read_by_the_shell_and_answered() {
+    let mut bench = Bench::new(MemoryRules::default());
+    let driver = bench.driver;
+    bench.commands();
+    let subject = Subject::Records { node: NodeIndex::HEAD, slot: 3 };
+    bench.node.asked(0, driver, 7, &subject, &[]);
+    assert_eq!(bench.commands(), [NodeCommand::ReadRecords { to: driver, token: 7, slot: 3 }]);
+    let facts = vec![Fact::Records { records: vec![], next: Some(4), epoch_offset_us: 5 }];
+    bench.node.answer(driver, 7, facts.clone());
+    assert_eq!(bench.commands(), [NodeCommand::Send { to: driver, message: FromNode::Told { token: 7, facts } }]);
+}
+
+#[test]
+fn devices_of_each_family_are_handed_out_whole_or_in_parts() {
+    let total = resources(&[("GPU", 2.0), ("TPU", 4.0), ("CPU", 8.0)]);
+    let mut devices = super::sched::Devices::new(&total);
+    let both = devices.assign(&resources(&[("GPU", 1.0), ("TPU", 2.0), ("CPU", 1.0)])).unwrap();
+    assert_eq!(both.iter().map(|(id, _)| family_and_index(*id).unwrap()).collect::<Vec<_>>(), [("GPU", 0), ("TPU", 0), ("TPU", 1)]);
+    let half = devices.assign(&resources(&[("TPU", 0.5)])).unwrap();
+    let other_half = devices.assign(&resources(&[("TPU", 0.5)])).unwrap();
+    assert_eq!(half, other_half, "parts share a device");
+    // A GPU would be there, but not two whole chips: nothing is taken.
+    assert_eq!(devices.assign(&resources(&[("GPU", 1.0), ("TPU", 2.0)])), None);
+    assert_eq!(devices.assign(&resources(&[("GPU", 1.0)])).unwrap().len(), 1);
+    devices.release(&both);
+    assert_eq!(devices.assign(&resources(&[("TPU", 3.0)])).unwrap().len(), 3);
 }

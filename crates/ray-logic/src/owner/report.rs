@@ -5,10 +5,17 @@ use super::tasks::{CallKind, Place, Task};
 use super::{Object, Owner, WaitId};
 use crate::Time;
 use ray_proto::report::Fact;
-use ray_proto::ObjectId;
+use ray_proto::{ObjectId, Value};
 
 /// Ids named in one fact at most: an answer is for people.
 const NAMED: usize = 20;
+
+fn stored(value: &Value) -> Fact {
+    match value {
+        Value::Inline(bytes) => Fact::Stored { bytes: bytes.len() as u64, node: None, on_disk: false },
+        Value::Shm(range) => Fact::Stored { bytes: range.len, node: Some(range.extent.node()), on_disk: range.extent.is_on_disk() },
+    }
+}
 
 impl Owner {
     /// What is known of an object here.
@@ -21,7 +28,7 @@ impl Owner {
                 facts
             }
             State::Freed => vec![Fact::Unknown {}],
-            State::Ready(value) => vec![Fact::Ready { error: value.is_error().then(|| value.clone()) }],
+            State::Ready(value) => vec![Fact::Ready { error: value.is_error().then(|| value.clone()) }, stored(value)],
             State::Pending if id.owner != self.me => vec![Fact::Borrowed { owner: id.owner }],
             State::Pending if self.awaited_group(id).is_some() => self.awaited_group(id).map(|group| Fact::AwaitsGroup { group }).into_iter().collect(),
             State::Pending => self.tasks.get(&id.call()).map_or_else(Vec::new, |task| self.report_call(now, id.call(), task)),

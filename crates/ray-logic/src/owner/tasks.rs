@@ -158,6 +158,11 @@ impl Owner {
         Ok(call)
     }
 
+    /// When a call that has not ended was submitted.
+    pub fn submitted_at(&self, call: u64) -> Option<Time> {
+        self.tasks.get(&call).map(|task| task.since)
+    }
+
     /// Take the holds of a call and note what it still waits for.
     pub(super) fn accept(&mut self, since: Time, call: u64, template: &Arc<Template>, args: CallArgs) {
         let has_refs = !(args.deps.is_empty() && args.nested.is_empty() && args.body_id.is_nil());

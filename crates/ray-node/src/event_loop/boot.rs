@@ -94,6 +94,7 @@ fn make(boot: Boot) -> Result<Daemon, String> {
         board_fd,
         board,
         free_slots: (0..SLOTS).rev().collect(),
+        slots_used: 0,
         forking: BTreeMap::new(),
         files: ExtentFiles::new(&boot),
         oom_kills: oom::kills(),

@@ -8,6 +8,7 @@ use crate::oracle::{precedes, token, CallInfo, Made, Path};
 use crate::process::Process;
 use ray_logic::owner::{ActorOptions, CallArgs, CallKind, SubmitError, Template};
 use ray_proto::msg::ToNode;
+use ray_proto::report::Subject;
 use ray_proto::value::FLAG_PICKLE;
 use ray_proto::{ActorId, ObjectId, Payload, Resources, Strategy, Value};
 use std::sync::Arc;
@@ -366,6 +367,7 @@ impl Process {
     }
 
     fn kill_actor(&mut self, env: &mut Env, frame: &mut Frame) {
+        self.ask_for_records(env);
         if let Some(actor) = self.some_actor(env, frame).filter(|_| env.rng.permille(env.options.actor_ends)) {
             env.oracle.doomed.insert(actor);
             let no_restart = env.rng.permille(600);
@@ -406,5 +408,17 @@ impl Process {
             self.add_handle(env, frame, id);
             self.owner.register_borrow(id);
         }
+    }
+}
+
+impl Process {
+    /// Which node is asked follows from how many were asked, so that no other choice of the run depends on it.
+    pub fn ask_for_records(&mut self, env: &mut Env) {
+        let token = self.next_token;
+        self.next_token += 1;
+        let (node, _) = env.node_ids[token as usize % env.node_ids.len()];
+        env.oracle.questions.insert((self.id, token), node);
+        env.note(self.id, || format!("asks {node:?} for its records"));
+        self.to_node(env, ToNode::Ask { token, subject: Subject::Records { node, slot: 0 } });
     }
 }

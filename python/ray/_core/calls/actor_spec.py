@@ -27,7 +27,7 @@ _CYTHON_FUNCTIONS = frozenset(["cyfunction", "cython_function_or_method"])
 class MethodSpec:
     """One method of an actor."""
 
-    __slots__ = ("backpressure", "concurrency_group", "is_generator", "max_task_retries", "name", "num_returns", "retry_exceptions", "signature")
+    __slots__ = ("backpressure", "concurrency_group", "is_generator", "max_task_retries", "name", "num_returns", "record", "retry_exceptions", "signature")
 
     def __init__(
         self,
@@ -48,6 +48,8 @@ class MethodSpec:
         self.concurrency_group = concurrency_group
         self.is_generator = is_generator
         self.backpressure = backpressure
+        self.record: bool | None = None
+        """Whether the timeline has its calls; None: as the actor says."""
 
     def replace(self, options: dict[str, Any]) -> MethodSpec:
         """Give the same method with other options, as given to `@ray.method` or `.options()`."""
@@ -55,6 +57,8 @@ class MethodSpec:
         backpressure = options.get("_generator_backpressure_num_objects")
         if backpressure is not None:
             changed.backpressure = backpressure
+        if options.get("enable_task_events") is not None:
+            changed.record = options["enable_task_events"]
         for key in ("num_returns", "max_task_retries", "retry_exceptions", "concurrency_group"):
             value = options.get(key)
             if value is not None and value != "":  # Compat: an empty group is none
@@ -70,6 +74,7 @@ class MethodSpec:
             "concurrency_group": self.concurrency_group,
             "is_generator": self.is_generator,
             "backpressure": self.backpressure,
+            "record": self.record,
             "params": self.signature.params,
         }
 
@@ -86,15 +91,16 @@ class ActorSpec:
         self.max_pending_calls = -1
         self.backpressure = -1
         self.unordered = False
+        self.record = True
 
-    def with_calls(self, max_task_retries: int, max_pending_calls: int, backpressure: int = -1, unordered: bool = False) -> ActorSpec:
+    def with_calls(self, max_task_retries: int, max_pending_calls: int, backpressure: int = -1, unordered: bool = False, record: bool = True) -> ActorSpec:
         """Give the same class with the actor's own options for calls."""
-        own = (self.max_task_retries, self.max_pending_calls, self.backpressure, self.unordered)
-        if (max_task_retries, max_pending_calls, backpressure, unordered) == own:
+        own = (self.max_task_retries, self.max_pending_calls, self.backpressure, self.unordered, self.record)
+        if (max_task_retries, max_pending_calls, backpressure, unordered, record) == own:
             return self
         changed = ActorSpec(self.class_name, self.methods, self.hidden, self.groups)
         changed.max_task_retries, changed.max_pending_calls, changed.backpressure = max_task_retries, max_pending_calls, backpressure
-        changed.unordered = unordered
+        changed.unordered, changed.record = unordered, record
         return changed
 
     def group_number(self, group: str | None) -> int:
@@ -112,6 +118,7 @@ class ActorSpec:
             "max_pending_calls": self.max_pending_calls,
             "backpressure": self.backpressure,
             "unordered": self.unordered,
+            "record": self.record,
         }
 
     @functools.cached_property
@@ -139,10 +146,11 @@ def spec_from_fields(fields: dict[str, Any]) -> ActorSpec:
     """
     methods = {}
     for name, method in fields["methods"].items():
-        options = {key: value for key, value in method.items() if key != "params"}
+        options = {key: value for key, value in method.items() if key not in ("params", "record")}
         methods[name] = MethodSpec(name, CallSignature(method["params"]), **options)
+        methods[name].record = method["record"]
     spec = ActorSpec(fields["class_name"], methods, fields["hidden"], fields["groups"])
-    return spec.with_calls(fields["max_task_retries"], fields["max_pending_calls"], fields["backpressure"], fields["unordered"])
+    return spec.with_calls(fields["max_task_retries"], fields["max_pending_calls"], fields["backpressure"], fields["unordered"], fields["record"])
 
 
 @functools.lru_cache(maxsize=256)

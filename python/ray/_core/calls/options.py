@@ -7,6 +7,8 @@ nothing is ignored silently. Checks run when decorating and at `.options()`, nev
 from __future__ import annotations
 
 from ray._core.calls.strategies import check_label_selector, check_placement_group, check_strategy
+from ray._core.cluster.accelerators import RESOURCES as DEVICES
+from ray._core.cluster.accelerators import check_amount
 from ray._core.environment import check_runtime_env
 
 TYPE_CHECKING = False
@@ -71,6 +73,8 @@ def _resources(name: str, value: Any) -> None:
         if isinstance(amount, bool) or not isinstance(amount, (int, float)):
             raise TypeError(f"{name}[{key!r}] must be a number, got {type(amount).__name__}: {amount!r}")
         _amount(key, amount)
+        if key in DEVICES:
+            check_amount(key, amount)
 
 
 def _count(least: int, meaning: str = "") -> Check:

@@ -117,12 +117,13 @@ def check_arguments(arguments: Mapping[str, Any], private: Mapping[str, Any], fo
         )
 
 
-def connect(found: Door, job: dict[str, Any], private: Mapping[str, Any]) -> Core:
+def connect(found: Door, job: dict[str, Any], of_job: Mapping[str, str], private: Mapping[str, Any]) -> Core:
     """Connect as a driver.
 
     Args:
         found: The door of the node.
         job: What the engine needs to know of the program, see `launch.job_config`.
+        of_job: Settings that the job has of its own.
         private: Checked arguments of `ray.init` beyond the named ones.
 
     Returns:
@@ -137,7 +138,7 @@ def connect(found: Door, job: dict[str, Any], private: Mapping[str, Any]) -> Cor
     config = {
         **job,
         "door": found.name,
-        "settings": {name: str(settings[name]) for name in PROCESS_SETTINGS if name in settings},
+        "settings": {**of_job, **{name: str(settings[name]) for name in PROCESS_SETTINGS if name in settings}},
         "entrypoint": _entrypoint(),
         "weight": job_weight(settings),
     }

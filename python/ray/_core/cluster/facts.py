@@ -39,6 +39,8 @@ def described(node: dict[str, Any]) -> dict[str, Any]:
         "ObjectStoreSocketName": "",
         "RayletSocketName": "",
         "MetricsExportPort": 0,
+        "MetricsAgentPort": 0,
+        "DashboardAgentListenPort": 0,
         "NodeName": name,
         "RuntimeEnvAgentPort": 0,
         "DeathReason": 0 if is_alive else _DEATH_UNEXPECTED,

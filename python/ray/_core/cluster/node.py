@@ -101,7 +101,7 @@ class NodeOptions:
             "python": sys.executable,
             "native_path": _native.__file__,
             "resources": resources,
-            "labels": {**(self.labels or {}), **({NAME_LABEL: self.name} if self.name else {})},
+            "labels": {**launch.node_labels(self.labels), **({NAME_LABEL: self.name} if self.name else {})},
             "object_store_memory": int(resources["object_store_memory"]),
             "session_dir": session_dir,
             "door": door.cluster_name(self.head or address.join(self.ip, port), is_head, os.path.basename(session_dir)),

@@ -64,6 +64,7 @@ class Call:
         "args",
         "arguments",
         "attempt",
+        "began_us",
         "handle",
         "is_constructor",
         "missing",
@@ -90,6 +91,7 @@ class Call:
         self.attempt = 0
         self.state = WAITING
         self.queued_at = 0.0
+        self.began_us = 0
         self.stream: Stream | None = None if site.stream is None else Stream(site.stream == "dynamic", site.window)
         self.thread: int | None = None
         self.run = 0  # counts starts: what an earlier one says of itself no longer matters

@@ -9,6 +9,7 @@ import platform
 import threading
 import time
 
+from ray._core.cluster.accelerators import RESOURCES as DEVICES
 from ray._core.errors import system_error
 from ray._core.generators import ObjectRefGenerator
 from ray._core.local import execution, stalls
@@ -17,6 +18,7 @@ from ray._core.local.calls import Call, CallSite
 from ray._core.local.groups import LocalGroups, place_of
 from ray._core.local.scheduler import Scheduler
 from ray._core.local.streams import LocalStream
+from ray._core.worker.payloads import callable_of, function_name
 from ray._native import LocalObjects
 from ray.exceptions import ActorAlreadyExistsError
 
@@ -31,11 +33,14 @@ if TYPE_CHECKING:
 class LocalCore:
     """Objects, calls and actors of one process."""
 
-    def __init__(self, resources: dict[str, float], namespace: str, job_env: str, labels: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, resources: dict[str, float], namespace: str, job_env: str, labels: Mapping[str, str] | None = None, actor_lifetime: str = "non_detached"
+    ) -> None:
         self.total = resources
         self.namespace = namespace
         self.job_env = job_env
         self.labels = labels or {}
+        self.actor_lifetime = actor_lifetime
         self.node_id = os.urandom(28)
         self._numbers = itertools.count(1)
         self._driver_call = next(self._numbers)
@@ -341,6 +346,14 @@ class LocalCore:
         call = execution.running.get()
         return "" if call is None else call.name
 
+    def function_name(self) -> str | None:
+        """For `ray._core.introspection.function_name`."""
+        call = execution.running.get()
+        if call is None or call.is_constructor:
+            return None if call is None else call.name  # the class is known when it has run
+        fields = call.site.fields
+        return function_name(callable_of(fields, None if call.actor is None else call.actor.instance), fields)
+
     def holdings(self) -> list[tuple[str, bytes, str, int]]:
         """As `Core.holdings`."""
         with self.scheduler.lock:
@@ -348,6 +361,13 @@ class LocalCore:
             living = [actor for actor in self.scheduler.actors.values() if actor.death is None]
             actors = [("actor", self.objects.actor(actor.number).binary(), actor.class_name, 0) for actor in living]
         return [*(("object", object_id, "", size) for object_id, size in self.objects.sizes()), *actors, *calls]
+
+    def timeline(self) -> list[dict[str, Any]]:
+        """For `ray.timeline`: all is one row, or several where calls ran side by side."""
+        from ray._core.cluster.timeline import trace
+
+        with self.scheduler.lock:
+            return trace(list(self.scheduler.records), self.nodes(), [self.proc_id])
 
     def explain(self, subject: tuple[str, Any]) -> str:
         """For `ray._core.why.explain`."""
@@ -434,7 +454,9 @@ class LocalCore:
             "resources": dict(held),
             "actor_name": "" if actor is None else actor.name,
             "attempt": 0 if call is None else call.attempt,
-            "gpu_ids": list(range(math.ceil(held.get("GPU", 0)))),
+            "devices": {name: list(range(math.ceil(held[name]))) for name in DEVICES if held.get(name)},
+            "payload": b"" if call is None else call.site.payload,
+            "actor_lifetime": self.actor_lifetime,
             "worker_id": self.node_id[::-1],
             "node_id": self.node_id,
             "job_id": self.objects.job_id(),

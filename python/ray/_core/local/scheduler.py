@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextvars
 import itertools
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 INLINE_DEPTH_MAX = 16
 """Calls on top of each other in one thread; a deeper one gets a thread, and with it Python's whole limit of recursion."""
+RECORDS_MAX = 10_000
+"""Runs of calls that the timeline remembers."""
 RECHECK_S = 0.2
 """How often a blocked thread looks whether anything still goes on."""
 WARN_AFTER_S = 5.0
@@ -92,6 +95,7 @@ class Scheduler:
         self.dependents: dict[Key, list[Call]] = {}
         self.actors: dict[int, LocalActor] = {}
         self.waits: list[Wait] = []
+        self.records: deque[dict[str, Any]] = deque(maxlen=RECORDS_MAX)
         self.waiting: dict[Key, list[Wait]] = {}
         self.blocked: dict[int | None, Wait] = {}
         self.watchers: dict[Key, dict[int, tuple[CompletionQueue, int]]] = {}
@@ -166,6 +170,7 @@ class Scheduler:
     def _claim(self, call: Call) -> None:
         """The caller runs this call."""
         call.state = RUNNING
+        call.began_us = time.time_ns() // 1000
         call.thread = threading.get_ident()
         call.run += 1
         actor = call.actor
@@ -247,6 +252,7 @@ class Scheduler:
         with self.lock:
             if not self.is_current(call, run):
                 return
+            self._record(call, outcome.error is not None)
             actor = call.actor
             if outcome.left is not None and actor is not None:
                 self.end_actor(actor, outcome.left)
@@ -260,6 +266,14 @@ class Scheduler:
                     actor.is_alive = True
                 self._store(call, outcome)
                 self.settle(call)
+
+    def _record(self, call: Call, failed: bool) -> None:
+        """Note a run for the timeline."""
+        if call.site.__dict__.get("fields", {}).get("record", True):  # a payload that can't be read says nothing
+            ended = time.time_ns() // 1000
+            task_id = self.core.objects.task_id(call.number)
+            where = {"by": 1, "pid": os.getpid(), "task_id": task_id, "attempt": call.attempt, "name": call.name}
+            self.records.append({"fact": "ran", "times": [call.began_us, call.began_us, ended, ended], "failed": failed, **where})
 
     def _retry(self, call: Call) -> None:
         call.attempt += 1

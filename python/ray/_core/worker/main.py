@@ -14,13 +14,15 @@ import sys
 
 from ray import _native
 from ray._core import session
+from ray._core.cluster.accelerators import Shown
 from ray._core.config import env as setting
+from ray._core.config.job import apply_logging, logging_of
 from ray._core.errors import encode_exception
 from ray._core.serialization import loads_payload
 from ray._core.worker import payloads
 from ray._core.worker.executors import run_loops, run_threads
 from ray._core.worker.farewell import call_shutdown_hook, limit_farewell
-from ray._core.worker.payloads import callable_of, retry_rule
+from ray._core.worker.payloads import callable_of, function_name, retry_rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,10 +40,14 @@ class _Worker:
     def __init__(self) -> None:
         self.instance: Any = None
         self.actor_name = ""
+        self.constructor = ""
+        self.class_payload = b""
         self.actor_fields: dict[str, Any] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
         self.retry_rules: dict[bytes, payloads.RetryRule] = {}
-        self.visible_gpus: list[str] | None = None
+        self.shown: Shown | None = None
+        self.functions: dict[bytes, str] = {}
+        self.session_dir = ""
         self.threads_chosen_by_user = False
         self.told_of_blocking = False
 
@@ -79,6 +85,8 @@ def main(link_fd: int, slot: int, board_fd: int, config: dict[str, Any], env: st
     """
     _native.set_process_name("ray-worker")
     apply_env(env)
+    if setting("RAY_WORKER_NICENESS"):
+        os.nice(setting("RAY_WORKER_NICENESS"))
     _worker.threads_chosen_by_user = THREADS_VARIABLE in os.environ
     try:
         core = _native.Core.attach(link_fd, slot, board_fd, config["namespace"], env, config["settings"])
@@ -86,6 +94,8 @@ def main(link_fd: int, slot: int, board_fd: int, config: dict[str, Any], env: st
         print(f"a worker could not start: {error}", file=sys.stderr)
         return 1
     session.core = core
+    _worker.session_dir = config["settings"].get("session_dir", "")
+    apply_logging(logging_of(config["settings"]))
     os.register_at_fork(after_in_child=session.after_fork_in_child)
     sys.stdout = _NamedStream(1, core)
     sys.stderr = _NamedStream(2, core)
@@ -180,32 +190,50 @@ class _NamedStream(io.TextIOWrapper):
         return written
 
 
-def resolve(payload: bytes) -> Callable[..., Any]:
+def resolve(payload: bytes) -> tuple[Callable[..., Any], bool]:
     """Find the callable of a call site.
 
     Args:
         payload: Its description.
 
     Returns:
-        The function, or the method bound to this process's actor.
+        The function, or the method bound to this process's actor; whether the timeline is to leave its calls out.
     """
     fields = loads_payload(payload)
     _worker.retry_rules[payload] = retry_rule(fields)
-    return callable_of(fields, _worker.instance)
+    found = callable_of(fields, _worker.instance)
+    _worker.functions[payload] = function_name(found, fields)
+    return found, not fields.get("record", True)
 
 
-def construct(payload: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def session_dir() -> str:
+    """Folder of the session that this process works for, as its driver knows it."""
+    return _worker.session_dir
+
+
+def function_name_of(payload: bytes) -> str | None:
+    """Name the function or method of a call site that this process has called, None for another one."""
+    if payload == _worker.class_payload:
+        return _worker.constructor
+    return _worker.functions.get(payload)
+
+
+def construct(payload: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Make this process an actor.
 
     Args:
         payload: Description of its class.
         args: Positional arguments of the constructor.
         kwargs: Keyword arguments of the constructor.
+
+    Returns:
+        Whether the timeline is to leave it out.
     """
     fields = loads_payload(payload)
     cls = fields["cls"]
     _worker.actor_fields = fields
-    _worker.actor_name = fields["class_name"]
+    _worker.actor_name, _worker.constructor = fields["class_name"], payloads.method_name(cls, "__init__")
+    _worker.class_payload = payload
     if fields["is_async"]:
         _construct_in_loop(cls, args, kwargs)
     else:
@@ -214,6 +242,7 @@ def construct(payload: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     if fields["concurrency_groups"]:
         assert session.core is not None
         session.core.set_groups(1 + len(fields["concurrency_groups"]))
+    return not fields["record"]
 
 
 def _construct_in_loop(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -268,23 +297,20 @@ def is_retryable(payload: bytes, exception: BaseException) -> bool:
     return payloads.is_retryable(_worker.retry_rules.get(payload, False), exception)
 
 
-def set_visible_gpus(ids: list[int]) -> None:
-    """Show a call its GPUs and no others.
+def show_devices(devices: dict[str, list[int]]) -> None:
+    """Show a call its accelerators and no others.
 
     Args:
-        ids: Logical GPUs; empty restores what the process started with.
+        devices: Indices by resource name; empty restores what the process started with.
     """
-    variable = "CUDA_VISIBLE_DEVICES"
-    if _worker.visible_gpus is None:
-        text = os.environ.get(variable, "")
-        _worker.visible_gpus = text.split(",") if text else []
-    if ids:
-        known = _worker.visible_gpus
-        os.environ[variable] = ",".join(known[i] if i < len(known) else str(i) for i in ids)
-    elif _worker.visible_gpus:
-        os.environ[variable] = ",".join(_worker.visible_gpus)
-    else:
-        os.environ.pop(variable, None)
+    shown_devices().show(devices)
+
+
+def shown_devices() -> Shown:
+    """What this process tells its calls of accelerators."""
+    if _worker.shown is None:
+        _worker.shown = Shown(os.environ)
+    return _worker.shown
 
 
 THREADS_VARIABLE = "OMP_NUM_THREADS"
@@ -307,7 +333,7 @@ def set_thread_count(count: int) -> None:
 def note_blocking_wait() -> None:
     """A thread of this worker begins to block in get or wait outside of a plain call. Where that is an actor's event loop, say so, once. Compat: Ray warns, too."""
     loop = _worker.loop
-    if loop is None or _worker.told_of_blocking:
+    if loop is None or _worker.told_of_blocking or not setting("RAY_WARN_BLOCKING_GET_INSIDE_ASYNC"):
         return
     import asyncio
 

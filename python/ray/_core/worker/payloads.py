@@ -37,6 +37,24 @@ def callable_of(fields: dict[str, Any], instance: Any) -> Callable[..., Any]:
     return method
 
 
+def function_name(function: Callable[..., Any], fields: dict[str, Any]) -> str:
+    """Name what a call site calls, whatever the call itself is named.
+
+    Args:
+        function: What `callable_of` gave.
+        fields: The payload, read.
+    """
+    if fields["kind"] == "function":
+        return f"{function.__module__}.{function.__qualname__}"
+    owner = getattr(function, "__self__", None)
+    return method_name(type(owner), fields["name"]) if owner is not None else str(fields["name"])
+
+
+def method_name(cls: type, name: str) -> str:
+    """Name a method with its class and module."""
+    return f"{cls.__module__}.{cls.__qualname__}.{name}"
+
+
 def _bind_builtin(builtin: Callable[..., Any], instance: Any) -> Callable[..., Any]:
     return lambda *args, **kwargs: builtin(instance, *args, **kwargs)
 

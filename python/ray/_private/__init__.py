@@ -1,0 +1,1 @@
+"""Import paths of Ray's own parts that known programs use. Re-exports only."""

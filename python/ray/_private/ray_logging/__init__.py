@@ -1,0 +1,1 @@
+"""Import paths of Ray's logging. Re-exports only."""
