@@ -26,5 +26,6 @@ pub use library::{Config, Failure, Library, LogRecord};
 pub use ray_logic::exec::Permit;
 pub use ray_logic::owner::Next;
 pub use reserved::Reserved;
+pub use spill::Storage;
 pub use store::View;
 pub use waits::{CompletionQueue, Ticket};

@@ -233,6 +233,7 @@ def start(arguments: dict[str, Any], private: dict[str, Any]) -> session.Session
     if arguments["include_dashboard"]:
         logger.warning("there is no dashboard yet: include_dashboard=True has no effect")
     arguments["local_mode"] = arguments["local_mode"] or env("RAY_LOCAL_MODE")
+    storage = ""
     found = None if arguments["local_mode"] else connecting.find(arguments["address"])
     if found is not None:
         connecting.check_arguments(arguments, private, found)
@@ -240,13 +241,15 @@ def start(arguments: dict[str, Any], private: dict[str, Any]) -> session.Session
         info = _cluster_info(engine, found)
         logger.info("connected to the cluster at %s, through its node at %s", found.head, info["node_ip_address"])
     else:
-        engine, info = _start_node(arguments, private)
+        engine, info, storage = _start_node(arguments, private)
     printer = _start_printer(engine) if arguments["log_to_driver"] is not False and not arguments["local_mode"] else None
     _install_hooks()
-    return session.Session(engine, RayContext("", info), printer, info["session_dir"], arguments)
+    started = session.Session(engine, RayContext("", info), printer, info["session_dir"], arguments)
+    started.storage = storage
+    return started
 
 
-def _start_node(arguments: dict[str, Any], private: dict[str, Any]) -> tuple[Core, dict[str, Any]]:
+def _start_node(arguments: dict[str, Any], private: dict[str, Any]) -> tuple[Core, dict[str, Any], str]:
     from ray import _native
 
     check_interpreter()
@@ -255,7 +258,7 @@ def _start_node(arguments: dict[str, Any], private: dict[str, Any]) -> tuple[Cor
     total = config["resources"]
     what = "local mode, everything in this process" if arguments["local_mode"] else f"session {config['session_dir']}"
     logger.info("started a local node: %g CPUs, %g GPUs, %s", total.get("CPU", 0), total.get("GPU", 0), what)
-    return engine, _address_info(engine.node_id.hex(), config["session_dir"])
+    return engine, _address_info(engine.node_id.hex(), config["session_dir"]), config["settings"].get("spill_storage", "")
 
 
 def check_interpreter() -> None:

@@ -83,6 +83,7 @@ _TABLE: dict[str, tuple[Callable[[str], Any], Any]] = {
     "RAY_DEDUP_LOGS_AGG_WINDOW_S": (float, 5.0),  # seconds over which repeats are counted
     "PYTHONBREAKPOINT": (str, ""),  # Python's own: what `breakpoint()` calls
     "RAY_COLOR_PREFIX": (_flag, True),  # colour the "(name pid=..)" prefix on a terminal
+    "RAY_CLOUD_INSTANCE_ID": (str, ""),  # the cloud's name of this machine
 }
 
 
