@@ -128,7 +128,7 @@ class Work:
 
     def __init__(self, cluster: StartedCluster, folder: Path, seed: int) -> None:
         self.folder = folder
-        env = {**cluster.hosts[0].environment, "RAY_ADDRESS": cluster.address}
+        env = {**cluster.hosts[0].environment, "RAY_ADDRESS": cluster.address, "PYTHONPATH": str(WORK.parents[1])}
         self.scripts = {kind: Script([str(WORK), kind, str(folder), str(seed)], folder, env, cluster.hosts[0].under) for kind in KINDS}
         self.seen = dict.fromkeys(KINDS, "")
         self.moved = dict.fromkeys(KINDS, time.monotonic())

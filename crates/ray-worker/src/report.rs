@@ -31,7 +31,8 @@ impl Library {
         });
         let deadline = ray_shm::now_us() + PATIENCE_US;
         while self.wait_at(&gate, Some(deadline.saturating_sub(ray_shm::now_us()))) == Woken::Interrupted {}
-        match self.lock().answers.remove(&token) {
+        let answer = self.lock().answers.remove(&token);
+        match answer {
             Some(Answer::Here(answer, _)) if matches!(*answer, FromNode::Told { .. }) => match *answer {
                 FromNode::Told { facts, .. } => Ok(Some(facts)),
                 _ => Ok(None),

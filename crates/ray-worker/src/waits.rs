@@ -169,7 +169,9 @@ impl Library {
 
     /// The answer once its gate is open.
     pub fn answer(&self, token: u64) -> Result<(FromNode, Option<OwnedFd>), Failure> {
-        match self.lock().answers.remove(&token) {
+        // Not in the `match`: the lock would be held in its arms, too, and `check` takes it.
+        let answer = self.lock().answers.remove(&token);
+        match answer {
             Some(Answer::Here(message, fd)) => Ok((*message, fd)),
             _ => {
                 self.check()?;
