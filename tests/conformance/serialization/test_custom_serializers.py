@@ -7,6 +7,7 @@ import pytest
 import ray
 from ray.util import deregister_serializer, register_serializer
 
+np = pytest.importorskip("numpy")
 pytestmark = pytest.mark.runtime(num_cpus=2)
 
 
@@ -99,7 +100,6 @@ def test_serializer_deregistered_is_gone():
 
 def test_serializer_may_give_large_arrays(registered):
     """What it gives is serialized like any value: arrays are shared."""
-    np = pytest.importorskip("numpy")
 
     class Holder:
         def __init__(self, array):

@@ -7,6 +7,7 @@ import pytest
 import ray
 from ray import cloudpickle
 
+np = pytest.importorskip("numpy")
 pytestmark = pytest.mark.runtime(num_cpus=2)
 
 
@@ -117,7 +118,6 @@ def test_cloudpickle_sends_modules_that_have_no_file():
 
 def test_cloudpickle_out_of_band_buffers():
     """Protocol 5 with a callback for buffers."""
-    np = pytest.importorskip("numpy")
     buffers = []
     array = np.arange(1000)
     data = cloudpickle.dumps(array, protocol=5, buffer_callback=buffers.append)

@@ -46,6 +46,10 @@ def test_pool_apply(pool):
     """Positional and keyword arguments, one result."""
     assert pool.apply(double, (4,)) == 8
     assert pool.apply(add, (1,), {"b": 2}) == 3
+
+
+def test_pool_calls_run_in_other_processes(pool):
+    """Not in the caller's."""
     assert pool.apply(os.getpid) != os.getpid()
 
 

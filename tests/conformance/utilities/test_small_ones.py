@@ -8,6 +8,7 @@ import pytest
 import ray
 import ray.util.debug
 
+np = pytest.importorskip("numpy")
 pytestmark = pytest.mark.runtime(num_cpus=2)
 
 
@@ -62,7 +63,7 @@ def test_joblib_runs_on_the_cluster():
 @pytest.mark.limit(60)
 def test_joblib_takes_large_arguments():
     """One array for many calls."""
-    joblib, np = pytest.importorskip("joblib"), pytest.importorskip("numpy")
+    joblib = pytest.importorskip("joblib")
     from ray.util.joblib import register_ray
 
     register_ray()
