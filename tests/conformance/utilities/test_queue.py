@@ -7,6 +7,7 @@ import pytest
 
 import ray
 from ray.util.queue import Empty, Full, Queue
+from support import wait_for
 
 pytestmark = pytest.mark.runtime(num_cpus=4)
 
@@ -197,8 +198,15 @@ def test_queue_forced_shutdown_ends_the_actor():
     made.put(1)
     actor = made.actor
     made.shutdown(force=True)
-    with pytest.raises(ray.exceptions.RayActorError):
+    wait_for(lambda: is_dead(actor))
+
+
+def is_dead(actor):
+    try:
         ray.get(actor.qsize.remote())
+    except ray.exceptions.RayActorError:
+        return True
+    return False
 
 
 def test_queue_items_may_hold_references(endless):
