@@ -170,8 +170,8 @@ class Core:
         namespace: str,
         detached: bool,
         get_if_exists: bool,
-    ) -> ObjectRef[Any]:
-        """Returns the handle object. With a name that is taken: ValueError, or the existing actor's handle if get_if_exists.
+    ) -> tuple[ObjectRef[Any], bytes | None]:
+        """(handle object, None). With a name that is taken: ValueError, or the existing actor's handle and its payload if get_if_exists.
         `resources` are held while the actor lives, `placement_resources` are needed to place it (Ray: 1 CPU to place, 0 to run, by default)."""
     def get_actor(self, name: str, namespace: str) -> tuple[ObjectRef[Any], bytes] | None:
         """(handle object, payload given at creation) of a living or pending named actor, None if there is none."""
@@ -181,6 +181,8 @@ class Core:
         """(handle object, payload given at creation) of the actor that this process is."""
     def leave_actor(self, reason: str) -> None:
         """This actor ends itself: its exit is no failure."""
+    def stop_calls(self) -> None:
+        """No further call starts here, in any group: this actor ends when those that run are done."""
 
     def wait_until_unneeded(self) -> None:
         """Wait until no other process needs an object of this one, taking no more calls."""

@@ -429,7 +429,7 @@ class ActorClass(Generic[T]):
             may_overtake(options.get("allow_out_of_order_execution"), is_async, concurrency),
         )
         held, placement = actor_resources(options)
-        ref = core.create_actor(
+        ref, payload_of_other = core.create_actor(
             payload=export.payload(spec, concurrency),
             class_name=self._cls.__name__,
             args=args,
@@ -446,6 +446,8 @@ class ActorClass(Generic[T]):
             detached=options.get("lifetime") == "detached",
             get_if_exists=get_if_exists,
         )
+        if payload_of_other is not None:  # somebody else was quicker
+            return _handle_from_payload(ref, payload_of_other)
         return ActorHandle(ref, spec)
 
     def _max_pending_calls(self) -> int:
@@ -566,6 +568,9 @@ def exit_actor() -> NoReturn:
     """
     if session.core is None or session.in_driver() or not session.core.context()["actor_id"]:
         raise TypeError("exit_actor() was called outside of an actor\nhint: to end one from outside use ray.kill(handle)")
+    if not session.core.context()["in_task"]:  # a thread of the user's: the calls that run go on to their end
+        session.core.leave_actor("it exited by itself: exit_actor() was called")
+        session.core.stop_calls()
     raise ActorExit(0)
 
 

@@ -25,6 +25,7 @@ BROAD_EXCEPTS: dict[str, str] = {
     "python/ray/_core/worker/executors.py": "the boundary of the user's call: its error is its result",
     "python/ray/_core/worker/main.py": "the user's __repr__ of an actor is not worth its life",
     "python/ray/util/multiprocessing/pool.py": "the boundary of the user's call, iterator and arguments: their error is the result",
+    "python/ray/_core/worker/farewell.py": "the user's __ray_shutdown__ fails at the end of its process: shown, and the process ends",
     "python/ray/exceptions.py": "a class of the user that refuses to be derived from: converted to the plain error",
 }
 # The config table and what must see the environment itself.

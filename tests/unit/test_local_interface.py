@@ -10,7 +10,19 @@ from ray._core.local.core import LocalCore
 from ray._core.local.streams import LocalStream, Producer
 
 # How the native engine starts, what a worker's main loop needs of it, and what reads the output of workers.
-NOT_IN_LOCAL_MODE = {"start", "connect", "observe", "attach", "next_log", "work_fd", "set_async_variable", "set_groups", "leave_actor", "wait_until_unneeded"}
+NOT_IN_LOCAL_MODE = {
+    "start",
+    "connect",
+    "observe",
+    "attach",
+    "next_log",
+    "work_fd",
+    "set_async_variable",
+    "set_groups",
+    "leave_actor",
+    "stop_calls",
+    "wait_until_unneeded",
+}
 
 
 def public(cls: type) -> set[str]:

@@ -1,6 +1,6 @@
 //! Concurrency groups of an actor: in the worker's queue, and on the way there.
 
-use ray_logic::exec::Exec;
+use ray_logic::exec::{Exec, Queued};
 use ray_logic::owner::{CallArgs, CallKind, Command, Limits, Owner, Template};
 use ray_proto::ids::ACTOR_INDEX;
 use ray_proto::msg::{ActorState, Args, Call, FromNode, Outcome, Peer, Reply};
@@ -27,7 +27,7 @@ fn exec_with(groups: usize, calls: &[(usize, ProcId, u64)]) -> Exec {
     let mut exec = Exec::default();
     exec.set_groups(groups);
     for &(group, from, task) in calls {
-        assert!(exec.push(group, from, call(task)).is_none());
+        assert!(exec.push(group, Queued { from, call: call(task), after: None }).is_none());
     }
     exec
 }
@@ -62,8 +62,8 @@ fn exec_calls_are_taken_back_from_every_group() {
 fn exec_streams_are_closed_in_the_queue_of_any_group() {
     let mut exec = exec_with(2, &[]);
     let mut streaming = call(7);
-    streaming.stream = Some(ray_proto::msg::StreamOpen { have: 0, until: 1, closed: false, gather: false });
-    exec.push(1, ME, streaming);
+    streaming.stream = Some(ray_proto::msg::StreamOpen { have: 0, until: 1, closed: false, gather: false, again: vec![] });
+    exec.push(1, Queued { from: ME, call: streaming, after: None });
     exec.credit(ME, 7, 5);
     exec.close_stream(ME, 7);
     let stream = exec.pop(1, 0).and_then(|queued| queued.call.stream).expect("it streams");

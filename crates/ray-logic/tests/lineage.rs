@@ -86,7 +86,7 @@ fn borrowed_argument_is_asked_for_and_registered_again() {
     let call = stage.submit(3, &[foreign]);
     let request = fetches(&stage.taken())[0].1;
     stage.owner.on_peer(0, lender, Peer::Fetched { id: foreign, request, payload: plain(on(2, 5)) });
-    stage.owner.on_peer(0, lender, Peer::BorrowAck { token: 2 });
+    stage.owner.on_peer(0, lender, Peer::BorrowAck { token: 2, gone: vec![] });
     stage.settle();
     stage.runs(1, call, vec![plain(on(1, 0))]);
     stage.drop_all(&[foreign]);
@@ -313,7 +313,7 @@ fn borrowed_value_on_a_dead_node_is_asked_for_again_and_old_answers_do_not_count
 fn covered_argument_without_bytes_is_asked_for() {
     let mut stage = Stage::new();
     let foreign = ObjectId::new(proc_on(2, 9), 1, 1);
-    stage.owner.cover(&[foreign]);
+    stage.owner.cover(foreign.owner, &[foreign]);
     stage.owner.value_lost(0, foreign, range_on(1, 0));
     assert_eq!(fetches(&stage.taken()).len(), 1);
 }
@@ -343,14 +343,14 @@ fn what_a_lost_value_mentioned_is_there_for_the_call_that_makes_it_again() {
 }
 
 #[test]
-fn stream_items_on_a_dead_node_are_errors() {
+fn stream_items_on_a_dead_node_are_errors_without_retries() {
     let mut stage = Stage::new();
-    let template = stage.template(CallKind::Task { class: stage.class }, 0, 3, true);
+    let template = stage.template(CallKind::Task { class: stage.class }, 0, 0, true);
     let call = stage.submit_to(&template, &[], &[]);
     let (worker, _) = stage.start(1, call);
     stage.owner.on_peer(0, worker, Peer::StreamItems { task: call, first: 1, items: vec![plain(on(1, 0))] });
     stage.node_dies(1);
-    assert!(stage.error(stage.ret(call, 1)).contains("item of a generator"));
+    assert!(stage.error(stage.ret(call, 1)).contains("max_retries=0"));
 }
 
 fn actor(stage: &mut Stage, at: ProcId) -> ActorId {

@@ -128,7 +128,7 @@ impl World {
                 }
                 Command::Peer { to, message: Peer::Recall { tasks }, .. } => self.recalls.push((to, tasks)),
                 Command::Peer { message: Peer::Fetch { ids }, .. } => self.fetches.extend(ids),
-                Command::Peer { to, message: Peer::Borrow { token, .. }, .. } => self.owner.on_peer(self.now, to, Peer::BorrowAck { token }),
+                Command::Peer { to, message: Peer::Borrow { token, .. }, .. } => self.owner.on_peer(self.now, to, Peer::BorrowAck { token, gone: vec![] }),
                 Command::Node(ToNode::LeaseWant { class, want, .. }) => _ = self.wants.insert(class, want),
                 Command::Wake(wait) => {
                     let ids = self.waits.remove(&wait).expect("woken once");

@@ -196,6 +196,25 @@ impl ObjectId {
     }
 }
 
+/// Give ids in pickled bytes other names: they stand there in their public form, which all have the same length.
+pub fn rename_in(bytes: &mut [u8], names: &std::collections::BTreeMap<ObjectId, ObjectId>) {
+    const LEN: usize = 28;
+    let owners: std::collections::BTreeSet<[u8; 8]> = names.keys().map(|id| id.owner.0.to_be_bytes()).collect();
+    let mut at = 0;
+    while at + LEN <= bytes.len() {
+        let place = &bytes[at..at + LEN];
+        let found =
+            owners.iter().any(|owner| place[8..16] == owner[..]).then(|| names.get(&ObjectId::from_bytes(place.try_into().expect("a place")))).flatten();
+        match found {
+            Some(name) => {
+                bytes[at..at + LEN].copy_from_slice(&name.bytes());
+                at += LEN;
+            }
+            None => at += 1,
+        }
+    }
+}
+
 impl Wire for ObjectId {
     fn put(&self, out: &mut Vec<u8>) {
         self.owner.put(out);
@@ -221,6 +240,16 @@ mod tests {
         assert_eq!(ObjectId::from_bytes(&id.bytes()), id);
         assert_eq!(ObjectId::from_bytes(&ObjectId::NIL.bytes()), ObjectId::NIL);
         assert_eq!(&id.bytes()[20..24], &7u32.to_le_bytes());
+    }
+
+    #[test]
+    fn ids_in_bytes_get_other_names_and_nothing_else_changes() {
+        let id = |job, call| ObjectId::new(ProcId::new(job, NodeIndex(0), 1), call, 1);
+        let names = [(id(1, 5), id(2, 9)), (id(1, 6), id(2, 8))].into();
+        let text = |ids: [ObjectId; 3]| ids.iter().flat_map(|id| [&b"C\x1c"[..], &id.bytes(), b"."].concat()).collect::<Vec<u8>>();
+        let mut bytes = text([id(1, 6), id(1, 7), id(1, 5)]);
+        rename_in(&mut bytes, &names);
+        assert_eq!(bytes, text([id(2, 8), id(1, 7), id(2, 9)]));
     }
 
     #[test]

@@ -44,6 +44,8 @@ wire_struct! {
         pub namespace: String,
         pub detached: bool,
         pub strategy: Strategy,
+        /// Of a detached actor: the values behind the references in its arguments, and behind those in these. They must outlive their owners.
+        pub given: Vec<(ObjectId, Payload)>,
     }
 
     /// Arguments of a call: pickled `(args, kwargs)` with slots for the top-level references, whose values follow.
@@ -79,6 +81,8 @@ wire_struct! {
         pub closed: bool,
         /// The call's result is a list of references to all items.
         pub gather: bool,
+        /// Those of `have` that were lost and are to be sent once more, as ranges from first to last.
+        pub again: Vec<(u64, u64)>,
     }
 
     pub struct Reply {
@@ -98,6 +102,17 @@ wire_struct! {
         pub pid: u32,
         pub is_stderr: bool,
         pub text: String,
+    }
+}
+
+impl Args {
+    /// Nobody had kept these: what takes them fails.
+    pub fn replace_gone(&mut self, gone: &[(ObjectId, Value)]) {
+        for (id, payload) in &mut self.deps {
+            if let Some((_, value)) = gone.iter().find(|(other, _)| other == id) {
+                payload.value = value.clone();
+            }
+        }
     }
 }
 
@@ -334,7 +349,8 @@ wire_enum! {
         6 = Fetch { ids: Vec<(ObjectId, u64)> },
         7 = Fetched { id: ObjectId, request: u64, payload: Payload },
         8 = Borrow { ids: Vec<ObjectId>, token: u64 },
-        9 = BorrowAck { token: u64 },
+        /// `gone`: those that the sender had let go of before.
+        9 = BorrowAck { token: u64, gone: Vec<ObjectId> },
         10 = Release { ids: Vec<(ObjectId, u32)> },
         /// The third-party references in the results (`first` = 0) or in the items from `first` on are registered: the worker's hold may go.
         11 = HoldDone { task: u64, first: u64 },
@@ -373,7 +389,7 @@ mod tests {
                 actor_seq: Some((dep, 9)),
                 gpu_ids: vec![],
                 args,
-                stream: Some(StreamOpen { have: 1, until: 9, closed: false, gather: true }),
+                stream: Some(StreamOpen { have: 1, until: 9, closed: false, gather: true, again: vec![(1, 1)] }),
             }),
         }
     }

@@ -30,6 +30,8 @@ pub(crate) static CURRENT: RwLock<Option<Home>> = RwLock::new(None);
 /// A daemon that has not answered by then is not going to.
 const HANDSHAKE_US: u64 = 20_000_000;
 const SHUTDOWN_US: u64 = 5_000_000;
+/// A driver that leaves its cluster waits so long at most for detached actors that have to copy what it gave them.
+const BIRTH_US: u64 = 10_000_000;
 /// Up to so many are deleted one by one from a copy of the list.
 const FEW_READY: usize = 64;
 
@@ -381,6 +383,9 @@ impl Core {
         py.detach(|| {
             let daemon = self.daemon.lock().ok().and_then(|mut daemon| daemon.take());
             daemon.iter().for_each(DaemonProcess::wake);
+            if daemon.is_none() {
+                self.library.wait_for_births(BIRTH_US);
+            }
             self.library.shutdown();
             if let Some(mut daemon) = daemon {
                 daemon.reap(SHUTDOWN_US);
@@ -465,13 +470,13 @@ impl Core {
 
     #[pyo3(signature = (*, payload, class_name, args, kwargs, resources, placement_resources, strategy=Where(Strategy::DEFAULT), env, max_restarts, max_concurrency, is_async, name, namespace, detached, get_if_exists))]
     #[allow(clippy::too_many_arguments)] // An actor's description, by keyword.
-    fn create_actor(
+    fn create_actor<'py>(
         &self,
-        py: Python<'_>,
+        py: Python<'py>,
         payload: &[u8],
         class_name: String,
-        args: &Bound<'_, PyTuple>,
-        kwargs: &Bound<'_, PyDict>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: &Bound<'py, PyDict>,
         resources: HashMap<String, f64>,
         placement_resources: HashMap<String, f64>,
         strategy: Where,
@@ -483,7 +488,7 @@ impl Core {
         namespace: String,
         detached: bool,
         get_if_exists: bool,
-    ) -> PyResult<ObjectRef> {
+    ) -> PyResult<(ObjectRef, Option<Bound<'py, PyBytes>>)> {
         // Both are in the payload, where the worker reads them.
         let _ = (max_concurrency, is_async);
         let library = &self.library;
@@ -491,14 +496,23 @@ impl Core {
         let shape = |amounts: &HashMap<String, f64>| Resources::from_f64(amounts.iter().map(|(n, v)| (n.as_str(), *v)));
         let payload: ray_proto::Blob = payload.into();
         let actor = library.new_actor_id();
+        // Before the name is taken: arguments that can't be pickled must not take it.
+        let call_args = template::encode_args(library, args, Some(kwargs))?;
+        let body_id = call_args.body_id;
+        let drop_body = || {
+            if !body_id.is_nil() {
+                library.drop_ref(body_id);
+            }
+        };
         if !name.is_empty() {
             let options_name = name.clone();
             let (name, namespace, payload) = (name.clone(), namespace.clone(), payload.clone());
             let answer = self.ask(py, |token| ToNode::NameTake { token, name, namespace, actor, payload })?;
-            if let FromNode::NameTaken { existing: Some((existing, _)), .. } = answer {
+            if let FromNode::NameTaken { existing: Some((existing, theirs)), .. } = answer {
+                drop_body();
                 if get_if_exists {
                     library.adopt(existing);
-                    return Ok(ObjectRef::counted(library, existing));
+                    return Ok((ObjectRef::counted(library, existing), Some(PyBytes::new(py, &theirs))));
                 }
                 let text = format!(
                     "there is an actor named {:?} in this namespace already\nhint: get it with ray.get_actor, or pass get_if_exists=True",
@@ -508,15 +522,11 @@ impl Core {
                 return Err(PyErr::from_value(error));
             }
         }
-        let call_args = template::encode_args(library, args, Some(kwargs))?;
-        let body_id = call_args.body_id;
         let (held, to_place) = (shape(&resources), shape(&placement_resources));
         let options = ActorOptions { class_name, payload, held, to_place, env, max_restarts, name, namespace, detached, strategy: strategy.0 };
         library.create_actor(actor, options, call_args);
-        if !body_id.is_nil() {
-            library.drop_ref(body_id);
-        }
-        Ok(ObjectRef::counted(library, actor))
+        drop_body();
+        Ok((ObjectRef::counted(library, actor), None))
     }
 
     fn get_actor<'py>(&self, py: Python<'py>, name: String, namespace: String) -> PyResult<Option<(ObjectRef, Bound<'py, PyBytes>)>> {
@@ -603,6 +613,11 @@ impl Core {
         if let Some(actor) = context::actor() {
             self.library.tell_node(ToNode::ActorLeaving { actor: actor.id, reason });
         }
+    }
+
+    /// No further call starts here, in any group: this actor ends when those that run are done.
+    fn stop_calls(&self) {
+        self.library.stop_calls();
     }
 
     /// Wait until no other process needs an object of this one, taking no more calls.

@@ -2,6 +2,7 @@
 
 use crate::context::{self, Running, ThisActor};
 use crate::core::Core;
+use crate::gifts::Gifts;
 use crate::pending_call::{take_all, PendingCall};
 use crate::produce::{drive, Producer};
 use crate::values;
@@ -219,7 +220,9 @@ fn construct(py: Python<'_>, library: &Arc<Library>, work: &ActorWork) -> PyResu
     let construct = || -> PyResult<()> {
         set_thread_count(py, &work.spec.held)?;
         set_visible_gpus(py, &work.gpu_ids)?;
-        let (args, kwargs) = values::decode_args(py, library, &work.spec.args)?;
+        let gifts = (!work.spec.given.is_empty()).then(|| Gifts::take_over(py, library, &work.spec)).transpose()?;
+        let args = gifts.as_ref().map_or(&work.spec.args, |gifts| &gifts.args);
+        let (args, kwargs) = values::decode_args(py, library, args)?;
         let payload = PyBytes::new(py, &work.spec.payload);
         let kwargs = kwargs.unwrap_or_else(|| PyDict::new(py));
         hooks(py)?.call_method1(intern!(py, "construct"), (payload, args, kwargs)).map(|_| ())
@@ -347,7 +350,9 @@ pub(crate) fn results_of<'py>(name: &str, count: usize, value: &Bound<'py, PyAny
             let iterator = value
                 .try_iter()
                 .map_err(|_| PyValueError::new_err(format!("{name} has num_returns={count} and returned one value of type {what}, which is not a sequence")))?;
-            iterator.collect::<PyResult<_>>()?
+            // Compat: what a generator would yield after these is not asked for.
+            let most = if value.is_instance(py_generator(value.py())?)? { count } else { usize::MAX };
+            iterator.take(most).collect::<PyResult<_>>()?
         }
     };
     if items.len() != count {

@@ -15,6 +15,7 @@ mod errors;
 mod execute;
 mod fork;
 mod futures;
+mod gifts;
 mod local;
 mod object_ref;
 mod pending_call;

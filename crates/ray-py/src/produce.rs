@@ -18,13 +18,15 @@ const PATIENCE_US: u64 = 5_000;
 pub(crate) struct Producer {
     made: u64,
     have: u64,
+    /// What of these was lost meanwhile and is sent once more.
+    again: Vec<(u64, u64)>,
     gather: bool,
 }
 
 impl Producer {
     /// None: the call returns its results at once.
     pub(crate) fn new(work: &CallWork) -> Option<Self> {
-        work.call.stream.as_ref().map(|stream| Producer { made: 0, have: stream.have, gather: stream.gather })
+        work.call.stream.as_ref().map(|stream| Producer { made: 0, have: stream.have, again: stream.again.clone(), gather: stream.gather })
     }
 
     pub(crate) fn gathers(&self) -> bool {
@@ -33,7 +35,7 @@ impl Producer {
 
     /// One more item. Returns what may be done about the next one.
     pub(crate) fn push(&mut self, library: &Library, work: &CallWork, item: &Bound<'_, PyAny>) -> PyResult<Permit> {
-        if self.made >= self.have {
+        if self.made >= self.have || self.is_lost(self.next()) {
             if self.made >= MAX_RETURNS {
                 let name = &work.template.name;
                 return Err(PyValueError::new_err(format!("{name} yields more than {MAX_RETURNS} items, the most that one call can have")));
@@ -43,6 +45,11 @@ impl Producer {
         }
         self.made += 1;
         Ok(self.permit(library, work))
+    }
+
+    fn is_lost(&self, index: u64) -> bool {
+        let at = self.again.partition_point(|(_, last)| *last < index);
+        self.again.get(at).is_some_and(|(first, _)| *first <= index)
     }
 
     pub(crate) fn push_payload(&mut self, library: &Library, work: &CallWork, payload: Payload) -> Permit {

@@ -276,6 +276,25 @@ fn view_of(py: Python<'_>, library: &Library, id: ObjectId, range: ShmRange) -> 
     }
 }
 
+/// A copy of an object's bytes; None: they are gone from where they were.
+pub(crate) fn bytes_of(py: Python<'_>, library: &Arc<Library>, id: ObjectId, value: &Value) -> PyResult<Option<Vec<u8>>> {
+    let range = match value {
+        Value::Inline(bytes) => return Ok(Some(bytes.to_vec())),
+        Value::Shm(range) => **range,
+    };
+    let pin = Pin::new(library, id, range);
+    Ok(view_of(py, library, id, pin.range)?.ok().map(|view| view.bytes().to_vec()))
+}
+
+/// Pickled bytes in their place, as `place` chooses it.
+pub(crate) fn place_bytes(py: Python<'_>, library: &Library, bytes: Vec<u8>) -> PyResult<Value> {
+    if bytes.len() <= INLINE_MAX {
+        return Ok(Value::inline(bytes));
+    }
+    let stored = py.detach(|| library.store(bytes.len() as u64, &[(0, &bytes)]));
+    stored.map(Value::shm).map_err(|failure| errors::failure(py, failure))
+}
+
 /// The Python value of bytes; `pin` keeps those in shared memory.
 pub(crate) fn decode_view<'py>(py: Python<'py>, home: &Home, view: &View, pin: Option<Arc<Pin>>) -> PyResult<Bound<'py, PyAny>> {
     let _inside = Unpickling::enter(home);

@@ -10,6 +10,14 @@ use ray_logic::exec::covered_refs;
 use ray_proto::msg::{ActorSpec, Args, Call, Outcome, ToNode};
 use ray_proto::value::system_error;
 use ray_proto::{ActorId, ObjectId, Payload, ProcId, Value};
+use std::collections::BTreeMap;
+
+/// What its creator keeps for a constructor.
+pub fn constructor_refs(actor: ActorId, spec: &ActorSpec) -> Vec<ObjectId> {
+    let args = spec.args.clone();
+    let call = Call { task: actor.call(), template: Default::default(), attempt: 0, num_returns: 0, actor_seq: None, gpu_ids: vec![], args, stream: None };
+    covered_refs(&call)
+}
 
 impl Process {
     /// Start the next call that came in.
@@ -17,7 +25,7 @@ impl Process {
         if self.leaving {
             return;
         }
-        let busy: Vec<usize> = (0..self.exec.groups()).filter(|group| !self.exec.is_group_empty(*group)).collect();
+        let busy: Vec<usize> = (0..self.exec.groups()).filter(|group| self.exec.can_start(*group)).collect();
         let Some(group) = (if busy.len() > 1 { env.rng.pick(&busy) } else { busy.first().copied() }) else { return };
         let Some(queued) = self.exec.pop(group, env.now) else { return };
         let (from, call) = (queued.from, queued.call);
@@ -77,24 +85,34 @@ impl Process {
         frame.producing = call.stream.as_ref().map(Producing::new);
     }
 
-    pub fn start_constructor(&mut self, env: &mut Env, actor: ActorId, spec: ActorSpec) {
-        let call = Call {
-            task: actor.call(),
-            template: Default::default(),
-            attempt: 0,
-            num_returns: 0,
-            actor_seq: None,
-            gpu_ids: vec![],
-            args: spec.args,
-            stream: None,
-        };
-        let covered = covered_refs(&call);
-        self.owner.cover(&covered);
+    pub fn start_constructor(&mut self, env: &mut Env, actor: ActorId, mut spec: ActorSpec) {
+        let covered = constructor_refs(actor, &spec);
         let info = env.oracle.calls[&(actor.owner, actor.call())].clone();
         let steps = env.rng.below(4) as u32;
         let mut frame = Frame::new(Role::Constructor { actor, covered }, info.path, info.depth, false, steps);
-        self.unpickle(env, &mut frame, &call.args);
+        let own = self.take_gifts(env, &mut spec);
+        self.unpickle(env, &mut frame, &spec.args);
+        // Reading its arguments is over.
+        own.into_iter().for_each(|id| self.drops.push((id, false)));
+        self.post_soon(env);
         self.keep(env, frame);
+    }
+
+    /// Small values that a detached actor was given become its own.
+    fn take_gifts(&mut self, env: &mut Env, spec: &mut ActorSpec) -> Vec<ObjectId> {
+        let small = |(_, payload): &&(ObjectId, Payload)| matches!(payload.value, Value::Inline(_));
+        let given: Vec<(ObjectId, Payload)> = spec.given.iter().filter(small).cloned().collect();
+        let names: BTreeMap<ObjectId, ObjectId> = given.iter().map(|(id, _)| (*id, self.owner.new_put_id())).collect();
+        let renamed = |ids: &[ObjectId]| ids.iter().map(|id| names.get(id).copied().unwrap_or(*id)).collect::<Vec<_>>();
+        let puts = given.into_iter().map(|(id, payload)| (names[&id], Payload { refs: renamed(&payload.refs), ..payload })).collect::<Vec<_>>();
+        for (id, payload) in &puts {
+            env.oracle.contents.insert(*id, payload.refs.clone());
+        }
+        names.iter().for_each(|(id, own)| env.oracle.becomes(*id, *own));
+        self.owner.put_all(puts);
+        spec.args.nested = renamed(&spec.args.nested);
+        spec.args.deps.iter_mut().for_each(|(_, payload)| payload.refs = renamed(&payload.refs));
+        names.into_values().collect()
     }
 
     /// The script has no more steps.

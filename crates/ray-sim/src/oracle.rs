@@ -43,7 +43,7 @@ pub struct CallInfo {
     pub max_retries: i32,
     /// Keeps a GPU while it waits: two of them could wait for each other.
     pub greedy: bool,
-    /// It takes nothing, and is no generator.
+    /// It takes nothing.
     pub simple: bool,
 }
 
@@ -68,13 +68,13 @@ pub struct Oracle {
     pub frozen: BTreeSet<NodeIndex>,
     /// What is copied to other nodes, and whether it was overwritten meanwhile.
     transfers: BTreeMap<(NodeIndex, u64), (ShmRange, u64, bool)>,
+    /// Objects that stand for others with the same value.
+    copies: BTreeMap<ObjectId, ObjectId>,
     children: BTreeMap<Path, u32>,
     started: BTreeSet<(ProcId, u64, u32)>,
     raised: BTreeSet<u64>,
     /// Objects that a dead process may have been the only one to keep for others.
     tainted: BTreeSet<ObjectId>,
-    /// Places that were overwritten under a reader whom nothing protects.
-    spoiled: BTreeSet<(ExtentId, u64)>,
     incarnations: BTreeMap<ActorId, ProcId>,
     order: BTreeMap<(ProcId, ActorId, u32), u64>,
     memory: BTreeMap<(ExtentId, u64), u64>,
@@ -100,6 +100,18 @@ impl Oracle {
         if !self.lost_nodes.is_empty() || !self.frozen.is_empty() {
             self.tainted.insert(id);
         }
+    }
+
+    /// `own` has the value of `id` from now on.
+    pub fn becomes(&mut self, id: ObjectId, own: ObjectId) {
+        self.copies.insert(own, self.original(id));
+        if let Some(made) = self.made.get(&id).cloned() {
+            self.made.insert(own, Made { ready: true, ..made });
+        }
+    }
+
+    fn original(&self, id: ObjectId) -> ObjectId {
+        self.copies.get(&id).copied().unwrap_or(id)
     }
 
     /// What a process has given to its actors.
@@ -152,22 +164,14 @@ impl Oracle {
         for ((extent, at), (len, readers)) in &self.views {
             let counts = readers.keys().any(|reader| !self.frozen.contains(&reader.node()));
             let overlaps = counts && *extent == range.extent && *at < end && range.offset < at + len;
-            if overlaps && self.is_tainted((*extent, *at)) {
-                self.spoiled.insert((*extent, *at));
-            }
             assert!(
-                !overlaps || self.spoiled.contains(&(*extent, *at)),
+                !overlaps,
                 "shared memory reused under a pin: {} writes {range:?}, read by {:?}",
                 name(by),
                 readers.keys().map(|p| name(*p)).collect::<Vec<_>>()
             );
         }
         self.memory.insert((range.extent, range.offset), token);
-    }
-
-    /// What is there was kept by a process that has died, for a call of its that still runs: its owner can't know of the reader.
-    fn is_tainted(&self, place: (ExtentId, u64)) -> bool {
-        self.memory.get(&place).is_some_and(|found| self.tainted.iter().any(|id| token(*id) == *found))
     }
 
     /// `by` copies a value to a place it was just given.
@@ -206,7 +210,7 @@ impl Oracle {
 
     pub fn check_range(&self, by: ProcId, id: ObjectId, range: ShmRange) {
         let found = self.memory.get(&(range.extent, range.offset)).copied();
-        assert!(found == Some(token(id)) || self.tainted.contains(&id), "{} reads {id:?} at {range:?} and finds another value", name(by));
+        assert!(found == Some(token(id)), "{} reads {id:?} at {range:?} and finds another value", name(by));
     }
 
     /// A reader was told that an extent is gone.
@@ -232,7 +236,7 @@ impl Oracle {
                 assert!(self.raised.contains(&found), "{id:?} holds an exception nobody raised");
             }
             FLAG_SYSTEM => self.check_error(by, id, &system_error_fields(&bytes[1..])),
-            _ => assert_eq!(bytes[1..], token(id).to_le_bytes(), "{} gets {id:?} and finds another value", name(by)),
+            _ => assert_eq!(bytes[1..], token(self.original(id)).to_le_bytes(), "{} gets {id:?} and finds another value", name(by)),
         }
     }
 

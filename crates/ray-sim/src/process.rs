@@ -10,7 +10,7 @@ use ray_logic::extents::Extents;
 use ray_logic::owner::{Command, Limits, Owner, Template};
 use ray_logic::Time;
 use ray_proto::msg::{ActorSpec, FromNode, Peer, ToNode};
-use ray_proto::{ActorId, ExtentId, ObjectId, ProcId, Resources, ShmRange};
+use ray_proto::{ActorId, ExtentId, ObjectId, ProcId, Resources, ShmRange, Value};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -55,6 +55,8 @@ pub struct Process {
     /// Pickled out of band: kept until the program's end.
     pub pins: Vec<Handle>,
     pub home: Option<Home>,
+    /// The actor that is to be constructed once what its arguments mention is registered.
+    pub to_construct: Option<(u64, ActorId, Box<ActorSpec>)>,
     pub opened: BTreeSet<ExtentId>,
     /// Values of other nodes that are read here.
     pub remotes: BTreeMap<ObjectId, Remote>,
@@ -99,6 +101,7 @@ impl Process {
             dropped_readers: Vec::new(),
             pins: Vec::new(),
             home: None,
+            to_construct: None,
             opened: BTreeSet::new(),
             remotes: BTreeMap::new(),
             is_driver: false,
@@ -149,7 +152,7 @@ impl Process {
     }
 
     fn may_start(&self) -> bool {
-        self.frames.len() < self.width && !self.exec.is_empty() && !self.leaving
+        self.frames.len() < self.width && (0..self.exec.groups()).any(|group| self.exec.can_start(group)) && !self.leaving
     }
 
     /// Python let go of a handle.
@@ -294,10 +297,12 @@ impl Process {
                 self.known_templates.insert((from, template.0), max_calls);
             }
             Peer::Call { call } => {
-                self.owner.accept_call(from, &call);
+                let after = self.owner.accept_call(from, &call);
+                let group = self.template_groups[&(from, call.template.0)] as usize;
+                let queued = Queued { from, call, after };
                 if self.leaving {
-                    self.owner.give_back(vec![Queued { from, call }], false, ProcId::NODE);
-                } else if let Some(back) = self.exec.push(self.template_groups[&(from, call.template.0)] as usize, from, call) {
+                    self.owner.give_back(vec![queued], false, ProcId::NODE);
+                } else if let Some(back) = self.exec.push(group, queued) {
                     self.owner.give_back(vec![back], true, ProcId::NODE);
                 }
             }
@@ -339,6 +344,7 @@ impl Process {
                 Command::Wake(wait) if env.strikes(Bug::LostWake) => env.note(self.id, || format!("{wait:?} is not woken")),
                 Command::Wake(wait) => self.woken(env, wait),
                 Command::Free(range) => self.free(env, range),
+                Command::Start { token, gone } => self.may_start_after(env, token, &gone),
                 Command::Notice(text) => env.note(self.id, || text),
             }
         }
@@ -389,7 +395,7 @@ impl Process {
         if self.leaving && self.is_spent() {
             self.exited = true;
         }
-        let idle = self.frames.is_empty() && self.exec.is_empty();
+        let idle = self.frames.is_empty() && self.exec.is_empty() && self.to_construct.is_none();
         if self.finishing && idle && self.owner.may_leave() {
             self.exited = true;
         }
@@ -403,6 +409,21 @@ impl Process {
         self.width = if env.rng.permille(env.options.threaded) { 3 } else { 1 };
         self.exec.set_groups(crate::script::GROUPS as usize);
         self.home = Some(Home { actor, next_seq: BTreeMap::new(), state: Vec::new() });
-        self.start_constructor(env, actor, spec);
+        let covered = crate::calls::constructor_refs(actor, &spec);
+        match self.owner.cover(actor.owner, &covered) {
+            Some(token) => self.to_construct = Some((token, actor, Box::new(spec))),
+            None => self.start_constructor(env, actor, spec),
+        }
+    }
+
+    /// What a call or the constructor waited for has come.
+    fn may_start_after(&mut self, env: &mut Env, token: u64, gone: &[(ObjectId, Value)]) {
+        match self.to_construct.take_if(|(other, ..)| *other == token) {
+            Some((_, actor, mut spec)) => {
+                spec.args.replace_gone(gone);
+                self.start_constructor(env, actor, *spec);
+            }
+            None => _ = self.exec.registered(token, gone),
+        }
     }
 }

@@ -31,10 +31,6 @@ fn some_strategy(env: &mut Env) -> Strategy {
     }
 }
 
-fn nothing() -> CallArgs {
-    CallArgs { body: inline_value(0), body_id: ObjectId::NIL, deps: vec![], nested: vec![] }
-}
-
 /// What a call gets: arguments to wait for, references to pass on.
 struct Mentions {
     deps: Vec<ObjectId>,
@@ -142,7 +138,7 @@ impl Process {
         let mentions = self.mentions(env, frame, &path, pure);
         let args = self.args(env, frame, mentions);
         let (max_retries, greedy) = (template.max_retries, template.name == "gpu");
-        let simple = args.deps.is_empty() && args.nested.is_empty() && args.body_id.is_nil() && template.stream.is_none();
+        let simple = args.deps.is_empty() && args.nested.is_empty() && args.body_id.is_nil();
         let info = CallInfo { path, pure, depth: frame.depth + 1, actor: None, ordered_in: None, max_retries, greedy, simple };
         self.submit(env, frame, &template, args, info);
     }
@@ -256,8 +252,7 @@ impl Process {
         let detached = env.rng.permille(env.options.detached);
         let mut mentions = self.mentions(env, frame, &path, true);
         mentions.nested = self.containable(env, frame, &path, 2);
-        // What its creator gave it would go with its creator.
-        let args = if detached { nothing() } else { self.args(env, frame, mentions) };
+        let args = self.args(env, frame, mentions);
         let actor = self.owner.new_actor_id();
         env.note(self.id, || format!("creates {actor:?} with {args:?}"));
         if env.node_ids.len() > 1 {

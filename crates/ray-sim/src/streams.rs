@@ -26,13 +26,15 @@ pub struct Reader {
 pub struct Producing {
     made: u64,
     have: u64,
+    /// What of these is made once more.
+    again: Vec<(u64, u64)>,
     pub gather: bool,
     closed: bool,
 }
 
 impl Producing {
     pub fn new(open: &StreamOpen) -> Self {
-        Producing { made: 0, have: open.have, gather: open.gather, closed: false }
+        Producing { made: 0, have: open.have, again: open.again.clone(), gather: open.gather, closed: false }
     }
 
     /// The caller has more than was made so far.
@@ -154,7 +156,7 @@ impl Process {
             return;
         }
         let index = producing.made + 1;
-        if index > producing.have {
+        if index > producing.have || producing.again.iter().any(|(first, last)| (*first..=*last).contains(&index)) {
             let id = ObjectId::new(from, task, index);
             let Some(payload) = self.make_result(env, frame, id) else { return frame.steps_left += 1 };
             self.publish(env, from, &payload);

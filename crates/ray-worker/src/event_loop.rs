@@ -315,9 +315,9 @@ impl Engine {
             }
             FromNode::ActorStart { actor, incarnation, gpu_ids, spec } => {
                 let work = Box::new(ActorWork { actor, incarnation, gpu_ids, spec });
-                self.in_core(|core, _| {
-                    core.owner.cover(&crate::exec::constructor_refs(&work));
-                    core.duties.push_back(Duty::Construct(work));
+                self.in_core(|core, _| match core.owner.cover(work.actor.owner, &crate::exec::constructor_refs(&work)) {
+                    Some(token) => core.to_construct = Some((token, work)),
+                    None => core.duties.push_back(Duty::Construct(work)),
                 });
                 self.rouse_executors();
             }
@@ -420,14 +420,15 @@ impl Core {
     fn peer_message(&mut self, now: u64, from: ProcId, message: Peer) {
         match message {
             Peer::Call { call } => {
-                self.owner.accept_call(from, &call);
+                let after = self.owner.accept_call(from, &call);
+                let template = call.template;
+                let queued = ray_logic::exec::Queued { from, call, after };
                 if self.leaving {
-                    let refused = ray_logic::exec::Queued { from, call };
-                    self.owner.give_back(vec![refused], false, ProcId::NODE);
+                    self.owner.give_back(vec![queued], false, ProcId::NODE);
                     return;
                 }
-                let group = self.group_of(from, call.template);
-                match self.exec.push(group, from, call) {
+                let group = self.group_of(from, template);
+                match self.exec.push(group, queued) {
                     None => self.desks[group].arrived += 1,
                     Some(refused) => self.owner.give_back(vec![refused], true, ProcId::NODE),
                 }

@@ -13,6 +13,8 @@ use std::sync::Arc;
 /// must not be done again.
 const REPLY_BATCH_US: u64 = 200;
 
+const STOPPED: &str = "the actor ends itself";
+
 /// A caller's description of a call site.
 #[derive(Debug)]
 pub struct WorkTemplate {
@@ -73,9 +75,19 @@ impl Library {
         work
     }
 
+    /// No further call starts, in any group: executors are told to end.
+    pub fn stop_calls(&self) {
+        self.lock().stopping = true;
+        self.stations.ring_all(u32::MAX);
+        self.rouse_reader();
+    }
+
     /// Whether the process is to end now: it was told to, and no call waits in any group.
     pub fn try_end(&self) -> Option<String> {
         let mut core = self.lock();
+        if core.stopping {
+            return Some(STOPPED.into());
+        }
         if !core.exec.is_empty() || !matches!(core.duties.front(), Some(Duty::Finish { .. })) {
             return None;
         }
@@ -177,6 +189,9 @@ pub(crate) fn constructor_refs(work: &ActorWork) -> Vec<ObjectId> {
 
 impl Core {
     fn next_work(&mut self, group: usize) -> Option<Work> {
+        if self.stopping {
+            return Some(Work::Exit { reason: STOPPED.into() });
+        }
         if let Some(duty) = self.duties.pop_front() {
             return match duty {
                 Duty::Construct(work) => Some(Work::Construct(work)),
@@ -192,7 +207,7 @@ impl Core {
     }
 
     fn next_call(&mut self, group: usize) -> Option<Work> {
-        let Queued { from, call } = self.exec.pop(group, ray_shm::now_us())?;
+        let Queued { from, call, .. } = self.exec.pop(group, ray_shm::now_us())?;
         let template = self.templates.get(&(from, call.template)).cloned();
         let unknown = || WorkTemplate { name: "?".into(), payload: Blob::EMPTY, max_calls: 0, held: Resources::default(), group: 0 };
         let template = template.unwrap_or_else(|| Arc::new(unknown()));

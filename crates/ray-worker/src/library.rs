@@ -1,7 +1,7 @@
 //! The state of the library and its calls that don't block: objects, calls, actors. Blocking parts stand in waits.rs and store.rs.
 
 use crate::event_loop;
-use crate::exec::{Duty, WorkTemplate};
+use crate::exec::{ActorWork, Duty, WorkTemplate};
 use crate::gate::{Bell, Gate, Woken};
 use crate::reserved::Reserved;
 use crate::role::{self, Role};
@@ -14,7 +14,7 @@ use ray_logic::exec::Exec;
 use ray_logic::extents::Extents;
 use ray_logic::owner::{ActorOptions, CallArgs, Command, Limits, Owner, SubmitError, Template, WaitId};
 use ray_proto::msg::{FromNode, Peer, ToNode, WorkerLine};
-use ray_proto::{ActorId, Blob, ClassId, ExtentId, ObjectId, Payload, ProcId, Resources, ShmRange, Strategy, TemplateId, UNIT};
+use ray_proto::{ActorId, Blob, ClassId, ExtentId, ObjectId, Payload, ProcId, Resources, ShmRange, Strategy, TemplateId, Value, UNIT};
 use ray_shm::board::Board;
 use ray_shm::link::{Flushed, Reader, Writer};
 use ray_shm::memory::Mapping;
@@ -176,6 +176,12 @@ pub(crate) struct Core {
     pub leaving: bool,
     /// The constructor of an actor runs.
     pub constructing: bool,
+    /// The actor ends itself: no call starts.
+    pub stopping: bool,
+    /// An actor to be constructed once what its arguments mention is registered.
+    pub to_construct: Option<(u64, Box<ActorWork>)>,
+    /// Groups with a call that may start since a registration came; the bell has not rung.
+    pub startable: Vec<usize>,
     commands: Vec<Command>,
     /// Gates to open once the lock is released.
     pub woken: Vec<Waiter>,
@@ -238,6 +244,9 @@ impl Library {
             replies_since: None,
             leaving: false,
             constructing: false,
+            stopping: false,
+            to_construct: None,
+            startable: Vec::new(),
             commands: Vec::new(),
             woken: Vec::new(),
         };
@@ -297,12 +306,18 @@ impl Library {
         let stuck = !core.stuck.is_empty();
         self.crowded.store(core.owner.is_crowded(), Ordering::Relaxed);
         let woken = std::mem::take(&mut core.woken);
+        let startable = std::mem::take(&mut core.startable);
         drop(core);
         if later {
             self.arm_soon();
         }
         if stuck {
             self.with_wakers(|wakers| wakers.now.wake());
+        }
+        if !startable.is_empty() {
+            self.note_woken();
+            startable.into_iter().for_each(|group| self.stations.of(group).ring(u32::MAX));
+            self.rouse_reader();
         }
         if woken.is_empty() {
             return;
@@ -313,7 +328,7 @@ impl Library {
     }
 
     /// The reader may wait for what somebody else has just opened.
-    fn rouse_reader(&self) {
+    pub(crate) fn rouse_reader(&self) {
         if !role::reads() {
             self.with_wakers(|wakers| wakers.now.wake());
         }
@@ -447,6 +462,15 @@ impl Library {
         self.desk.close();
     }
 
+    /// Wait until detached actors on their way have copied what they were given, for so long at most; a signal ends the wait.
+    pub fn wait_for_births(&self, patience_us: u64) {
+        let births = self.with(|core| core.owner.births());
+        if let (false, Ok(Some(ticket))) = (births.is_empty(), self.wait_start(&births, births.len(), None)) {
+            self.wait_at(&ticket.gate, Some(patience_us));
+            self.wait_end(&ticket, &births);
+        }
+    }
+
     /// Tell the daemon to end everything, and take what it still says: the last lines of the workers. The caller waits for its exit.
     pub fn shutdown(&self) {
         if self.check().is_ok() {
@@ -478,6 +502,16 @@ impl Library {
 
     pub fn put(&self, payload: Payload) -> ObjectId {
         self.with(|core| core.owner.put(payload))
+    }
+
+    /// Ids for `put_all`.
+    pub fn new_put_ids(&self, count: usize) -> Vec<ObjectId> {
+        self.with(|core| (0..count).map(|_| core.owner.new_put_id()).collect())
+    }
+
+    /// Several values, which may mention each other. Each gets one local reference.
+    pub fn put_all(&self, puts: Vec<(ObjectId, Payload)>) {
+        self.with(|core| core.owner.put_all(puts));
     }
 
     // ---- calls
@@ -628,6 +662,7 @@ impl Core {
                 Command::Peer { to, message, urgent } => self.queue_peer(to, message, urgent),
                 Command::Wake(wait) => self.woken.extend(self.waiters.remove(&wait)),
                 Command::Free(range) => self.free(range),
+                Command::Start { token, gone } => self.may_start(token, &gone),
                 Command::Notice(text) => self.logs.push_back(LogRecord::notice(text)),
             }
         }
@@ -636,6 +671,18 @@ impl Core {
             self.flush(ProcId::NODE);
         }
         !self.dirty.is_empty() || self.owner.has_unsent_items()
+    }
+
+    /// What a call or the constructor waited for has come.
+    fn may_start(&mut self, token: u64, gone: &[(ObjectId, Value)]) {
+        match self.to_construct.take_if(|(other, _)| *other == token) {
+            Some((_, mut work)) => {
+                work.spec.args.replace_gone(gone);
+                self.duties.push_back(Duty::Construct(work));
+                self.startable.push(0);
+            }
+            None => self.startable.extend(self.exec.registered(token, gone)),
+        }
     }
 
     pub(crate) fn flush(&mut self, link: ProcId) {

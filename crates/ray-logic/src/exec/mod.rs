@@ -3,6 +3,8 @@
 //! Invariants
 //! 1. A call is in the queue or running, never both; a recalled call was never started.
 //! 2. Calls of one caller to one group leave in the order they came in. Groups don't wait for each other.
+//! 3. A call that mentions objects of third parties starts when these know of us: its caller may end while it runs, and what it kept goes with it. Later
+//!    calls of the same caller wait behind it, those of others don't.
 
 mod streams;
 
@@ -10,13 +12,15 @@ pub use streams::{Outgoing, Permit};
 
 use crate::Time;
 use ray_proto::msg::Call;
-use ray_proto::{ObjectId, ProcId, TemplateId};
-use std::collections::{BTreeMap, VecDeque};
+use ray_proto::{ObjectId, ProcId, TemplateId, Value};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 #[derive(Debug)]
 pub struct Queued {
     pub from: ProcId,
     pub call: Box<Call>,
+    /// The registration that must come first (`Owner::accept_call`).
+    pub after: Option<u64>,
 }
 
 impl Queued {
@@ -43,6 +47,8 @@ pub struct Exec {
     queues: Vec<VecDeque<Queued>>,
     /// Those in the queues that are no actor's: nearly always all or none.
     returnable: usize,
+    /// Those in the queues that wait for a registration: nearly always none.
+    held_up: usize,
     running: BTreeMap<(ProcId, u64), Running>,
     /// Threads of the process that wait inside a running call.
     blocked: u32,
@@ -50,7 +56,7 @@ pub struct Exec {
 
 impl Default for Exec {
     fn default() -> Self {
-        Exec { queues: vec![VecDeque::new()], returnable: 0, running: BTreeMap::new(), blocked: 0 }
+        Exec { queues: vec![VecDeque::new()], returnable: 0, held_up: 0, running: BTreeMap::new(), blocked: 0 }
     }
 }
 
@@ -66,12 +72,12 @@ impl Exec {
     }
 
     /// Queue a call of a group below `groups()`. One that arrives while the running call blocks is given straight back, unless it is an actor's.
-    pub fn push(&mut self, group: usize, from: ProcId, call: Box<Call>) -> Option<Queued> {
-        let queued = Queued { from, call };
+    pub fn push(&mut self, group: usize, queued: Queued) -> Option<Queued> {
         if self.blocked > 0 && queued.is_returnable() {
             return Some(queued);
         }
         self.returnable += usize::from(queued.is_returnable());
+        self.held_up += usize::from(queued.after.is_some());
         self.queues[group].push_back(queued);
         None
     }
@@ -85,13 +91,45 @@ impl Exec {
         self.queues[group].is_empty()
     }
 
+    /// The registration is done. `gone`: what nobody had kept, with what stands for its value; a call that takes it fails with that. Returns the group whose
+    /// call may start now.
+    pub fn registered(&mut self, token: u64, gone: &[(ObjectId, Value)]) -> Option<usize> {
+        let group = self.queues.iter().position(|queue| queue.iter().any(|queued| queued.after == Some(token)))?;
+        let queued = self.queues[group].iter_mut().find(|queued| queued.after == Some(token))?;
+        queued.after = None;
+        queued.call.args.replace_gone(gone);
+        self.held_up -= 1;
+        Some(group)
+    }
+
+    /// Where in the queue the next call to start is.
+    fn next(&self, group: usize) -> Option<usize> {
+        let queue = &self.queues[group];
+        if self.held_up == 0 {
+            return (!queue.is_empty()).then_some(0);
+        }
+        let mut behind = BTreeSet::new();
+        queue.iter().position(|queued| {
+            if queued.after.is_some() {
+                behind.insert(queued.from);
+            }
+            !behind.contains(&queued.from)
+        })
+    }
+
+    /// A call of the group could start now.
+    pub fn can_start(&self, group: usize) -> bool {
+        self.next(group).is_some()
+    }
+
     pub fn running(&self) -> usize {
         self.running.len()
     }
 
     /// Start the next call of a group.
     pub fn pop(&mut self, group: usize, now: Time) -> Option<Queued> {
-        let queued = self.queues[group].pop_front()?;
+        let at = self.next(group)?;
+        let queued = self.queues[group].remove(at)?;
         self.returnable -= usize::from(queued.is_returnable());
         let call = &queued.call;
         let running = Running {
@@ -161,6 +199,7 @@ impl Exec {
             all_taken.extend(taken);
         }
         self.returnable = self.queues.iter().flatten().filter(|queued| queued.is_returnable()).count();
+        self.held_up = self.queues.iter().flatten().filter(|queued| queued.after.is_some()).count();
         all_taken
     }
 }

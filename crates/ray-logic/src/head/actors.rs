@@ -191,6 +191,7 @@ impl Head {
         if actor.spec.is_none() && !actor.is_dead() {
             actor.life = Life::Dead(error.clone());
             self.tell_subscribers(id, &ActorState::Dead { cause: error });
+            self.free_name(id);
         }
     }
 
@@ -278,6 +279,10 @@ impl Head {
             actor.ending = Some(why.into());
         }
         let (node, incarnation) = (actor.node(), actor.incarnation);
+        if no_restart {
+            self.free_name(id);
+        }
+        let actor = &self.actors[&id];
         match (&actor.life, node) {
             (_, Some(node)) => self.send(node, NodeMessage::KillActor { actor: id, incarnation, reason: why.into() }),
             (Life::Waiting, None) if no_restart => {
@@ -295,6 +300,8 @@ impl Head {
         actor.ending.get_or_insert_with(|| why.into());
         actor.unreferenced = true;
         let incarnation = actor.incarnation;
+        self.free_name(id);
+        let actor = &self.actors[&id];
         match (&actor.life, actor.node()) {
             (_, Some(node)) => self.send(node, NodeMessage::FinishActor { actor: id, incarnation }),
             (Life::Dead(_), None) => {
@@ -318,6 +325,7 @@ impl Head {
         });
         let orphans: Vec<ActorId> = self.actors.range(first_of(owner)..=last_of(owner)).filter(|(_, actor)| !actor.is_detached()).map(|(id, _)| *id).collect();
         self.end_all(orphans, "its owner, the process that created it, has died");
+        self.free_names_of_unborn(owner);
     }
 
     /// A job is over: what its workers created ends with them.

@@ -15,6 +15,20 @@ impl Head {
         self.tell(from, FromNode::NameTaken { token, existing });
     }
 
+    /// The actor is at its end, or will never live: others may have its name.
+    pub(super) fn free_name(&mut self, actor: ActorId) {
+        if self.state.names.values().any(|(other, _)| *other == actor) {
+            self.commit(Change::ActorEnded { actor });
+        }
+    }
+
+    /// `owner` is gone, and with it the actors that it had names for and had not created.
+    pub(super) fn free_names_of_unborn(&mut self, owner: ProcId) {
+        let is_unborn = |actor: &ActorId| actor.owner == owner && self.actors.get(actor).is_none_or(|known| known.spec.is_none());
+        let unborn: Vec<ActorId> = self.state.names.values().map(|(actor, _)| *actor).filter(is_unborn).collect();
+        unborn.into_iter().for_each(|actor| self.free_name(actor));
+    }
+
     pub(super) fn name_find(&mut self, from: ProcId, token: u64, key: &(String, String)) {
         let existing = self.state.names.get(key).cloned();
         self.tell(from, FromNode::NameFound { token, existing });

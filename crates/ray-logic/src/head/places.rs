@@ -108,14 +108,18 @@ impl Head {
 
     /// There may be room at `index`: actors that wait elsewhere without room there are asked back.
     pub(super) fn move_waiting(&mut self, index: NodeIndex) {
+        // Looked at once, and not more are asked back than fit: a thousand may wait.
+        let mut room = self.free_on(index, ActorId::NIL);
         for id in self.waiting.iter().copied().collect::<Vec<_>>() {
             let actor = &self.actors[&id];
             let Life::Placed { node, recalled: false } = actor.life else { continue };
             let Some(spec) = &actor.spec else { continue };
             let free = &self.views[&node].available;
-            if node == index || spec.to_place.fits_in(free) || self.best_node(id, Some(node)) != Some(index) {
+            let fits = spec.to_place.fits_in(&room) && spec.held.fits_in(&room);
+            if node == index || !fits || spec.to_place.fits_in(free) || self.best_node(id, Some(node)) != Some(index) {
                 continue;
             }
+            room.subtract(&spec.held);
             let incarnation = actor.incarnation;
             self.actors.get_mut(&id).expect("listed").life = Life::Placed { node, recalled: true };
             self.send(node, NodeMessage::UnplaceActor { actor: id, incarnation });

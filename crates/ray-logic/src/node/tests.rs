@@ -98,6 +98,7 @@ impl Bench {
         let actor: ActorId = ObjectId::new(self.driver, 900 + max_restarts.unsigned_abs() as u64, ray_proto::ids::ACTOR_INDEX);
         let args = Args { body: Value::Inline(Blob::EMPTY), body_id: ObjectId::NIL, deps: vec![], nested: vec![] };
         let spec = ActorSpec {
+            given: vec![],
             class_name: "Keeper".into(),
             payload: Blob::EMPTY,
             args,

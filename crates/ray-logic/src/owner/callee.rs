@@ -1,4 +1,7 @@
-//! Our side of calls that others made to us: covers while a call runs, registrations when it ends.
+//! Our side of calls that others made to us: covers while a call runs, registrations before it starts and when it ends.
+//!
+//! While a call runs its caller keeps what is in it. What neither of the two owns would be let go of by its owner if the caller ended meanwhile, so we register
+//! for that ourselves, and the call starts when the owners have answered (docs/design/014).
 
 use super::refs::Then;
 use super::Owner;
@@ -9,17 +12,26 @@ use rustc_hash::FxHashSet;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Owner {
-    /// A call arrived. While it is here its caller keeps every reference in it.
-    pub fn accept_call(&mut self, from: ProcId, call: &Call) {
+    /// A call arrived. While it is here its caller keeps every reference in it. Some: it may not start before the `Command::Start` with this number.
+    pub fn accept_call(&mut self, from: ProcId, call: &Call) -> Option<u64> {
         self.peer(from);
-        self.cover(&covered_refs(call));
+        self.cover(from, &covered_refs(call))
     }
 
-    /// The same for a constructor's arguments, which the creator keeps.
-    pub fn cover(&mut self, refs: &[ObjectId]) {
+    /// The same for a constructor's arguments, which the creator `from` keeps.
+    pub fn cover(&mut self, from: ProcId, refs: &[ObjectId]) -> Option<u64> {
         for id in refs {
             self.object(*id).more().covers += 1;
         }
+        let mut unregistered: BTreeMap<ProcId, Vec<ObjectId>> = BTreeMap::new();
+        let (me, mut listed) = (self.me, FxHashSet::default());
+        for &id in refs.iter().filter(|id| id.owner != from && id.owner != me) {
+            if !self.is_registered(id) && listed.insert(id) {
+                self.object(id).more().granted += 1;
+                unregistered.entry(id.owner).or_default().push(id);
+            }
+        }
+        (!unregistered.is_empty()).then(|| self.borrow_then(unregistered, Then::Start))
     }
 
     /// Unstarted calls leave us again.

@@ -12,7 +12,7 @@
 //! Files: `objects` the table and its counts, `refs` the borrowing protocol, `waits` local waiters, `tasks` calls and their ends,
 //! `backlog` how much of them may wait, `leases` pushing calls to workers, `ramp` how many of these where nothing else bounds it, `postponed` calls that wait for memory, `actors` calls to actors,
 //! `callee` our side of calls made to us, `streams` and `yields` the two ends of calls that give their results one after another,
-//! `lineage` calls that can be made again, `losses` values that went with their node, `nodes` what the other nodes are to us,
+//! `lineage` calls that can be made again, and values that went with their node, `nodes` what the other nodes are to us,
 //! `spilling` moving objects to disk, `report` answers about what waits for what.
 
 mod actors;
@@ -21,7 +21,6 @@ mod callee;
 mod holdings;
 mod leases;
 mod lineage;
-mod losses;
 mod nodes;
 mod objects;
 mod postponed;
@@ -31,7 +30,6 @@ mod report;
 mod spilling;
 mod streams;
 mod tasks;
-mod unsent;
 mod waits;
 mod yields;
 
@@ -62,6 +60,11 @@ pub enum Command {
     },
     Wake(WaitId),
     Free(ShmRange),
+    /// What a call or a constructor that came in waited for is done (`Owner::accept_call`). `gone`: what nobody had kept, and its value.
+    Start {
+        token: u64,
+        gone: Vec<(ObjectId, ray_proto::Value)>,
+    },
     /// A message for the user, on the driver.
     Notice(String),
 }
@@ -122,6 +125,8 @@ pub struct Owner {
     leased_workers: FxHashMap<ProcId, LeaseId>,
     actors: FxHashMap<ActorId, actors::ActorClient>,
     creating: BTreeMap<u64, (ActorId, Box<ActorSpec>)>,
+    /// Detached actors that have to copy what they were given, and what becomes ready then.
+    births: BTreeMap<ActorId, ObjectId>,
     peers: BTreeMap<ProcId, PeerState>,
     waits: FxHashMap<WaitId, waits::Wait>,
     /// Those of them that wait for many objects.
@@ -133,6 +138,8 @@ pub struct Owner {
     reply_holds: BTreeMap<(ProcId, u64, u64), Vec<ObjectId>>,
     /// Calls of ours with a stream of results that runs or is read.
     streams: FxHashMap<u64, streams::Stream>,
+    /// What of them was lost with its node and is made again.
+    lost_items: BTreeMap<u64, lineage::Lost>,
     /// Items that running calls of others yielded, by caller and call.
     yields: BTreeMap<(ProcId, u64), yields::Yields>,
     /// Some of those items have not left.
@@ -168,6 +175,7 @@ impl Owner {
             leased_workers: FxHashMap::default(),
             actors: FxHashMap::default(),
             creating: BTreeMap::new(),
+            births: BTreeMap::new(),
             peers: BTreeMap::new(),
             waits: FxHashMap::default(),
             many_waits: Vec::new(),
@@ -175,6 +183,7 @@ impl Owner {
             registering: BTreeMap::new(),
             reply_holds: BTreeMap::new(),
             streams: FxHashMap::default(),
+            lost_items: BTreeMap::new(),
             yields: BTreeMap::new(),
             unsent: false,
             releases: BTreeMap::new(),
@@ -262,7 +271,7 @@ impl Owner {
             Peer::Fetch { ids } => self.fetch_asked(from, &ids),
             Peer::Fetched { id, request, payload } => self.fetched(from, id, request, payload),
             Peer::Borrow { ids, token } => self.borrow_asked(from, &ids, token),
-            Peer::BorrowAck { token } => self.borrow_acked(from, token),
+            Peer::BorrowAck { token, gone } => self.borrow_acked(from, token, gone),
             Peer::Release { ids } => self.released_by(from, &ids),
             Peer::HoldDone { task, first } => self.hold_done(from, task, first),
             Peer::StreamItems { task, first, items } => self.items_arrived(from, task, first, items),

@@ -1,6 +1,6 @@
 //! The borrowing protocol: grants, registrations, releases (docs/design/001, "Reference counting").
 
-use super::objects::State;
+use super::objects::{lost, State};
 use super::{Command, Owner};
 use ray_proto::msg::{Peer, Reply};
 use ray_proto::{ObjectId, Payload, ProcId};
@@ -19,6 +19,8 @@ pub(super) enum Then {
     Reply { to: ProcId, reply: Box<Reply>, held: Vec<ObjectId> },
     /// Send a message to the node that waited for it.
     Node(ray_proto::msg::ToNode),
+    /// A call that came in may start.
+    Start,
 }
 
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub(super) struct PendingBorrow {
     waiting_on: BTreeMap<ProcId, Vec<ObjectId>>,
     /// Other registrations whose consequence must come first.
     after: BTreeSet<u64>,
+    /// What its owner had let go of already.
+    gone: Vec<ObjectId>,
     then: Then,
 }
 
@@ -116,8 +120,8 @@ impl Owner {
     }
 
     /// Register with the owners in `wanted` (granted already counted), then do `then`.
-    pub(super) fn borrow_then(&mut self, wanted: BTreeMap<ProcId, Vec<ObjectId>>, then: Then) {
-        self.borrow_after(BTreeSet::new(), wanted, then);
+    pub(super) fn borrow_then(&mut self, wanted: BTreeMap<ProcId, Vec<ObjectId>>, then: Then) -> u64 {
+        self.borrow_after(BTreeSet::new(), wanted, then)
     }
 
     /// Replies to `to` that wait for acks.
@@ -127,7 +131,7 @@ impl Owner {
     }
 
     /// Like `borrow_then`, and not before everything in `after` is done.
-    pub(super) fn borrow_after(&mut self, after: BTreeSet<u64>, wanted: BTreeMap<ProcId, Vec<ObjectId>>, then: Then) {
+    pub(super) fn borrow_after(&mut self, after: BTreeSet<u64>, wanted: BTreeMap<ProcId, Vec<ObjectId>>, then: Then) -> u64 {
         let token = self.next_token();
         let mut waiting_on = BTreeMap::new();
         for (owner, ids) in wanted {
@@ -138,10 +142,11 @@ impl Owner {
             }
         }
         if waiting_on.is_empty() && after.is_empty() {
-            self.run(then);
+            self.run(token, then, vec![]);
         } else {
-            self.pending_borrows.insert(token, PendingBorrow { waiting_on, after, then });
+            self.pending_borrows.insert(token, PendingBorrow { waiting_on, after, gone: vec![], then });
         }
+        token
     }
 
     /// A reference arrived out of band: register with its owner on our own account. Nobody waits for the ack.
@@ -157,14 +162,17 @@ impl Owner {
     }
 
     pub(super) fn borrow_asked(&mut self, from: ProcId, ids: &[ObjectId], token: u64) {
+        let is_gone = |id: &&ObjectId| self.objects.get(*id).is_none_or(|object| object.state == State::Freed);
+        let gone = ids.iter().filter(is_gone).copied().collect();
         ids.iter().for_each(|id| self.grant(from, *id, 1));
         if token != 0 {
-            self.send(from, Peer::BorrowAck { token }, true);
+            self.send(from, Peer::BorrowAck { token, gone }, true);
         }
     }
 
-    pub(super) fn borrow_acked(&mut self, from: ProcId, token: u64) {
+    pub(super) fn borrow_acked(&mut self, from: ProcId, token: u64, gone: Vec<ObjectId>) {
         let Some(pending) = self.pending_borrows.get_mut(&token) else { return };
+        pending.gone.extend(gone);
         for id in pending.waiting_on.remove(&from).unwrap_or_default() {
             let count = self.registering.get_mut(&id).expect("on its way");
             *count -= 1;
@@ -181,13 +189,18 @@ impl Owner {
             return;
         }
         let pending = self.pending_borrows.remove(&token).expect("looked up above");
-        self.run(pending.then);
+        self.run(token, pending.then, pending.gone);
         let behind: Vec<u64> = self.pending_borrows.iter_mut().filter_map(|(other, p)| p.after.remove(&token).then_some(*other)).collect();
         behind.into_iter().for_each(|token| self.run_if_due(token));
     }
 
-    fn run(&mut self, then: Then) {
+    fn run(&mut self, token: u64, then: Then, gone: Vec<ObjectId>) {
         match then {
+            Then::Start => {
+                let why = "its owner had let go of it before the call that takes it began: the caller, which had kept it, is gone";
+                let gone = gone.into_iter().map(|id| (id, lost(id, why))).collect();
+                self.out.push(Command::Start { token, gone });
+            }
             Then::HoldDone { to, task, first } => self.send(to, Peer::HoldDone { task, first }, false),
             Then::Unhold(id) => self.unhold(id),
             Then::Nothing => {}
@@ -202,7 +215,7 @@ impl Owner {
     /// `proc_id` died: its acks will never come.
     pub(super) fn drop_borrows_on(&mut self, proc_id: ProcId) {
         let waiting: Vec<u64> = self.pending_borrows.iter().filter(|(_, p)| p.waiting_on.contains_key(&proc_id)).map(|(token, _)| *token).collect();
-        waiting.into_iter().for_each(|token| self.borrow_acked(proc_id, token));
+        waiting.into_iter().for_each(|token| self.borrow_acked(proc_id, token, vec![]));
     }
 
     pub(super) fn released_by(&mut self, from: ProcId, ids: &[(ObjectId, u32)]) {

@@ -5,9 +5,11 @@
 //! wait for the value of its end object, which mentions them all.
 //!
 //! Invariants
-//! 1. Items come in order and once: an attempt starts behind what earlier ones have delivered, and what comes twice is dropped by its number.
+//! 1. Items come in order and once: an attempt starts behind what earlier ones have delivered, and what comes twice is dropped by its number. What was lost
+//!    with its node since is asked for by number (`replays`).
 //! 2. The stream holds each item from its arrival until it is read, and the end object as long as there is a reader.
-//! 3. `granted` never falls. A reader that waits and a producer that waits never wait for each other.
+//! 3. A stream that has ended stays so for its reader, also while its call runs once more.
+//! 4. `granted` never falls. A reader that waits and a producer that waits never wait for each other.
 
 use super::lineage::Unrepeatable;
 use super::objects::{Object, State};
@@ -15,7 +17,7 @@ use super::Owner;
 use ray_proto::ids::END_INDEX;
 use ray_proto::msg::{Peer, StreamOpen};
 use ray_proto::value::system_error;
-use ray_proto::{ObjectId, Payload, ProcId};
+use ray_proto::{ObjectId, Payload, ProcId, Value};
 
 /// Items on their way at most while the reader sets no limit: what arrives makes room for more, read or not.
 const AHEAD: u64 = 1024;
@@ -41,6 +43,8 @@ pub(super) struct Stream {
     granted: u64,
     has_reader: bool,
     ended: bool,
+    /// Items came that can be lost with a node.
+    perishable: bool,
     /// Where the call was sent last.
     producer: Option<ProcId>,
 }
@@ -81,21 +85,22 @@ impl Owner {
             false => end.holds = 1,
         }
         self.objects.insert(self.end_id(call), end);
-        let stream = Stream { options, received: 0, taken: 0, awaited: false, granted: 0, has_reader: !options.gather, ended: false, producer: None };
+        let stream =
+            Stream { options, received: 0, taken: 0, awaited: false, granted: 0, has_reader: !options.gather, ended: false, perishable: false, producer: None };
         self.streams.insert(call, stream);
     }
 
-    fn item_id(&self, call: u64, index: u64) -> ObjectId {
+    pub(super) fn item_id(&self, call: u64, index: u64) -> ObjectId {
         ObjectId::new(self.me, call, index)
     }
 
-    fn end_id(&self, call: u64) -> ObjectId {
+    pub(super) fn end_id(&self, call: u64) -> ObjectId {
         ObjectId::new(self.me, call, END_INDEX)
     }
 
     /// Somebody cares how the call ends. True for calls without a stream.
     pub(super) fn is_stream_wanted(&self, call: u64) -> bool {
-        self.streams.get(&call).is_none_or(|stream| stream.has_reader || self.objects.contains_key(&self.end_id(call)))
+        self.streams.get(&call).is_none_or(|stream| stream.has_reader || self.objects.contains_key(&self.end_id(call)) || self.misses_items(call))
     }
 
     /// Arriving items are kept.
@@ -110,12 +115,14 @@ impl Owner {
         if let Some(stream) = self.streams.get_mut(&call) {
             stream.producer = Some(to);
             stream.granted = stream.granted.max(stream.allowance());
+            self.lost_asked(call);
         }
     }
 
     pub(super) fn stream_open(&self, call: u64) -> Option<StreamOpen> {
         let stream = self.streams.get(&call)?;
-        Some(StreamOpen { have: stream.received, until: stream.granted, closed: !self.is_stream_wanted(call), gather: stream.options.gather })
+        let (have, until, gather) = (stream.received, stream.granted, stream.options.gather);
+        Some(StreamOpen { have, until, closed: !self.is_stream_wanted(call), gather, again: self.lost_ranges(call) })
     }
 
     pub(super) fn items_arrived(&mut self, from: ProcId, call: u64, first: u64, items: Vec<Payload>) {
@@ -127,18 +134,22 @@ impl Owner {
     }
 
     fn item_arrived(&mut self, call: u64, index: u64, payload: Payload) {
+        if self.is_lost_item(call, index) {
+            return self.lost_item_came(call, index, payload);
+        }
         let (id, keeps) = (self.item_id(call, index), self.keeps_items(call));
         let Some(stream) = self.streams.get_mut(&call).filter(|stream| !stream.ended && index == stream.received + 1) else {
             return self.discard(payload);
         };
         stream.received = index;
+        stream.perishable |= matches!(payload.value, Value::Shm(_)) || !payload.refs.is_empty();
         if !keeps {
             stream.taken = index;
             return self.discard(payload);
         }
         if std::mem::take(&mut stream.awaited) {
             self.set_ready(id, payload);
-            return self.note_unrepeatable(id, Unrepeatable::Stream);
+            return self.note_item(call, id);
         }
         // A call to ourselves may have mentioned the item before it came.
         let object = self.objects.entry(id).or_insert_with(|| Object::new(State::Pending));
@@ -148,7 +159,13 @@ impl Owner {
             object.more().refs = payload.refs;
         }
         self.note_ready(id);
-        self.note_unrepeatable(id, Unrepeatable::Stream);
+        self.note_item(call, id);
+    }
+
+    fn note_item(&mut self, call: u64, id: ObjectId) {
+        if self.tasks.get(&call).is_some_and(|task| task.template.max_retries == 0) {
+            self.note_unrepeatable(id, Unrepeatable::NoRetries);
+        }
     }
 
     fn grant_credit(&mut self, call: u64) {
@@ -160,8 +177,12 @@ impl Owner {
         self.send(to, Peer::StreamCredit { task: call, until }, urgent);
     }
 
-    /// The one end of the call. `results`: the error that ended it, if one did, and the value of the end object.
+    /// The one end of the call. `results`: the error that ended it, if one did, and the value of the end object. Of a call that ran once more for lost items
+    /// they are of no use but for the end object, if that was lost.
     pub(super) fn end_stream(&mut self, call: u64, results: Vec<Payload>) {
+        if self.streams.get(&call).is_some_and(|stream| stream.ended) {
+            return self.end_replay(call, results);
+        }
         let mut results = results.into_iter();
         let (mut error, mut end) = (None, results.next());
         if let Some(failed) = end.take_if(|payload| payload.value.is_error()) {
@@ -177,13 +198,56 @@ impl Owner {
         self.streams.get_mut(&call).expect("looked up above").ended = true;
         if let Some(end) = end {
             self.set_ready(self.end_id(call), end);
-            self.note_unrepeatable(self.end_id(call), Unrepeatable::Stream);
         }
         if gather {
             self.drop_unread(call);
         }
+        self.close_unread(call);
+    }
+
+    fn end_replay(&mut self, call: u64, mut results: Vec<Payload>) {
+        if let Some(end) = results.pop() {
+            match self.is_end_lost(call) {
+                true => self.lost_end_came(call, end),
+                false => self.discard(end),
+            }
+        }
+        results.into_iter().for_each(|payload| self.discard(payload));
+        if self.streams.get(&call).is_some_and(|stream| stream.options.gather) {
+            self.drop_unread(call);
+        }
+        self.close_unread(call);
+    }
+
+    /// The call has ended: without a reader nothing needs its stream.
+    fn close_unread(&mut self, call: u64) {
         if self.streams.get(&call).is_some_and(|stream| !stream.has_reader) {
             self.streams.remove(&call);
+        }
+    }
+
+    /// How many items of a stream have come, and whether some can be lost with a node.
+    pub(super) fn items_of(&self, call: u64) -> (u64, bool) {
+        self.streams.get(&call).map_or((0, false), |stream| (stream.received, stream.perishable))
+    }
+
+    /// A call whose stream has ended runs once more, for some of its items.
+    /// `taken`: the stream holds those behind it.
+    pub(super) fn stream_again(&mut self, call: u64, options: StreamOptions, items: u64, taken: u64) {
+        let ended =
+            Stream { options, received: items, taken, awaited: false, granted: items, has_reader: false, ended: true, perishable: true, producer: None };
+        self.streams.entry(call).or_insert(ended).producer = None;
+    }
+
+    /// Every lost item has come again: nobody wants more of a call that has ended once, or has no reader.
+    pub(super) fn close_replay(&mut self, call: u64) {
+        if !self.tasks.contains_key(&call) {
+            return;
+        }
+        let is_wanted = self.is_stream_wanted(call);
+        let Some(stream) = self.streams.get(&call).filter(|stream| stream.ended || !is_wanted) else { return };
+        if let Some(to) = stream.producer {
+            self.send(to, Peer::StreamClose { task: call }, true);
         }
     }
 
@@ -241,7 +305,7 @@ impl Owner {
         stream.has_reader = false;
         let ended = stream.ended;
         self.drop_unread(call);
-        if ended {
+        if ended && !self.tasks.contains_key(&call) {
             self.streams.remove(&call);
         }
         self.unhold(self.end_id(call));
@@ -251,9 +315,9 @@ impl Owner {
     /// Nobody refers to the end object any more, and without one there is no reader.
     pub(super) fn stream_end_freed(&mut self, call: u64) {
         let Some(stream) = self.streams.get(&call) else { return };
-        let (ended, producer) = (stream.ended, stream.producer);
+        let (is_over, producer) = (stream.ended || self.misses_items(call), stream.producer);
         self.drop_unread(call);
-        if let (false, Some(to)) = (ended, producer) {
+        if let (false, Some(to)) = (is_over, producer) {
             self.send(to, Peer::StreamClose { task: call }, true);
         }
     }
@@ -290,10 +354,11 @@ impl Owner {
     pub(super) fn check_streams(&self) {
         for (call, stream) in &self.streams {
             assert!(stream.has_reader || self.tasks.contains_key(call), "the stream of call {call} has neither a reader nor a producer");
-            assert_eq!(stream.ended, !self.tasks.contains_key(call), "the stream of call {call} ends with its call");
+            assert!(stream.ended || self.tasks.contains_key(call), "the stream of call {call} ends with its call");
             assert!(stream.taken <= stream.received, "call {call}: items are read after they have come");
             assert!(!stream.awaited || !stream.ended, "call {call} has ended, and somebody waits for its next item");
         }
+        self.check_lost_items();
     }
 
     pub(super) fn stream_leftovers(&self) -> Vec<String> {

@@ -291,7 +291,10 @@ impl Owner {
                 reply.results.into_iter().for_each(|payload| self.discard(payload));
                 self.retry(now, call);
             }
-            _ => self.finish(call, reply.results),
+            _ => {
+                self.finish(call, reply.results);
+                self.repeat_for_lost(now, call);
+            }
         }
         self.pump_all_after_reply(now, from);
     }
@@ -329,12 +332,18 @@ impl Owner {
         self.forget_postponed(call);
         let held: Vec<ObjectId> = task.held_refs().collect();
         if task.template.stream.is_some() {
+            let (items, perishable) = self.items_of(call);
+            let was_error = results.first().filter(|payload| payload.value.is_error()).map(|payload| payload.value.clone());
             self.end_stream(call, results);
+            if perishable || self.may_be_lost(&[]) {
+                self.remember(call, task, items);
+            }
+            self.lost_not_made(call, was_error);
         } else {
             let may_be_lost = self.may_be_lost(&results);
             self.set_returns(call, u64::from(task.template.num_returns), results);
             if may_be_lost {
-                self.remember(call, task);
+                self.remember(call, task, 0);
             }
         }
         held.into_iter().for_each(|id| self.unhold(id));
@@ -357,7 +366,8 @@ impl Owner {
     }
 
     pub(super) fn fail(&mut self, call: u64, error: Value) {
-        self.finish(call, vec![Payload { value: error, refs: vec![] }]);
+        self.finish(call, vec![Payload { value: error.clone(), refs: vec![] }]);
+        self.give_up_lost(call, &error);
     }
 
     /// The record of a failure of this call found by the engine.

@@ -33,6 +33,7 @@ def _share(text: str) -> float:
 
 WORKER_SETTINGS: dict[str, tuple[Callable[[str], Any], str]] = {
     # name in `_system_config`, RAY_<name> in the environment: (parser, what it is)
+    "actor_graceful_shutdown_timeout_ms": (lambda text: _whole(text, 1), "what an actor that ends in good order may still take; by default 30000"),
     "enforce_memory_requests": (_flag, "end a worker that uses more memory than the memory= of what it runs; off by default, as in Ray"),
     "kill_child_processes_on_worker_exit": (_flag, "end what left a worker's session, too, when the worker ends; on by default"),
     "memory_limit_bytes": (lambda text: _whole(text, 1), "count the workers' private memory against this many bytes instead of looking at the machine"),

@@ -201,13 +201,13 @@ class LocalCore:
         namespace: str,
         detached: bool,
         get_if_exists: bool,
-    ) -> ObjectRef[Any]:
+    ) -> tuple[ObjectRef[Any], bytes | None]:
         """As `Core.create_actor`."""
         self.scheduler.check()
         with self.scheduler.lock:
             existing = self._living(namespace, name)
             if existing is not None and get_if_exists:
-                return self.objects.actor(existing.number)
+                return self.objects.actor(existing.number), existing.payload
             if existing is not None:
                 raise ActorAlreadyExistsError(
                     f"there is an actor named {name!r} in this namespace already\nhint: get it with ray.get_actor, or pass get_if_exists=True"
@@ -228,7 +228,7 @@ class LocalCore:
                     self._names[namespace, name] = actor
                 actor.creation = (pickled, arguments)
                 self.construct(actor)
-            return handle
+            return handle, None
 
     def construct(self, actor: LocalActor) -> None:
         """Submit the constructor of an actor that is new or is restarted."""

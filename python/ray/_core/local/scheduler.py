@@ -19,6 +19,7 @@ from ray._core.errors import system_error
 from ray._core.generators import DynamicObjectRefGenerator
 from ray._core.local import execution, stalls
 from ray._core.local.calls import DONE, QUEUED, RUNNING, Call
+from ray._core.local.farewell import say_farewell
 from ray._core.local.threads import IDLE_HELPERS_MAX, PATIENCE_S, Helper, Keeper
 
 TYPE_CHECKING = False
@@ -241,6 +242,8 @@ class Scheduler:
 
     def finished(self, call: Call, run: int, outcome: Outcome) -> None:
         """A call has ended, unless it was given up meanwhile."""
+        if outcome.left is not None and call.actor is not None:
+            say_farewell(call.actor.instance)
         with self.lock:
             if not self.is_current(call, run):
                 return
@@ -603,14 +606,17 @@ class Scheduler:
             loop.loop.call_soon_threadsafe(loop.loop.stop)
 
     def _actor_unneeded(self, number: int) -> None:
+        leaving = None
         with self.lock:
             actor = self.actors.get(number)
             if actor is None or self.core.objects.is_actor_referred(number):
                 return
             if actor.death is None and not actor.detached:
+                leaving = actor.instance
                 self.end_actor(actor, "every handle to it went out of scope")
             if actor.death is not None:
                 del self.actors[number]
+        say_farewell(leaving)
 
     # The end
 

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def run_threads(core: _native.Core, sizes: list[int]) -> None:
-    """Run a threaded actor: each thread runs calls of one group; the first that is told to end ends them all.
+def run_threads(core: _native.Core, sizes: list[int], ending: Callable[[], None]) -> None:
+    """Run a threaded actor: each thread runs calls of one group. The first that is told to end ends them all, each after the call that it runs.
 
     Args:
         core: The engine.
         sizes: How many threads each group has.
+        ending: Called when the end begins.
     """
     import threading
 
@@ -35,21 +36,27 @@ def run_threads(core: _native.Core, sizes: list[int]) -> None:
         try:
             _native.run_calls(core, group)
         finally:
+            core.stop_calls()
             over.set()
 
-    for group, size in enumerate(sizes):
-        for index in range(size):
-            threading.Thread(target=serve, args=(group,), name=f"ray-call-{group}-{index}", daemon=True).start()
+    places = [(group, index) for group, size in enumerate(sizes) for index in range(size)]
+    threads = [threading.Thread(target=serve, args=(group,), name=f"ray-call-{group}-{index}", daemon=True) for group, index in places]
+    for thread in threads:
+        thread.start()
     over.wait()
+    ending()
+    for thread in threads:
+        thread.join()
 
 
-def run_loops(core: _native.Core, loop: asyncio.AbstractEventLoop, sizes: list[int]) -> None:
+def run_loops(core: _native.Core, loop: asyncio.AbstractEventLoop, sizes: list[int], ending: Callable[[], None]) -> None:
     """Run an async actor: calls become coroutines, those of each group in an event loop of its own.
 
     Args:
         core: The engine.
         loop: The loop of the default group, in which the constructor ran.
         sizes: How many coroutines of each group run at once.
+        ending: Called when the end begins.
     """
     import asyncio
     import contextvars
@@ -57,34 +64,55 @@ def run_loops(core: _native.Core, loop: asyncio.AbstractEventLoop, sizes: list[i
 
     running: ContextVar[Any] = contextvars.ContextVar("ray_call")
     core.set_async_variable(running)
-    over = loop.create_future()
-
-    def end_here() -> None:
-        if not over.done():
-            over.set_result(None)
-
-    def end() -> None:
-        loop.call_soon_threadsafe(end_here)
+    end = _End(core, loop, len(sizes), ending)
 
     def serve(group: int, size: int) -> None:
         own = asyncio.new_event_loop()
         asyncio.set_event_loop(own)
         _GroupLoop(core, own, group, size, running, end)
-        try:
-            own.run_forever()
-        finally:
-            end()
+        own.run_forever()
 
     for group, size in enumerate(sizes[1:], start=1):
         threading.Thread(target=serve, args=(group, size), name=f"ray-loop-{group}", daemon=True).start()
     _GroupLoop(core, loop, 0, sizes[0], running, end)
-    loop.run_until_complete(over)
+    loop.run_until_complete(end.over)
+
+
+class _End:
+    """The end of an async actor: no call starts any more, and it is over when no group runs one."""
+
+    def __init__(self, core: _native.Core, loop: asyncio.AbstractEventLoop, groups: int, ending: Callable[[], None]) -> None:
+        import threading
+
+        self.over = loop.create_future()
+        self._core = core
+        self._loop = loop
+        self._left = groups
+        self._ending = ending
+        self._lock = threading.Lock()
+        self._begun = False
+
+    def begin(self) -> None:
+        """Tell every group; each asks the engine for calls, and hears that there will be none."""
+        with self._lock:
+            begun, self._begun = self._begun, True
+        if not begun:
+            self._ending()
+            self._core.stop_calls()
+
+    def group_is_done(self) -> None:
+        """A group has heard, and runs nothing."""
+        with self._lock:
+            self._left -= 1
+            last = self._left == 0
+        if last:
+            self._loop.call_soon_threadsafe(self.over.set_result, None)
 
 
 class _GroupLoop:
     """The event loop of one group. At most `size` of its calls run at once; what has no room waits in the engine."""
 
-    def __init__(self, core: _native.Core, loop: asyncio.AbstractEventLoop, group: int, size: int, running: ContextVar[Any], end: Callable[[], None]) -> None:
+    def __init__(self, core: _native.Core, loop: asyncio.AbstractEventLoop, group: int, size: int, running: ContextVar[Any], end: _End) -> None:
         self._core = core
         self._loop = loop
         self._group = group
@@ -92,6 +120,7 @@ class _GroupLoop:
         self._running = running
         self._end = end
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_ending = False
         loop.add_reader(core.work_fd(group), self._take)
 
     def _take(self) -> None:
@@ -102,13 +131,22 @@ class _GroupLoop:
             task = self._loop.create_task(self._run(call))
             self._tasks.add(task)
             task.add_done_callback(self._end_of_call)
-        if reason is not None:
-            self._end()
+        if reason is not None and not self._is_ending:
+            self._is_ending = True
+            self._loop.remove_reader(self._core.work_fd(self._group))
+            self._end.begin()
+            self._end_if_idle()
+
+    def _end_if_idle(self) -> None:
+        if not self._tasks:
+            self._end.group_is_done()
 
     def _end_of_call(self, task: asyncio.Task[None]) -> None:
         was_full = len(self._tasks) >= self._size
         self._tasks.discard(task)
-        if was_full:
+        if self._is_ending:
+            self._end_if_idle()
+        elif was_full:
             self._take()
 
     async def _run(self, call: _native.PendingCall) -> None:
@@ -127,7 +165,7 @@ class _GroupLoop:
                 call.fail(error)
                 return
             self._core.leave_actor(exit_reason(error))
-            self._end()
+            self._end.begin()
         else:
             if session.core is not self._core:
                 leave_forked_child(None)

@@ -19,6 +19,7 @@ from ray._core.errors import encode_exception
 from ray._core.serialization import loads_payload
 from ray._core.worker import payloads
 from ray._core.worker.executors import run_loops, run_threads
+from ray._core.worker.farewell import call_shutdown_hook, limit_farewell
 from ray._core.worker.payloads import callable_of, retry_rule
 
 TYPE_CHECKING = False
@@ -98,13 +99,17 @@ def main(link_fd: int, slot: int, board_fd: int, config: dict[str, Any], env: st
             continue  # the constructor failed: the daemon says what next
         sizes = [_worker.actor_fields["max_concurrency"], *_worker.actor_fields["concurrency_groups"].values()]
         if _worker.loop is not None:
-            run_loops(core, _worker.loop, sizes)
+            run_loops(core, _worker.loop, sizes, lambda: limit_farewell(config["settings"]))
             break
         if len(sizes) > 1 or sizes[0] > 1:
-            run_threads(core, sizes)
+            run_threads(core, sizes, lambda: limit_farewell(config["settings"]))
             break
     if _worker.instance is None:
         core.wait_until_unneeded()  # results of its tasks may live on here; an actor's objects go with it, as users of Ray know it
+    else:
+        limit_farewell(config["settings"])
+        if core.is_alive():  # Compat: not when the whole session ends
+            call_shutdown_hook(_worker.instance, _worker.loop)
     _run_exit_hooks()
     return 0
 

@@ -2,13 +2,18 @@
 //!
 //! A record keeps what the call needs but not the values of its arguments. Where only lineage mentions an object, its value goes; its entry stays as a
 //! *ghost* if its own call can be made again, so that arguments are made again first, and theirs before. Small values without references simply stay.
-//! What becomes of losses is in `losses`.
+//! What becomes of losses is in `losses`, what is special about items of generators in `replays`.
 //!
 //! Invariants (checked by `check_lineage`)
 //! 1. A call is running (`tasks`) or on record, never both. A record lives as long as one of its returns is in the table; `live` counts those.
 //! 2. `mentions` counts each reference of each record; the body is held for real, and may move to disk like any object that nobody reads.
 //! 3. A ghost is mentioned. One without a value was made by a call that runs again or is on record.
 //! 4. The records keep at most `lineage_bytes`: the oldest goes first, and its ghosts with it.
+
+mod losses;
+mod replays;
+
+pub(super) use replays::Lost;
 
 use super::backlog::{cost, inline_bytes};
 use super::objects::{Object, State};
@@ -39,6 +44,8 @@ pub(super) struct Record {
     /// What the call counts while it runs, for the backlog.
     pub task_bytes: u32,
     bytes: u64,
+    /// Of a generator: how many items it gave.
+    pub items: u64,
     /// Its returns in the table.
     live: u32,
 }
@@ -49,7 +56,6 @@ pub(super) enum Unrepeatable {
     NoRetries,
     UsedUp,
     Budget,
-    Stream,
 }
 
 /// A count that is to be dropped.
@@ -69,14 +75,23 @@ impl Record {
         self.refs.as_ref().map(|refs| refs.body_id).filter(|id| !id.is_nil())
     }
 
+    /// Whether the call makes `id`, one of its returns by number.
+    fn makes(&self, id: ObjectId) -> bool {
+        match self.template.stream {
+            None => id.index() <= u64::from(self.template.num_returns),
+            Some(_) => id.index() <= self.items || id.is_end(),
+        }
+    }
+
     /// What it counts elsewhere.
     fn counts(&self) -> impl Iterator<Item = Count> + '_ {
         self.body_id().map(Count::Hold).into_iter().chain(self.mentioned().map(Count::Mention))
     }
 }
 
+/// What a call makes: its results, or the items of a generator and its end.
 fn is_return(id: ObjectId) -> bool {
-    (1..END_INDEX).contains(&id.index())
+    (1..=END_INDEX).contains(&id.index())
 }
 
 impl Lineage {
@@ -104,15 +119,20 @@ impl Owner {
         !self.lineage.mentions.is_empty() || results.iter().any(|payload| matches!(payload.value, Value::Shm(_)) || !payload.refs.is_empty())
     }
 
-    fn returns_of(&self, call: u64, template: &Template) -> impl Iterator<Item = ObjectId> {
+    /// `items`: how many of them a generator gave.
+    fn returns_of(&self, call: u64, template: &Template, items: u64) -> impl Iterator<Item = ObjectId> {
         let me = self.me;
-        (1..=u64::from(template.num_returns)).map(move |index| ObjectId::new(me, call, index))
+        let (last, end) = match template.stream {
+            None => (u64::from(template.num_returns), None),
+            Some(_) => (items, Some(END_INDEX)),
+        };
+        (1..=last).chain(end).map(move |index| ObjectId::new(me, call, index))
     }
 
     /// A call has ended and its returns are set: keep what it takes to make them again, if they can be lost. One that was repeated for some of them, and
-    /// failed, may have better luck when others are lost.
-    pub(super) fn remember(&mut self, call: u64, task: Task) {
-        let here: Vec<ObjectId> = self.returns_of(call, &task.template).filter(|id| self.objects.contains_key(id)).collect();
+    /// failed, may have better luck when others are lost. `items`: how many a generator gave.
+    pub(super) fn remember(&mut self, call: u64, task: Task, items: u64) {
+        let here: Vec<ObjectId> = self.returns_of(call, &task.template, items).filter(|id| self.objects.contains_key(id)).collect();
         let why_not = match (task.template.max_retries, task.retries_left) {
             (0, _) => Some(Unrepeatable::NoRetries),
             (_, 0) => Some(Unrepeatable::UsedUp),
@@ -120,7 +140,7 @@ impl Owner {
         };
         let is_worth_it = here.iter().any(|id| self.can_be_wanted_again(*id));
         if let (None, true) = (why_not, is_worth_it) {
-            return self.put_on_record(call, task, here.len() as u32);
+            return self.put_on_record(call, task, items, here.len() as u32);
         }
         for id in here {
             if let Some(why) = why_not {
@@ -131,12 +151,12 @@ impl Owner {
         }
     }
 
-    fn put_on_record(&mut self, call: u64, task: Task, live: u32) {
+    fn put_on_record(&mut self, call: u64, task: Task, items: u64, live: u32) {
         let mentioned = task.refs.as_ref().map_or(0, |refs| refs.deps.len() + refs.nested.len());
         let deps = task.refs.iter().flat_map(|refs| &refs.deps).filter_map(|id| self.value(*id));
         let bytes = u64::from(cost(task.template.kind, &task.body, 0, mentioned)) + deps.map(inline_bytes).sum::<u64>();
         let Task { template, body, refs, retries_left, attempt, bytes: task_bytes, .. } = task;
-        let record = Record { template, body, refs, retries_left, attempt, task_bytes, bytes, live };
+        let record = Record { template, body, refs, retries_left, attempt, task_bytes, bytes, items, live };
         if let Some(body) = record.body_id() {
             self.hold(body);
         }
@@ -168,7 +188,7 @@ impl Owner {
     fn keep_lineage_within_budget(&mut self) {
         while self.lineage.bytes > self.limits.lineage_bytes {
             let Some((&call, record)) = self.lineage.records.first_key_value() else { return };
-            let returns: Vec<ObjectId> = self.returns_of(call, &record.template.clone()).collect();
+            let returns: Vec<ObjectId> = self.returns_of(call, &record.template, record.items).collect();
             self.forget_call(call);
             for id in returns {
                 self.note_unrepeatable(id, Unrepeatable::Budget);
@@ -248,13 +268,15 @@ impl Owner {
 
     /// A call of ours that has not ended will set it.
     pub(super) fn is_made_by_task(&self, id: ObjectId) -> bool {
-        id.owner == self.me && is_return(id) && self.tasks.get(&id.call()).is_some_and(|task| task.template.stream.is_none())
+        // A generator runs once more for what was lost of it, if it may run again at all.
+        let makes = |task: &Task| task.template.stream.is_none() || task.template.max_retries != 0;
+        id.owner == self.me && is_return(id) && self.tasks.get(&id.call()).is_some_and(makes)
     }
 
     /// An id of ours that had left the table is mentioned again.
     pub(super) fn return_appeared(&mut self, id: ObjectId) {
         if id.owner == self.me && is_return(id) && !self.lineage.records.is_empty() {
-            if let Some(record) = self.lineage.records.get_mut(&id.call()) {
+            if let Some(record) = self.lineage.records.get_mut(&id.call()).filter(|record| record.makes(id)) {
                 record.live += 1;
             }
         }
@@ -265,7 +287,7 @@ impl Owner {
         if self.lineage.records.is_empty() || !is_return(id) {
             return;
         }
-        let Some(record) = self.lineage.records.get_mut(&id.call()) else { return };
+        let Some(record) = self.lineage.records.get_mut(&id.call()).filter(|record| record.makes(id)) else { return };
         record.live -= 1;
         if record.live == 0 {
             let record = self.lineage.take(id.call()).expect("looked up above");
@@ -289,7 +311,7 @@ impl Owner {
         let mut mentions: FxHashMap<ObjectId, u32> = FxHashMap::default();
         for (call, record) in &self.lineage.records {
             record.mentioned().for_each(|id| *mentions.entry(id).or_insert(0) += 1);
-            let live = self.returns_of(*call, &record.template).filter(|id| self.objects.contains_key(id)).count();
+            let live = self.returns_of(*call, &record.template, record.items).filter(|id| self.objects.contains_key(id)).count();
             assert!(live > 0, "call {call} is on record, and nothing it made is in the table");
             assert_eq!(live, record.live as usize, "returns of call {call} in the table");
             assert!(!self.tasks.contains_key(call), "call {call} runs and is on record");

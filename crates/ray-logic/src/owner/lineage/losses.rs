@@ -8,10 +8,10 @@
 //! 1. `unresolved` of a call is the number of times it stands among the dependents of objects.
 //! 2. A call in the queue of a class, and one that is about to be sent, has all its arguments.
 
-use super::lineage::{Record, Unrepeatable};
-use super::objects::State;
-use super::tasks::{CallKind, Place, Task};
-use super::Owner;
+use super::{Record, Unrepeatable};
+use crate::owner::objects::State;
+use crate::owner::tasks::{CallKind, Place, Task};
+use crate::owner::Owner;
 use crate::Time;
 use ray_proto::value::system_error;
 use ray_proto::{hex, NodeIndex, ObjectId, Payload, ShmRange, Value};
@@ -134,14 +134,14 @@ impl Owner {
         }
     }
 
-    fn repeat_or_fail(&mut self, now: Time, lost: Vec<ObjectId>, how: &str) {
+    pub(in crate::owner) fn repeat_or_fail(&mut self, now: Time, lost: Vec<ObjectId>, how: &str) {
         let mut plan = self.plan(&lost);
         let mut errors = Vec::new();
         let mut wanted = BTreeSet::new();
         for id in lost {
             match self.problem_with(id, &plan) {
                 Some(problem) => errors.push((id, loss(id, how, &problem.text()))),
-                None if self.is_made_by_task(id) => {}
+                None if self.is_made_by_task(id) => self.want_again(id),
                 None => _ = wanted.insert(id.call()),
             }
         }
@@ -151,8 +151,9 @@ impl Owner {
             for id in plan.remove(&call).expect("planned").needs {
                 let object = self.objects.get_mut(&id).expect("needed");
                 object.state = State::Pending;
-                if !self.is_made_by_task(id) {
-                    wanted.insert(id.call());
+                match self.is_made_by_task(id) {
+                    true => self.want_again(id),
+                    false => _ = wanted.insert(id.call()),
                 }
             }
             calls.push(call);
@@ -217,14 +218,13 @@ impl Owner {
             Some(Unrepeatable::NoRetries) => "the call that made it has max_retries=0 (of a method: max_task_retries=0)",
             Some(Unrepeatable::UsedUp) => "the call that made it has no retries left",
             Some(Unrepeatable::Budget) => "what it takes to repeat the call that made it was dropped, since lineage kept more than its budget",
-            Some(Unrepeatable::Stream) => "it is an item of a generator, and those are not made again",
             None => "the call that made it is not on record",
         };
         Some(Problem { argument: None, why: why.into() })
     }
 
     /// Make a call on record again. What it takes is ready, or pending by now.
-    fn repeat(&mut self, now: Time, call: u64) {
+    pub(in crate::owner) fn repeat(&mut self, now: Time, call: u64) {
         let accept = |owner: &mut Owner, record: &Record| {
             owner.count_accepted(record.task_bytes, record.refs.is_some());
             let held: Vec<ObjectId> = held_again(record).collect();
@@ -235,10 +235,13 @@ impl Owner {
         };
         let Some(record) = self.revive_call(call, accept) else { return };
         let retries_left = record.retries_left - i32::from(record.retries_left > 0);
-        let Record { template, body, refs, attempt, task_bytes: bytes, .. } = record;
-        let kind = template.kind;
+        let Record { template, body, refs, attempt, items, task_bytes: bytes, .. } = record;
+        let (kind, stream) = (template.kind, template.stream);
         let task = Task { template, body, refs, unresolved: 0, retries_left, attempt: attempt + 1, bytes, place: Place::Waiting, since: now };
         self.tasks.insert(call, task);
+        if let Some(options) = stream {
+            self.reopen_stream(call, options, items);
+        }
         match kind {
             CallKind::Task { class } => self.run_again(now, class, call),
             CallKind::Method { actor, .. } => {
@@ -249,7 +252,7 @@ impl Owner {
         }
     }
 
-    pub(super) fn check_arguments(&self) {
+    pub(in crate::owner) fn check_arguments(&self) {
         let mut registered: FxHashMap<u64, u32> = FxHashMap::default();
         self.objects.values().flat_map(|object| object.dependents()).for_each(|call| *registered.entry(*call).or_insert(0) += 1);
         for (call, task) in &self.tasks {
@@ -281,7 +284,7 @@ fn why_freed(id: ObjectId) -> &'static str {
     }
 }
 
-fn loss(id: ObjectId, how: &str, why: &str) -> Value {
+pub(in crate::owner) fn loss(id: ObjectId, how: &str, why: &str) -> Value {
     let hex = hex(&id.bytes());
     let message = format!("object {hex} is lost: {how}. It can't be made again: {why}.\nhint: {REPEAT_HINT}.");
     system_error("object_lost", &[("object_id", &hex), ("message", &message)])

@@ -1,8 +1,10 @@
 //! Calls to actors: one client per actor and process. The node tells where the actor lives; calls go straight there, in order.
 
+mod gifts;
+mod unsent;
+
 use super::objects::{Object, State};
 use super::tasks::{CallArgs, CallKind, Place, Template};
-use super::unsent::Unsent;
 use super::{Command, Owner};
 use crate::Time;
 use ray_proto::ids::ACTOR_INDEX;
@@ -10,6 +12,7 @@ use ray_proto::msg::{ActorSpec, ActorState, Args, Peer, ToNode};
 use ray_proto::value::system_error;
 use ray_proto::{hex, ActorId, Blob, NodeIndex, ObjectId, ProcId, Resources, Strategy, Value};
 use std::collections::BTreeMap;
+use unsent::Unsent;
 
 #[derive(Debug)]
 enum Whereabouts {
@@ -96,7 +99,7 @@ impl Owner {
         });
         let ActorOptions { class_name, payload, held, to_place, env, max_restarts, name, namespace, detached, strategy } = options;
         let empty = Args { body: Value::Inline(Blob::EMPTY), body_id: ObjectId::NIL, deps: vec![], nested: vec![] };
-        let spec = ActorSpec { class_name, payload, args: empty, held, to_place, env, max_restarts, name, namespace, detached, strategy };
+        let spec = ActorSpec { class_name, payload, args: empty, held, to_place, env, max_restarts, name, namespace, detached, strategy, given: vec![] };
         self.creating.insert(actor.call(), (actor, Box::new(spec)));
         self.accept(now, actor.call(), &template, args);
         if self.tasks[&actor.call()].unresolved == 0 {
@@ -124,8 +127,15 @@ impl Owner {
             self.out.push(Command::Node(ToNode::ActorFailed { actor, error: error.clone() }));
             return self.actor_changed(actor, ActorState::Dead { cause: error });
         }
+        if spec.detached {
+            match self.gather_gifts(call) {
+                Some(given) => spec.given = given,
+                None => return,
+            }
+        }
         self.arguments_travel(None, call);
         spec.args = self.args_of(&self.tasks[&call]);
+        self.await_birth(actor, &spec);
         self.out.push(Command::Node(ToNode::ActorCreate { actor, spec }));
     }
 
@@ -266,6 +276,9 @@ impl Owner {
             ActorState::Dead { .. } => true,
             _ => false,
         };
+        if matches!(state, ActorState::Alive { .. } | ActorState::Dead { .. }) {
+            self.is_born(actor);
+        }
         if over && actor.owner == self.me {
             self.end_creation(actor);
         }

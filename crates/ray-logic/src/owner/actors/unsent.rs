@@ -8,46 +8,46 @@
 use std::collections::{BTreeSet, VecDeque};
 
 #[derive(Debug, Default)]
-pub(super) struct Unsent {
+pub(in crate::owner) struct Unsent {
     queues: Vec<VecDeque<u64>>,
     /// They wait for arguments, and nothing waits for them.
     aside: BTreeSet<u64>,
 }
 
 impl Unsent {
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::owner) fn len(&self) -> usize {
         self.queues.iter().map(VecDeque::len).sum::<usize>() + self.aside.len()
     }
 
-    pub(super) fn groups(&self) -> u32 {
+    pub(in crate::owner) fn groups(&self) -> u32 {
         self.queues.len() as u32
     }
 
-    pub(super) fn push_back(&mut self, group: u32, call: u64) {
+    pub(in crate::owner) fn push_back(&mut self, group: u32, call: u64) {
         self.queue(group).push_back(call);
     }
 
     /// Where it was once: before every later call.
-    pub(super) fn put_back(&mut self, group: u32, call: u64) {
+    pub(in crate::owner) fn put_back(&mut self, group: u32, call: u64) {
         let queue = self.queue(group);
         let at = queue.iter().position(|other| *other > call).unwrap_or(queue.len());
         queue.insert(at, call);
     }
 
-    pub(super) fn front(&self, group: u32) -> Option<u64> {
+    pub(in crate::owner) fn front(&self, group: u32) -> Option<u64> {
         self.queues.get(group as usize)?.front().copied()
     }
 
-    pub(super) fn pop_front(&mut self, group: u32) {
+    pub(in crate::owner) fn pop_front(&mut self, group: u32) {
         self.queue(group).pop_front();
     }
 
-    pub(super) fn put_aside(&mut self, call: u64) {
+    pub(in crate::owner) fn put_aside(&mut self, call: u64) {
         self.aside.insert(call);
     }
 
     /// The same for one that may stand in its group's queue.
-    pub(super) fn set_aside(&mut self, group: u32, call: u64) {
+    pub(in crate::owner) fn set_aside(&mut self, group: u32, call: u64) {
         let queue = self.queue(group);
         if let Some(at) = queue.iter().position(|other| *other == call) {
             queue.remove(at);
@@ -56,16 +56,16 @@ impl Unsent {
     }
 
     /// Whether the call was aside; it is not any more.
-    pub(super) fn take_aside(&mut self, call: u64) -> bool {
+    pub(in crate::owner) fn take_aside(&mut self, call: u64) -> bool {
         self.aside.remove(&call)
     }
 
-    pub(super) fn take_all_aside(&mut self) -> BTreeSet<u64> {
+    pub(in crate::owner) fn take_all_aside(&mut self) -> BTreeSet<u64> {
         std::mem::take(&mut self.aside)
     }
 
     /// How many calls of its group are before this one, if it is here.
-    pub(super) fn ahead_of(&self, call: u64) -> Option<usize> {
+    pub(in crate::owner) fn ahead_of(&self, call: u64) -> Option<usize> {
         let queued = self.queues.iter().find_map(|queue| queue.iter().position(|other| *other == call));
         queued.or_else(|| self.aside.contains(&call).then_some(0))
     }
