@@ -244,7 +244,7 @@ def test_f55_folder_that_is_removed_is_a_clear_error(tmp_path):
     [
         ({"object_spilling_directory": "/proc/nowhere"}, ValueError, r"/proc/nowhere.*\nhint: "),
         ({"object_spilling_directory": 3}, TypeError, "object_spilling_directory"),
-        ({"_system_config": {"object_spilling_config": json.dumps({"type": "smart_open", "params": {"uri": "s3://x"}})}}, NotImplementedError, "'smart_open'"),
+        ({"_system_config": {"object_spilling_config": json.dumps({"type": "smart_open", "params": {"uri": "s3://x"}})}}, ImportError, "s3"),
         ({"_system_config": {"object_spilling_config": "{"}}, ValueError, "JSON"),
         ({"_system_config": {"local_fs_capacity_threshold": 1.5}}, ValueError, "local_fs_capacity_threshold"),
         ({"_system_config": {"object_spilling_quota_bytes": "1G"}}, TypeError, "object_spilling_quota_bytes"),

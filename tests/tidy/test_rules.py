@@ -9,11 +9,12 @@ import tree
 
 FORBIDDEN_WORDS = {"v1", "v2", "utils", "helpers", "common", "misc", "manager"}
 # Import paths that Ray fixed.
-FIXED_NAMES = {"python/ray/cluster_utils.py", "python/ray/rllib/utils", "python/ray/util/state/common.py"}
+FIXED_NAMES = {"python/ray/cluster_utils.py", "python/ray/rllib/utils", "python/ray/util/state/common.py", "python/ray/util/helpers.py"}
 
 # Process and task boundaries: here everything a user raises ends, and is logged or converted.
 BROAD_EXCEPTS: dict[str, str] = {
     "benchmarks/harness.py": "a failing section is reported and the others run",
+    "python/ray/_core/config/storage.py": "packages behind fsspec raise errors of their own: told, and the session ends all the same",
     "python/ray/_core/errors.py": "code of the user's exception may fail at every step; each failure becomes a plainer record",
     "python/ray/_core/futures.py": "whatever a task raised belongs to its future",
     "python/ray/_core/log_printer.py": "a stream of the user's may raise anything: shown by the thread's end, while workers must not wait for it",
@@ -23,6 +24,7 @@ BROAD_EXCEPTS: dict[str, str] = {
     "python/ray/_core/worker/template.py": "the outermost frame of a forked process: prints, then ends",
     "python/ray/_core/worker/executors.py": "the boundary of the user's call: its error is its result",
     "python/ray/_core/worker/main.py": "the user's __repr__ of an actor is not worth its life",
+    "python/ray/util/multiprocessing/pool.py": "the boundary of the user's call, iterator and arguments: their error is the result",
     "python/ray/_core/worker/farewell.py": "the user's __ray_shutdown__ fails at the end of its process: shown, and the process ends",
     "python/ray/exceptions.py": "a class of the user that refuses to be derived from: converted to the plain error",
 }

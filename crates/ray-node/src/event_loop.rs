@@ -209,7 +209,8 @@ impl Daemon {
     }
 
     fn welcome(&mut self, to: ProcId) {
-        let message = FromNode::Welcome { protocol: PROTOCOL, proc_id: to, node_id: self.boot.node_id.clone(), total: self.boot.total.clone() };
+        let storage = self.boot.settings.get("spill_storage").cloned().unwrap_or_default();
+        let message = FromNode::Welcome { protocol: PROTOCOL, proc_id: to, node_id: self.boot.node_id.clone(), total: self.boot.total.clone(), storage };
         self.send(to, &message);
         if let Some(conn) = self.conns.get_mut(&to) {
             conn.welcomed = true;

@@ -39,6 +39,9 @@ newtype! {
 /// Set in the number of an extent whose bytes are a file's.
 const ON_DISK: u64 = 1 << 63;
 
+/// Set in the number of an extent that stands for what one process has written to storage beyond its node.
+const STORED: u64 = 1 << 47;
+
 /// Nodes whose extents can be told apart; more can't join one cluster in its life.
 pub const NODES_MAX: u16 = 1 << 15;
 /// Jobs whose processes can be told apart.
@@ -57,7 +60,21 @@ impl ExtentId {
         self.0 & ON_DISK != 0
     }
 
-    /// Where its bytes are.
+    /// What `owner` has written to storage: nobody maps it. The offset of a range in it is a number that the owner uses once.
+    pub fn stored(owner: ProcId) -> Self {
+        Self::on_disk(owner.node(), STORED | (u64::from(owner.job()) << 24) | (owner.0 & 0xFF_FFFF))
+    }
+
+    pub fn is_stored(self) -> bool {
+        self.is_on_disk() && self.0 & STORED != 0
+    }
+
+    /// Who wrote what is stored.
+    pub fn stored_by(self) -> ProcId {
+        ProcId::new(((self.0 >> 24) & u64::from(JOBS_MAX - 1)) as u32, self.node(), (self.0 & 0xFF_FFFF) as u32)
+    }
+
+    /// Where its bytes are; of what is stored, where its owner is.
     pub fn node(self) -> NodeIndex {
         NodeIndex(((self.0 & !ON_DISK) >> 48) as u16)
     }
@@ -283,6 +300,9 @@ mod tests {
         assert_eq!((proc_id.job(), proc_id.node(), proc_id.0 >> 62), (JOBS_MAX - 1, NodeIndex(NODES_MAX - 1), 0));
         let segment = ExtentId::on_disk(NodeIndex(NODES_MAX - 1), 7);
         assert!(segment.is_on_disk() && !ExtentId::in_memory(NodeIndex(1), 7).is_on_disk());
+        let stored = ExtentId::stored(proc_id);
+        assert!(stored.is_stored() && stored.is_on_disk() && !segment.is_stored());
+        assert_eq!((stored.stored_by(), stored.node()), (proc_id, proc_id.node()));
         assert_eq!((segment.node(), LeaseId::new(NodeIndex(9), 4).node()), (NodeIndex(NODES_MAX - 1), NodeIndex(9)));
     }
 }

@@ -291,7 +291,8 @@ wire_struct! {
 
 wire_enum! {
     pub enum FromNode {
-        0 = Welcome { protocol: u32, proc_id: ProcId, node_id: Blob, total: Resources },
+        /// `storage`: where objects are spilled to besides the node's disk, for the library's language to understand; "" for nowhere.
+        0 = Welcome { protocol: u32, proc_id: ProcId, node_id: Blob, total: Resources, storage: String },
         1 = LeaseGrant { class: ClassId, lease: LeaseId, worker: ProcId, pid: u32, gpu_ids: Vec<u32> },
         /// Give the lease back as soon as what has started is done.
         2 = LeaseReclaim { lease: LeaseId },

@@ -100,6 +100,7 @@ impl Core {
 
     fn install(library: Arc<Library>, daemon: Option<DaemonProcess>, job: Job) -> Result<Self, String> {
         watch_forks()?;
+        crate::storage::install(&library);
         install_home(Home::Engine(library.clone()));
         let daemon_pid = daemon.as_ref().map_or(0, DaemonProcess::pid);
         Ok(Core { library, daemon: Mutex::new(daemon), daemon_pid, job })

@@ -24,6 +24,7 @@ mod produce;
 mod report;
 mod result_stream;
 mod room;
+mod storage;
 mod template;
 mod values;
 

@@ -2,7 +2,7 @@
 
 use crate::buffer::{Pin, PinnedBuffer};
 use crate::object_ref::{Home, ObjectRef};
-use crate::{errors, room};
+use crate::{errors, room, storage};
 use pyo3::buffer::PyBuffer;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -248,6 +248,9 @@ pub(crate) fn decode<'py>(py: Python<'py>, library: &Arc<Library>, id: ObjectId,
             Value::Shm(range) => **range,
         };
         let pin = Pin::new(library, id, range);
+        if pin.range.extent.is_stored() {
+            return decode_view(py, &home, &storage::read(py, library, pin.range)?, None);
+        }
         match view_of(py, library, id, pin.range)? {
             Ok(view) => return decode_view(py, &home, &view, Some(pin)),
             // Its owner makes it again, or says that nobody can: the pin keeps our place in the line.

@@ -39,6 +39,8 @@ pub struct Options {
     pub disk_bytes: u64,
     /// A segment can't be made.
     pub disk_failure: u32,
+    /// A spilled object goes to storage beyond the node.
+    pub stored: u32,
     /// Processes killed during the run.
     pub kills: u32,
     /// Processes stopped for a while during the run.
@@ -128,6 +130,7 @@ impl Options {
             o.disk_bytes = if some(300, 1) == 1 { 256 * 1024 } else { 1 << 40 };
             o.disk_failure = some(200, 600);
             o.shm = o.shm.max(some(1000, 700));
+            o.stored = some(300, 1000);
         }
         o.groups = some(400, 12);
         o
@@ -198,6 +201,7 @@ impl Options {
             store_full: 0,
             disk_bytes: 0,
             disk_failure: 0,
+            stored: 0,
             kills: 0,
             stalls: 0,
             actor_ends: 0,

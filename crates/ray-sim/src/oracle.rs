@@ -181,7 +181,17 @@ impl Oracle {
     /// `by` copies a value to a place it was just given.
     pub fn copied(&mut self, by: ProcId, from: ShmRange, to: ShmRange) {
         let token = self.memory.get(&(from.extent, from.offset)).copied().expect("a value was written there");
+        if to.extent.is_stored() {
+            self.memory.insert((to.extent, to.offset), token);
+            return;
+        }
         self.write(by, to, token);
+    }
+
+    /// The owner of a value in storage beyond the nodes has removed it.
+    pub fn removed(&mut self, range: ShmRange) {
+        let was_there = self.memory.remove(&(range.extent, range.offset)).is_some();
+        assert!(was_there, "{range:?} was removed from storage twice");
     }
 
     pub fn transfer_starts(&mut self, ticket: (NodeIndex, u64), source: ShmRange) {

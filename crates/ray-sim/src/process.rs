@@ -363,6 +363,10 @@ impl Process {
     }
 
     pub fn free(&mut self, env: &mut Env, range: ShmRange) {
+        if range.extent.is_stored() {
+            assert!(range.extent.stored_by() == self.id, "{} frees what another process stored", name(self.id));
+            return env.oracle.removed(range);
+        }
         match self.allocator(range.extent).owns(range.extent) {
             true => assert!(self.allocator(range.extent).free(range), "{} frees {range:?} twice", name(self.id)),
             false => self.to_node(env, ToNode::FreeRange { range }),

@@ -17,7 +17,7 @@ pub struct Remote {
 
 impl Process {
     pub fn is_remote(&self, range: ShmRange) -> bool {
-        range.extent.node() != self.id.node()
+        range.extent.node() != self.id.node() && !range.extent.is_stored()
     }
 
     pub fn remote_used(&mut self, id: ObjectId, range: ShmRange) {

@@ -73,11 +73,11 @@ impl Process {
         let Some(mut job) = self.spill.take() else { return };
         let next = if job.failed { None } else { job.victims.front().copied() };
         let Some(victim) = next else { return self.end_spill(env, job) };
-        match self.disk.allocate(victim.range.len) {
-            Some(allocation) => {
-                env.oracle.copied(self.id, victim.range, allocation.range);
+        match self.place_for(env, victim) {
+            Some(place) => {
+                env.oracle.copied(self.id, victim.range, place);
                 job.victims.pop_front();
-                job.copied.push((victim, allocation.range));
+                job.copied.push((victim, place));
                 if env.rng.permille(400) {
                     self.commit(env, &mut job);
                 }
@@ -91,6 +91,15 @@ impl Process {
             }
         }
         self.spill = Some(job);
+    }
+
+    /// Where a victim's copy goes: storage beyond the node, or a segment of ours.
+    fn place_for(&mut self, env: &mut Env, victim: Victim) -> Option<ShmRange> {
+        if env.options.stored > 0 && env.rng.permille(env.options.stored) {
+            self.next_token += 1;
+            return Some(ShmRange { extent: ExtentId::stored(self.id), offset: self.next_token, len: victim.range.len });
+        }
+        self.disk.allocate(victim.range.len).map(|allocation| allocation.range)
     }
 
     fn commit(&mut self, env: &mut Env, job: &mut SpillJob) {

@@ -28,5 +28,6 @@ pub use ray_logic::exec::Permit;
 pub use ray_logic::owner::Next;
 pub use records::Marks;
 pub use reserved::Reserved;
+pub use spill::Storage;
 pub use store::View;
 pub use waits::{CompletionQueue, Ticket};

@@ -116,6 +116,10 @@ pub struct Library {
     /// The daemon has told this worker to end.
     pub(crate) dismissed: AtomicBool,
     pub(crate) slot: Option<(u32, Board)>,
+    /// What writes to storage beyond the node. Set once, before anything is spilled.
+    pub(crate) storage: OnceLock<Box<dyn spill::Storage>>,
+    /// Where that is; "" for nowhere.
+    pub storage_place: String,
     pub node_id: Blob,
     pub me: ProcId,
     pub node_total: Resources,
@@ -160,6 +164,10 @@ pub(crate) struct Core {
     pub disk: Extents,
     /// Ranges on disk whose last reference is gone.
     pub trash: Vec<ShmRange>,
+    /// The same for what was stored away, by number.
+    pub stored_trash: Vec<u64>,
+    /// How many objects were stored away.
+    pub stored: u64,
     pub desk: Arc<spill::Desk>,
     pub open: FxHashMap<ExtentId, Extent>,
     /// Objects of other nodes that are read here, with the copy on this node. The node counts us among their users until `CopyDone`.
@@ -204,7 +212,7 @@ pub(crate) enum Answer {
 impl Library {
     /// Take over a connected, welcomed link to the daemon and let the engine thread begin.
     pub fn start(reserved: Reserved, node: Reader, welcome: FromNode, config: Config) -> Result<Arc<Library>, Failure> {
-        let FromNode::Welcome { proc_id, node_id, total, .. } = welcome else { return Err(Failure::System("the daemon did not say welcome".into())) };
+        let FromNode::Welcome { proc_id, node_id, total, storage, .. } = welcome else { return Err(Failure::System("the daemon did not say welcome".into())) };
         let Reserved { poll, relief, soon, now, thread } = reserved;
         let desk = Arc::new(spill::Desk::default());
         let mut limits = config.limits;
@@ -231,6 +239,8 @@ impl Library {
             extents: Extents::default(),
             disk: Extents::default(),
             trash: Vec::new(),
+            stored_trash: Vec::new(),
+            stored: 0,
             desk: desk.clone(),
             open: FxHashMap::default(),
             copies: FxHashMap::default(),
@@ -265,6 +275,8 @@ impl Library {
             forked: AtomicBool::new(false),
             dismissed: AtomicBool::new(false),
             slot: config.slot,
+            storage: OnceLock::new(),
+            storage_place: storage,
             node_id,
             me: proc_id,
             node_total: total,

@@ -6,7 +6,7 @@
 //! Lock order: core, then desk.
 
 use crate::library::{Core, Failure, Library};
-use crate::store::{Extent, Place};
+use crate::store::{Extent, Place, View};
 use ray_logic::extents::rounded;
 use ray_logic::owner::Victim;
 use ray_proto::msg::{FromNode, ToNode};
@@ -27,6 +27,13 @@ const STEP: usize = 8 << 20;
 const GROUP: u64 = 8 << 20;
 /// Freed ranges are collected for so long: often a whole segment goes at once.
 const SWEEP: Duration = Duration::from_millis(500);
+
+/// Storage beyond the node: the language of the user knows how to write there. Calls come from the thread that spills, which may wait for it.
+pub trait Storage: Send + Sync {
+    /// Write a value under a number of this process's. False: it can't be; the user has been told why.
+    fn write(&self, number: u64, value: View) -> bool;
+    fn remove(&self, number: u64);
+}
 
 /// What the thread is to do next. Asked for by whoever holds the core lock.
 #[derive(Default)]
@@ -101,7 +108,7 @@ impl Desk {
 pub(crate) fn spill_asked(library: &Arc<Library>, bytes: u64) {
     let quick = library.with(|core| {
         let given = core.give_back_empty(0, 0);
-        let quick = given > 0 || !core.owner.has_large() && core.trash.is_empty();
+        let quick = given > 0 || !core.owner.has_large() && core.trash.is_empty() && core.stored_trash.is_empty();
         if quick {
             core.queue_node(ToNode::Spilled { bytes: given, own: false });
             core.flush_all();
@@ -188,8 +195,26 @@ impl Library {
         });
     }
 
-    /// The bytes of a range, once more on disk.
+    /// Set what writes to storage. Objects are spilled there from then on, and to the node's disk only when it refuses.
+    pub fn set_storage(&self, storage: Box<dyn Storage>) {
+        let _ = self.storage.set(storage);
+    }
+
+    /// The bytes of a range, once more in storage. None: there is none, or it refuses.
+    fn store_away(&self, from: ShmRange) -> Result<Option<ShmRange>, Trouble> {
+        let Some(storage) = self.storage.get() else { return Ok(None) };
+        let number = self.with(|core| core.next_stored());
+        let value = View::Shm { mapping: self.mapping(from.extent)?, range: from };
+        let to = ShmRange { extent: ExtentId::stored(self.me), offset: number, len: from.len };
+        Ok(storage.write(number, value).then_some(to))
+    }
+
+    /// The bytes of a range, once more on disk, or in storage.
     fn copy_out(&self, from: ShmRange) -> Result<ShmRange, Trouble> {
+        self.check()?;
+        if let Some(to) = self.store_away(from)? {
+            return Ok(to);
+        }
         let source = self.mapping(from.extent)?;
         let bytes = source.slice(from.offset, from.len).ok_or(Trouble::Over)?;
         let (to, fd) = self.allocate_on_disk(from.len)?;
@@ -250,6 +275,10 @@ impl Library {
 
     /// Give the blocks of freed ranges back to the disk.
     fn sweep_disk(&self) {
+        let stored = self.with(|core| std::mem::take(&mut core.stored_trash));
+        if let Some(storage) = self.storage.get() {
+            stored.into_iter().for_each(|number| storage.remove(number));
+        }
         let (rest, gone) = self.with(Core::sort_trash);
         gone.into_iter().for_each(empty);
         for range in &rest {
@@ -297,6 +326,11 @@ impl From<Failure> for Trouble {
 }
 
 impl Core {
+    fn next_stored(&mut self) -> u64 {
+        self.stored += 1;
+        self.stored
+    }
+
     fn pick_victims(&mut self, bytes: u64) -> Vec<Victim> {
         let extents = &self.extents;
         self.owner.pick_victims(bytes, |extent| extents.live_in(extent))

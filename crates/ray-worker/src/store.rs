@@ -233,7 +233,7 @@ impl Core {
 
     /// A range's last reference is gone.
     pub(crate) fn free(&mut self, range: ShmRange) {
-        match self.allocator(range.extent).owns(range.extent) {
+        match range.extent.is_stored() || self.allocator(range.extent).owns(range.extent) {
             true => self.free_own(range),
             false => self.queue_node(ToNode::FreeRange { range }),
         }
@@ -241,6 +241,10 @@ impl Core {
 
     /// One of ours. On disk it is free once its blocks have gone back, which another thread sees to.
     pub(crate) fn free_own(&mut self, range: ShmRange) {
+        if range.extent.is_stored() {
+            self.stored_trash.push(range.offset);
+            return self.desk.sweep();
+        }
         if range.extent.is_on_disk() {
             self.trash.push(range);
             return self.desk.sweep();

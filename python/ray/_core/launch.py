@@ -234,6 +234,7 @@ def start(arguments: dict[str, Any], private: dict[str, Any]) -> session.Session
     if arguments["log_to_driver"] is None:
         arguments["log_to_driver"] = env("RAY_LOG_TO_DRIVER")
     own = job.settled(arguments)
+    storage = ""
     found = None if arguments["local_mode"] else connecting.find(arguments["address"])
     if found is not None:
         connecting.check_arguments(arguments, private, found)
@@ -243,14 +244,16 @@ def start(arguments: dict[str, Any], private: dict[str, Any]) -> session.Session
         info = _cluster_info(engine, found)
         logger.info("connected to the cluster at %s, through its node at %s", found.head, info["node_ip_address"])
     else:
-        engine, info = _start_node(arguments, private, own)
+        engine, info, storage = _start_node(arguments, private, own)
     printer = _start_printer(engine) if arguments["log_to_driver"] is not False and not arguments["local_mode"] else None
     _install_hooks()
     job.apply_logging(own.py_logging_config)
-    return session.Session(engine, RayContext(info), printer, info["session_dir"], arguments)
+    started = session.Session(engine, RayContext(info), printer, info["session_dir"], arguments)
+    started.storage = storage
+    return started
 
 
-def _start_node(arguments: dict[str, Any], private: dict[str, Any], own: JobConfig) -> tuple[Core, dict[str, Any]]:
+def _start_node(arguments: dict[str, Any], private: dict[str, Any], own: JobConfig) -> tuple[Core, dict[str, Any], str]:
     from ray import _native
 
     check_interpreter()
@@ -259,7 +262,7 @@ def _start_node(arguments: dict[str, Any], private: dict[str, Any], own: JobConf
     total = config["resources"]
     what = "local mode, everything in this process" if arguments["local_mode"] else f"session {config['session_dir']}"
     logger.info("started a local node: %g CPUs, %g GPUs, %s", total.get("CPU", 0), total.get("GPU", 0), what)
-    return engine, _address_info(engine.node_id.hex(), config["session_dir"])
+    return engine, _address_info(engine.node_id.hex(), config["session_dir"]), config["settings"].get("spill_storage", "")
 
 
 def check_interpreter() -> None:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import io
+import types
+
 import cloudpickle
+
+from ray._native import ObjectRef
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,11 +47,11 @@ def _find(value: Any, path: str, depth: int, budget: list[int]) -> tuple[str, An
     """Follow the first part that fails alone, down to the last one."""
     if depth >= _DEPTH_MAX:
         return path, value
-    for step, part in _parts(value):
+    for step, part in parts(value):
         budget[0] -= 1
         if budget[0] <= 0:
             return path, value
-        if not _picklable(part):
+        if not is_picklable(part):
             return _find(part, _join(path, step, part), depth + 1, budget)
     return path, value
 
@@ -56,13 +62,23 @@ def _join(path: str, step: str, part: Any) -> str:
     return f"{path}{step}"
 
 
-def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+def parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """Give what is inside a value, each with the step that leads there: `["key"]`, `.attribute`, `.closure['name']`."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield f"[{key!r}]", item
+            if not isinstance(key, (str, bytes, int, float)):
+                yield f".key({key!r:.40})", key
     elif isinstance(value, (list, tuple, set, frozenset)):
         for index, item in enumerate(value):
             yield f"[{index}]", item
+    elif isinstance(value, types.MethodType):
+        yield ".__self__", value.__self__
+        yield ".__func__", value.__func__
+    elif isinstance(value, functools.partial):
+        yield ".func", value.func
+        yield ".args", value.args
+        yield ".keywords", value.keywords
     elif hasattr(value, "__code__"):
         yield from _function_parts(value)
     elif isinstance(value, type):
@@ -70,8 +86,16 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
             if not (name.startswith("__") and name.endswith("__")) or callable(item):
                 yield f".{name}", item
     else:
-        for name, item in getattr(value, "__dict__", {}).items():
-            yield f".{name}", item
+        yield from _fields(value)
+
+
+def _fields(value: Any) -> Iterator[tuple[str, Any]]:
+    yield from ((f".{name}", item) for name, item in getattr(value, "__dict__", {}).items())
+    for cls in type(value).__mro__:
+        slots = cls.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                yield f".{name}", getattr(value, name)
 
 
 def _function_parts(function: Any) -> Iterator[tuple[str, Any]]:
@@ -85,11 +109,27 @@ def _function_parts(function: Any) -> Iterator[tuple[str, Any]]:
             yield f".globals[{name!r}]", function.__globals__[name]
     for index, default in enumerate(function.__defaults__ or ()):
         yield f".defaults[{index}]", default
+    for name, default in (getattr(function, "__kwdefaults__", None) or {}).items():
+        yield f".kwdefaults[{name!r}]", default
 
 
-def _picklable(value: Any) -> bool:
+class _Probe(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+    """Tries to pickle, for nobody to read."""
+
+    def persistent_id(self, value: Any) -> str | None:
+        """Leave references out: one that is pickled keeps its object for whoever reads the bytes."""
+        return "ref" if type(value) is ObjectRef else None
+
+
+def is_picklable(value: Any) -> bool:
+    """Tell whether a value can be pickled by itself."""
+    return not why_not(value)
+
+
+def why_not(value: Any) -> str:
+    """Say why a value can't be pickled, "" if it can."""
     try:
-        cloudpickle.dumps(value)
-    except Exception:  # whatever the user's own reduce raises: the question is only whether it works
-        return False
-    return True
+        _Probe(io.BytesIO(), protocol=5).dump(value)
+    except Exception as error:  # whatever the user's own reduce raises: the question is only whether it works
+        return str(error) or type(error).__name__
+    return ""

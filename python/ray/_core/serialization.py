@@ -98,3 +98,37 @@ def _dump(value: Any, keep: Callable[[pickle.PickleBuffer], bool] | None) -> byt
 
             raise explain(value, error) from error
         return file.getvalue()
+
+
+# Serializers of the users' own: reducers of cloudpickle, where every pickler of this package looks.
+
+
+class _Reducer:
+    """Makes of an instance what pickle needs: the deserializer, and what the serializer gave."""
+
+    def __init__(self, serializer: Callable[[Any], Any], deserializer: Callable[[Any], Any]) -> None:
+        self.serializer = serializer
+        self.deserializer = deserializer
+
+    def __call__(self, value: Any) -> tuple[Any, tuple[Any]]:
+        return self.deserializer, (self.serializer(value),)
+
+
+def add_serializer(cls: type, serializer: Callable[[Any], Any], deserializer: Callable[[Any], Any]) -> None:
+    """Register a pair for the instances of a class, in place of an earlier one.
+
+    Raises:
+        TypeError: `cls` is no class, or one of the others can't be called.
+    """
+    if not isinstance(cls, type):
+        raise TypeError(f"a serializer is registered for a class, got {type(cls).__name__}: {cls!r:.100}")
+    for name, given in (("serializer", serializer), ("deserializer", deserializer)):
+        if not callable(given):
+            raise TypeError(f"{name} must be callable, got {type(given).__name__}")
+    cloudpickle.Pickler.dispatch_table[cls] = _Reducer(serializer, deserializer)
+
+
+def remove_serializer(cls: type) -> None:
+    """Forget the pair of a class, if there is one."""
+    if isinstance(cloudpickle.Pickler.dispatch_table.get(cls), _Reducer):
+        del cloudpickle.Pickler.dispatch_table[cls]

@@ -66,6 +66,8 @@ class Session:
         self.printer = printer
         self.session_dir = session_dir
         self.settings = settings
+        self.storage = ""
+        """Where this session's nodes spill objects to besides their disks, if it started them."""
 
     def end(self, exiting: bool) -> None:
         """Stop the engine, then print what the workers still said."""
@@ -78,6 +80,10 @@ class Session:
             logging_config.forget()
         if self.printer is not None:
             self.printer.stop()
+        if self.storage:
+            from ray._core.config import storage
+
+            storage.remove_all(self.storage)
 
 
 def init(

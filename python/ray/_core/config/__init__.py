@@ -129,6 +129,7 @@ _TABLE: dict[str, tuple[Callable[[str], Any], Any]] = {
     "RAY_WORKER_NICENESS": (int, 0),  # by so much workers are nicer than the node
     "PYTHONBREAKPOINT": (str, ""),  # Python's own: what `breakpoint()` calls
     "RAY_COLOR_PREFIX": (_flag, True),  # colour the "(name pid=..)" prefix on a terminal
+    "RAY_CLOUD_INSTANCE_ID": (str, ""),  # the cloud's name of this machine
 }
 
 

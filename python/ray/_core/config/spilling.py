@@ -39,7 +39,7 @@ def check(private: Mapping[str, Any]) -> None:
     Raises:
         TypeError: A setting has the wrong type.
         ValueError: A setting has a bad value.
-        NotImplementedError: Objects are to be spilled to something else than folders.
+        ImportError: Objects are to be spilled to a place that needs fsspec, and that is not installed.
     """
     settings = private.get("_system_config") or {}
     directory = private.get("object_spilling_directory")
@@ -56,7 +56,10 @@ def check(private: Mapping[str, Any]) -> None:
         raise TypeError(f"_system_config['local_fs_capacity_threshold'] must be a number, got {share!r}")
     if not 0 < share <= 1:
         raise ValueError(f"_system_config['local_fs_capacity_threshold'] must be above 0 and at most 1, got {share!r}")
-    _configured_folders(settings)
+    if _configured(settings)[1]:
+        from ray._core.config import storage
+
+        storage.check(_configured(settings)[1])
 
 
 def engine_settings(private: Mapping[str, Any], session_dir: str) -> dict[str, str]:
@@ -76,13 +79,18 @@ def engine_settings(private: Mapping[str, Any], session_dir: str) -> dict[str, s
     if not settings.get("automatic_object_spilling_enabled", True):
         return {}
     directory = private.get("object_spilling_directory")
-    folders = [os.fspath(directory)] if directory else _configured_folders(settings)
+    configured, places = _configured(settings)
+    folders = [os.fspath(directory)] if directory else configured
     for folder in folders:
         _make(folder)
     found = {
         "spill_folders": "\n".join(os.path.abspath(folder) for folder in folders) or _nearest_folder(session_dir),
         "spill_most_used": str(settings.get("local_fs_capacity_threshold", _MOST_USED)),
     }
+    if places:
+        from uuid import uuid4
+
+        found["spill_storage"] = "\n".join(f"{place.rstrip('/')}/ray-spilled-{uuid4().hex}" for place in places)
     if "min_spilling_size" in settings:
         found["spill_batch_bytes"] = str(settings["min_spilling_size"])
     if "object_spilling_quota_bytes" in settings:
@@ -90,10 +98,15 @@ def engine_settings(private: Mapping[str, Any], session_dir: str) -> dict[str, s
     return found
 
 
-def _configured_folders(settings: Mapping[str, Any]) -> list[str]:
+_PLACES = {"filesystem": "directory_path", "smart_open": "uri", "fsspec": "uri"}
+"""Types in `object_spilling_config`, with the parameter that says where. The first is for folders; the others are for anything that fsspec can open."""
+
+
+def _configured(settings: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Give the folders and the URIs that `object_spilling_config` names."""
     text = settings.get("object_spilling_config")
     if not text:
-        return []
+        return [], []
     import json
 
     if not isinstance(text, str):
@@ -103,16 +116,14 @@ def _configured_folders(settings: Mapping[str, Any]) -> list[str]:
     except ValueError as error:
         raise ValueError(f"_system_config['object_spilling_config'] is no JSON text: {error}") from None
     kind = config.get("type") if isinstance(config, dict) else None
-    if kind != "filesystem":
-        raise NotImplementedError(
-            f"objects can't be spilled to {kind!r} storage yet\n"
-            'hint: use {"type": "filesystem", "params": {"directory_path": ...}}, where the path may be on a file system that is mounted from elsewhere'
-        )
-    folders = (config.get("params") or {}).get("directory_path")
-    folders = [folders] if isinstance(folders, str) else folders
-    if not isinstance(folders, list) or not folders or not all(isinstance(folder, str) and folder and "\n" not in folder for folder in folders):
-        raise ValueError(f"object_spilling_config: directory_path must be a path or a list of paths, got {folders!r}")
-    return folders
+    if kind not in _PLACES:
+        raise ValueError(f"object_spilling_config: type must be one of {', '.join(_PLACES)}, got {kind!r}")
+    parameter = _PLACES[kind]
+    places = (config.get("params") or {}).get(parameter)
+    places = [places] if isinstance(places, str) else places
+    if not isinstance(places, list) or not places or not all(isinstance(place, str) and place and "\n" not in place for place in places):
+        raise ValueError(f"object_spilling_config: {parameter} must be a text or a list of texts, got {places!r}")
+    return (places, []) if kind == "filesystem" else ([], places)
 
 
 def _make(folder: str) -> None:

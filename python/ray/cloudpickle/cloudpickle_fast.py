@@ -1,0 +1,3 @@
+"""An older import path of the pickler."""
+
+from cloudpickle.cloudpickle import *
