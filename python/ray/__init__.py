@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ray import actor, exceptions, remote_function, runtime_context
+    from ray._core.calls.cancellation import cancel
     from ray._core.calls.decorators import method
     from ray._core.generators import DynamicObjectRefGenerator, ObjectRefGenerator
     from ray._core.ids import (
@@ -60,6 +61,7 @@ __all__ = [
     "__version__",
     "actor",
     "available_resources",
+    "cancel",
     "cluster_resources",
     "exceptions",
     "get",
@@ -86,6 +88,7 @@ SCRIPT_MODE = _core.SCRIPT_MODE
 WORKER_MODE = _core.WORKER_MODE
 
 _HOMES = {
+    "_core.calls.cancellation": ("cancel",),
     "_core.calls.decorators": ("method",),
     "_core.ids": (
         "ActorClassID",

@@ -10,7 +10,10 @@ from ray._core.local.core import LocalCore
 from ray._core.local.streams import LocalStream, Producer
 
 # How the native engine starts, what a worker's main loop needs of it, and what reads the output of workers.
-NOT_IN_LOCAL_MODE = {"start", "connect", "observe", "attach", "next_log", "work_fd", "set_async_variable", "set_groups", "leave_actor", "wait_until_unneeded"}
+NOT_IN_LOCAL_MODE = {
+    *("start", "connect", "observe", "attach", "next_log"),
+    *("work_fd", "set_async_variable", "set_groups", "leave_actor", "take_cancelled", "wait_until_unneeded"),
+}
 
 
 def public(cls: type) -> set[str]:
@@ -23,7 +26,7 @@ def public(cls: type) -> set[str]:
         (_native.Core, LocalCore, NOT_IN_LOCAL_MODE),
         (_native.CallTemplate, LocalTemplate, set()),
         (_native.ResultStream, LocalStream, set()),
-        (_native.PendingCall, Producer, {"prepare", "finish", "fail", "is_stream", "finish_stream"}),
+        (_native.PendingCall, Producer, {"prepare", "finish", "fail", "is_stream", "finish_stream", "key", "is_cancelled", "finish_cancelled"}),
     ],
     ids=["Core", "CallTemplate", "ResultStream", "PendingCall"],
 )

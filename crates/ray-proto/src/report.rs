@@ -39,6 +39,8 @@ wire_enum! {
         7 = AtWorker { worker: ProcId, pid: u32, ahead: Vec<u64> },
         /// `at`: where the actor lives, if it does. `sent`: the call is there.
         8 = AtActor { actor: ActorId, at: Option<ProcId>, sent: bool, ahead: u32 },
+        /// Its cancellation was asked for, and it has not ended.
+        30 = CancelAsked { by: String, force: bool, age_us: u64 },
         // ---- by a process
         9 = Runs { caller: ProcId, task: u64, name: String, age_us: u64 },
         /// `missing` of `ids` are awaited by a thread that stands still (`blocks`) or by a future. `call`: on whose behalf, where that is known.

@@ -5,7 +5,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict};
 use ray_proto::{ActorId, Blob, ObjectId, ProcId, Resources, UNIT};
 use ray_worker::WorkTemplate;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 #[derive(Clone, Debug)]
@@ -49,6 +49,32 @@ pub(crate) fn set_async_variable(py: Python<'_>, variable: Py<PyAny>) {
     let _ = ASYNC_CALL.set(py, variable);
 }
 
+thread_local! {
+    /// The call whose code runs in this thread and may be interrupted.
+    static OPEN: Cell<Option<(ProcId, u64)>> = const { Cell::new(None) };
+}
+
+/// The call that an interruption of this thread would hit.
+pub(crate) fn interruptible() -> Option<(ProcId, u64)> {
+    OPEN.get()
+}
+
+/// Until the guard goes, `call` may be interrupted in this thread.
+pub(crate) struct Window;
+
+impl Window {
+    pub(crate) fn open(call: (ProcId, u64)) -> Self {
+        OPEN.set(Some(call));
+        Window
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        OPEN.set(None);
+    }
+}
+
 pub(crate) struct Entered(Option<Running>);
 
 /// Mark what this thread runs until the guard goes.
@@ -74,6 +100,12 @@ pub(crate) fn current(py: Python<'_>) -> Option<Running> {
     let call = ASYNC_CALL.get(py)?.bind(py).call_method1("get", (py.None(),)).ok()?;
     let call = call.cast::<crate::pending_call::PendingCall>().ok()?;
     Some(call.get().running())
+}
+
+/// The call of another process that submits calls here: they may be cancelled together with it. None in a driver.
+pub(crate) fn caller(py: Python<'_>, library: &ray_worker::Library) -> Option<(ProcId, u64)> {
+    library.slot()?;
+    call_of_thread().or_else(|| current(py).map(|running| (running.from, running.task)))
 }
 
 /// The fields that ray._native.pyi promises.

@@ -1,5 +1,6 @@
 //! Running calls: from bytes to the user's function and back. The loop is native, so that no frame of the runtime stands in a user's traceback.
 
+use crate::cancel::{interruptible, is_cancellation};
 use crate::context::{self, Running, ThisActor};
 use crate::core::Core;
 use crate::pending_call::{take_all, PendingCall};
@@ -125,12 +126,15 @@ fn execute(py: Python<'_>, library: &Arc<Library>, work: CallWork) -> PyResult<O
         set_visible_gpus(py, &work.call.gpu_ids)?;
     }
     let mut producer = Producer::new(&work);
-    let called = values::decode_args(py, library, &work.call.args).and_then(|(args, kwargs)| function.bind(py).call(args, kwargs.as_ref()));
+    let called = interruptible(library, &work, || {
+        let (args, kwargs) = values::decode_args(py, library, &work.call.args)?;
+        let called = function.bind(py).call(args, kwargs.as_ref())?;
+        match &mut producer {
+            None => Ok(called),
+            Some(producer) => drive(library, &work, producer, &called).map(|()| called),
+        }
+    });
     drop(function);
-    let called = match &mut producer {
-        None => called,
-        Some(producer) => called.and_then(|generator| drive(library, &work, producer, &generator).map(|()| generator)),
-    };
     if library.is_forked() {
         return leave_forked_child(py, called.err());
     }
@@ -142,6 +146,10 @@ fn execute(py: Python<'_>, library: &Arc<Library>, work: CallWork) -> PyResult<O
         }
         .map(|()| left),
         Err(error) if error.is_instance_of::<PySystemExit>(py) => exit_in_call(py, library, work, error),
+        Err(error) if is_cancellation(py, library, &work, &error) => {
+            library.finish_cancelled(&work, leaving);
+            Ok(left)
+        }
         Err(error) => finish_failed(py, library, work, error, leaving, producer.as_mut()).map(|()| left),
     };
     drop(entered);

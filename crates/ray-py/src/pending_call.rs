@@ -109,6 +109,25 @@ impl PendingCall {
         }
     }
 
+    /// What `take_cancelled` calls it.
+    #[getter]
+    fn key(&self) -> (u64, u64) {
+        (self.running.from.0, self.running.task)
+    }
+
+    /// Its caller does not want it any more.
+    #[getter]
+    fn is_cancelled(&self) -> bool {
+        self.library.is_cancelled((self.running.from, self.running.task))
+    }
+
+    /// It ends as its caller wished.
+    fn finish_cancelled(&self) {
+        if let Some(work) = self.take() {
+            self.library.finish_cancelled(&work.call, false);
+        }
+    }
+
     #[getter]
     fn name(&self) -> &str {
         &self.running.name

@@ -4,7 +4,7 @@ use crate::cluster::Where;
 use crate::core::Core;
 use crate::object_ref::ObjectRef;
 use crate::result_stream::ResultStream;
-use crate::{errors, room, values};
+use crate::{context, errors, room, values};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -131,7 +131,7 @@ impl CallTemplate {
         }
         let call_args = encode_args(library, args, kwargs)?;
         let body_id = call_args.body_id;
-        let submitted = library.submit(&self.template, call_args);
+        let submitted = library.submit(&self.template, call_args, context::caller(py, library));
         if !body_id.is_nil() {
             library.drop_ref(body_id);
         }

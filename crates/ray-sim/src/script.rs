@@ -46,6 +46,9 @@ impl Process {
         if env.options.streams > 0 && env.rng.permille(400) && self.use_streams(env, frame) {
             return;
         }
+        if env.options.cancels > 0 && env.rng.permille(env.options.cancels) {
+            return self.cancel_some(env, frame);
+        }
         let roll = env.rng.below(100);
         match roll {
             0..=11 => self.put(env, frame),
@@ -158,6 +161,7 @@ impl Process {
         env.options.calls = env.options.calls.saturating_sub(1);
         env.note(self.id, || format!("submits {task} ({}) at {:?} with {text}", template.name, info.path));
         env.oracle.calls.insert((self.id, task), info);
+        self.call_born(env, frame, task);
         if let Some(options) = template.stream {
             return self.stream_submitted(env, frame, task, options, made);
         }

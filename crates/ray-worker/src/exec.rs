@@ -111,6 +111,9 @@ impl Library {
     pub fn finish_call(&self, work: &CallWork, outcome: Outcome, results: Vec<Payload>, leaving: bool) {
         self.with(|core| {
             let Some(running) = core.exec.finish(work.from, work.call.task) else { return };
+            if core.interrupts.any_untold() {
+                core.note_untold();
+            }
             core.publish(work.from, &results);
             if leaving {
                 core.leaving = true;

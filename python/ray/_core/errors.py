@@ -386,6 +386,8 @@ def _cancelled(fields: Mapping[str, str], message: str) -> BaseException:
     from ray._core.ids import TaskID
 
     task_id = fields.get("task_id")
+    if not message and "by" in fields:
+        message = f"Task {task_id} ({fields.get('name', '?')}) was cancelled by {fields['by']}."
     return errors.TaskCancelledError(TaskID.from_hex(task_id) if task_id else None, message or None)
 
 

@@ -4,8 +4,10 @@
 //! 1. A call is in the queue or running, never both; a recalled call was never started.
 //! 2. Calls of one caller to one group leave in the order they came in. Groups don't wait for each other.
 
+mod cancel;
 mod streams;
 
+pub use cancel::{Cancelling, Found};
 pub use streams::{Outgoing, Permit};
 
 use crate::Time;
@@ -35,6 +37,9 @@ pub struct Running {
     pub since: Time,
     /// Its results leave one after another.
     pub stream: Option<Outgoing>,
+    /// It is no actor's.
+    pub is_task: bool,
+    pub cancelling: Cancelling,
 }
 
 #[derive(Debug)]
@@ -100,6 +105,8 @@ impl Exec {
             template: call.template,
             since: now,
             stream: call.stream.as_ref().map(Outgoing::new),
+            is_task: queued.is_returnable(),
+            cancelling: Cancelling::No,
         };
         self.running.insert((queued.from, call.task), running);
         Some(queued)

@@ -62,10 +62,12 @@ class Call:
         "args",
         "arguments",
         "attempt",
+        "cancelled_by",
         "handle",
         "is_constructor",
         "missing",
         "number",
+        "parent",
         "queued_at",
         "run",
         "site",
@@ -80,6 +82,8 @@ class Call:
         self.args: LocalValue | None = args
         self.arguments = arguments
         self.actor = actor
+        self.parent: Call | None = None  # the call that submitted it
+        self.cancelled_by: str | None = None
         self.handle: ObjectRef[Any] | None = None  # an actor lives as long as it has calls
         self.is_constructor = False
         self.missing = 0
@@ -102,7 +106,7 @@ class Call:
 
     def may_retry(self) -> bool:
         """Whether attempts are left."""
-        return self.site.max_retries < 0 or self.attempt < self.site.max_retries
+        return self.cancelled_by is None and (self.site.max_retries < 0 or self.attempt < self.site.max_retries)
 
 
 class LocalTemplate:

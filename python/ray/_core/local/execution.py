@@ -102,6 +102,8 @@ def streamed(core: LocalCore, producer: Producer) -> Outcome:
 def raised(core: LocalCore, call: Call, error: BaseException) -> Outcome:
     """The call raised."""
     outcome = Outcome()
+    if call.cancelled_by is not None and _is_asyncio_cancel(error):
+        return cancelled(core, call)
     if isinstance(error, SystemExit) and call.actor is not None and not call.is_constructor:
         outcome.left = exit_reason(error)
         return outcome
@@ -115,6 +117,19 @@ def raised(core: LocalCore, call: Call, error: BaseException) -> Outcome:
     return outcome
 
 
+def cancelled(core: LocalCore, call: Call) -> Outcome:
+    """The call ends as its caller wished."""
+    outcome = Outcome()
+    outcome.error = cancelled_value(core, call)
+    return outcome
+
+
+def cancelled_value(core: LocalCore, call: Call) -> LocalValue:
+    """Make what the caller of a cancelled call gets."""
+    fields = {"task_id": core.scheduler.task_hex(call.number), "name": call.name, "by": call.cancelled_by or "its caller"}
+    return core.objects.failed("cancelled", fields)
+
+
 def user_frames(frames: TracebackType | None) -> TracebackType | None:
     """Give the part of a traceback that begins with the user's code: for `pdb.pm()` after `ray.get` has raised."""
     while frames is not None and is_runtime_frame(frames.tb_frame.f_code.co_filename):
@@ -125,6 +140,11 @@ def user_frames(frames: TracebackType | None) -> TracebackType | None:
 def _is_debugger_quit(error: BaseException) -> bool:
     debugger = sys.modules.get("bdb")
     return debugger is not None and isinstance(error, debugger.BdbQuit)
+
+
+def _is_asyncio_cancel(error: BaseException) -> bool:
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and isinstance(error, asyncio.CancelledError)
 
 
 def in_event_loop() -> bool:

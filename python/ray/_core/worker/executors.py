@@ -91,7 +91,7 @@ class _GroupLoop:
         self._size = size
         self._running = running
         self._end = end
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], _native.PendingCall] = {}
         loop.add_reader(core.work_fd(group), self._take)
 
     def _take(self) -> None:
@@ -100,14 +100,20 @@ class _GroupLoop:
         calls, reason = _native.take_calls(self._core, self._group, self._size - len(self._tasks))
         for call in calls:
             task = self._loop.create_task(self._run(call))
-            self._tasks.add(task)
+            self._tasks[task] = call
             task.add_done_callback(self._end_of_call)
+        cancelled = self._core.take_cancelled(self._group)
+        if cancelled:
+            for task in [task for task, call in self._tasks.items() if call.key in cancelled]:
+                task.cancel()
         if reason is not None:
             self._end()
 
     def _end_of_call(self, task: asyncio.Task[None]) -> None:
         was_full = len(self._tasks) >= self._size
-        self._tasks.discard(task)
+        call = self._tasks.pop(task)
+        if task.cancelled():
+            call.finish_cancelled()  # it had not begun
         if was_full:
             self._take()
 
@@ -123,6 +129,11 @@ class _GroupLoop:
         except BaseException as error:  # the boundary of the user's call: its error is its result
             if session.core is not self._core:
                 leave_forked_child(error)
+            from asyncio import CancelledError
+
+            if isinstance(error, CancelledError) and call.is_cancelled:
+                call.finish_cancelled()
+                return
             if not isinstance(error, SystemExit):
                 call.fail(error)
                 return

@@ -10,6 +10,7 @@ import atexit
 import faulthandler
 import io
 import os
+import signal
 import sys
 
 from ray import _native
@@ -90,6 +91,7 @@ def main(link_fd: int, slot: int, board_fd: int, config: dict[str, Any], env: st
     sys.stderr = _NamedStream(2, core)
     sys.breakpointhook = _breakpoint
     faulthandler.enable(2, all_threads=False)
+    signal.signal(_native.interrupt_signal(), _native.interrupt_if_cancelled)
     while True:
         reason = _native.run_calls(core)
         if reason != "constructed":
