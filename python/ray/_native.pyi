@@ -276,11 +276,8 @@ class PendingCall:
     @property
     def key(self) -> tuple[int, int]:
         """What `Core.take_cancelled` calls it."""
-    @property
-    def is_cancelled(self) -> bool:
-        """Its caller does not want it any more."""
-    def finish_cancelled(self) -> None:
-        """It ends as its caller wished."""
+    def finish_cancelled(self, interruption: BaseException | None) -> None:
+        """It ends as its caller wished. `interruption`: what its code saw; None if it had not begun."""
 
 @final
 class CompletionQueue:

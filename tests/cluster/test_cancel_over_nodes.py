@@ -45,8 +45,7 @@ def parent(tally, tag):
 
 @ray.remote(num_cpus=0)
 def generator(tally):
-    for i in range(3):
-        yield i
+    yield from range(3)
     tally.add("three")
     while True:
         time.sleep(0.01)

@@ -40,8 +40,8 @@ def test_cancel_queued_task_never_runs(tally, gate):
     dependent = identity.remote(ref)
     ray.cancel(ref)
     assert_cancelled(ref)
-    assert_cancelled(dependent)
     gate.open()
+    assert_cancelled(dependent)
     assert ray.get(holders) == ["held", "held"]
     assert tally.words() == []
 
@@ -112,17 +112,16 @@ def test_cancel_reaches_children_that_wait(tally, gate):
     def never():
         tally.add("never")
 
-    @ray.remote
-    class Mother:
-        def run(self):
-            child = never.remote()
-            tally.add("submitted")
-            wait_for(lambda: ray.get_runtime_context().is_canceled())
-            return [child]
+    @ray.remote(num_cpus=0)
+    def mother():
+        child = never.remote()
+        tally.add("submitted")
+        wait_for(lambda: ray.get_runtime_context().is_canceled())
+        return [child]
 
     holder = hold.remote(gate)
     wait_for(lambda: gate.arrivals.count() == 1)
-    ref = Mother.remote().run.remote()
+    ref = mother.remote()
     wait_for(lambda: "submitted" in tally.words())
     ray.cancel(ref)
     (child,) = ray.get(ref, timeout=10)

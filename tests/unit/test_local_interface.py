@@ -26,7 +26,7 @@ def public(cls: type) -> set[str]:
         (_native.Core, LocalCore, NOT_IN_LOCAL_MODE),
         (_native.CallTemplate, LocalTemplate, set()),
         (_native.ResultStream, LocalStream, set()),
-        (_native.PendingCall, Producer, {"prepare", "finish", "fail", "is_stream", "finish_stream", "key", "is_cancelled", "finish_cancelled"}),
+        (_native.PendingCall, Producer, {"prepare", "finish", "fail", "is_stream", "finish_stream", "key", "finish_cancelled"}),
     ],
     ids=["Core", "CallTemplate", "ResultStream", "PendingCall"],
 )

@@ -126,6 +126,21 @@ fn running_call_is_told_and_ends_with_its_reply() {
 }
 
 #[test]
+fn worker_that_says_where_it_was_interrupted_is_heard() {
+    let mut stage = Stage::new();
+    let call = stage.submit(-1, &[]);
+    let (worker, _) = stage.start(0, call);
+    stage.cancel(stage.ret(call, 1), &gently()).expect("a task");
+    let error = plain(ray_proto::value::system_error("interrupted", &[]));
+    let reply = Box::new(Reply { task: call, outcome: Outcome::Cancelled { started: true }, results: vec![error], retained: vec![], leaving: false });
+    stage.owner.on_peer(stage.now, worker, Peer::Reply { reply });
+    stage.settle();
+    assert_eq!(stage.code(stage.ret(call, 1)), "interrupted");
+    stage.drop_all(&[stage.ret(call, 1)]);
+    stage.assert_empty();
+}
+
+#[test]
 fn value_that_crosses_the_cancellation_is_the_result() {
     let mut stage = Stage::new();
     let call = stage.submit(3, &[]);
@@ -331,13 +346,13 @@ fn exec_queued_call_is_taken_out_and_a_running_one_is_told_once() {
     exec.pop(0, 0);
     assert!(matches!(exec.cancel(from, 2, &gently()), Found::Queued(queued) if queued.call.task == 2));
     assert_eq!(exec.queued(), 1);
-    assert!(!exec.is_cancelled(from, 1) && !exec.take_cancel(from, 1));
+    assert!(exec.cancellation(from, 1).is_none() && !exec.take_cancel(from, 1));
     assert!(matches!(exec.cancel(from, 1, &gently()), Found::Running { is_task: true }));
     assert_eq!(exec.untold(from, 1), Some(&gently()));
     assert!(exec.take_cancel(from, 1) && !exec.take_cancel(from, 1), "told once");
-    assert!(exec.is_cancelled(from, 1) && exec.untold(from, 1).is_none());
+    assert!(exec.cancellation(from, 1) == Some(&gently()) && exec.untold(from, 1).is_none());
     assert!(matches!(exec.cancel(from, 1, &gently()), Found::Running { .. }));
     assert!(exec.take_cancel(from, 1), "and once more when asked again");
-    assert_eq!(exec.finish(from, 1).expect("it ran").cancelling, Cancelling::Told);
+    assert_eq!(exec.finish(from, 1).expect("it ran").cancelling, Cancelling::Told(gently()));
     assert!(matches!(exec.cancel(from, 1, &gently()), Found::Nowhere));
 }

@@ -157,7 +157,7 @@ wire_enum! {
     pub enum Outcome {
         0 = Returned {},
         1 = Raised { retryable: bool },
-        /// Its caller asked for that. `started`: it ran.
+        /// Its caller asked for that. `started`: it ran, and the results say where it was interrupted, if anything.
         2 = Cancelled { started: bool },
     }
 }

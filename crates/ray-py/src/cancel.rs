@@ -7,10 +7,13 @@ use crate::context::{self, Window};
 use crate::core::{current, wait_at, Core};
 use crate::errors;
 use crate::object_ref::{Home, ObjectRef};
+use crate::execute::encode_error;
 use pyo3::exceptions::{PyKeyboardInterrupt, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use ray_proto::msg::Cancellation;
-use ray_proto::{hex, ObjectId};
+use ray_proto::{hex, ObjectId, Payload};
 use ray_worker::{CallWork, Library, Step};
 use std::sync::Arc;
 
@@ -51,9 +54,32 @@ pub(crate) fn interruptible<T>(library: &Library, work: &CallWork, body: impl Fn
     result
 }
 
-/// Whether the error of a call is its cancellation.
-pub(crate) fn is_cancellation(py: Python<'_>, library: &Library, work: &CallWork, error: &PyErr) -> bool {
-    error.is_instance_of::<PyKeyboardInterrupt>(py) && work.call.actor_seq.is_none() && library.is_cancelled((work.from, work.call.task))
+/// Whether the error of a task is its cancellation, and whose.
+pub(crate) fn cancelled_by(py: Python<'_>, library: &Library, work: &CallWork, error: &PyErr) -> Option<String> {
+    let may_be = error.is_instance_of::<PyKeyboardInterrupt>(py) && work.call.actor_seq.is_none();
+    may_be.then(|| library.cancelled_by((work.from, work.call.task)))?
+}
+
+/// Whether a method that has returned was cancelled meanwhile: then nobody gets what it returned. Compat: as in Ray, where that of a task is its result.
+pub(crate) fn is_unwanted(library: &Library, work: &CallWork) -> bool {
+    work.call.actor_seq.is_some() && library.any_untold() && library.cancelled_by((work.from, work.call.task)).is_some()
+}
+
+/// A running call ends as its caller wished. `interruption`: what its code saw, and where.
+pub(crate) fn finish_cancelled(
+    py: Python<'_>,
+    library: &Arc<Library>,
+    work: &CallWork,
+    by: &str,
+    interruption: Bound<'_, PyAny>,
+    leaving: bool,
+) -> PyResult<()> {
+    let task_id = PyBytes::new(py, &ObjectId::new(work.from, work.call.task, 0).task_bytes());
+    let main = py.import(intern!(py, "ray._core.worker.main"))?;
+    let error = main.call_method1(intern!(py, "cancelled_error"), (interruption, &work.template.name, task_id, by))?;
+    let value = encode_error(py, library, &work.template.name, work.call.attempt, PyErr::from_value(error))?;
+    library.finish_cancelled(work, vec![Payload { value, refs: vec![] }], leaving);
+    Ok(())
 }
 
 /// Who is asking, for people.
@@ -89,5 +115,5 @@ pub(crate) fn cancel(py: Python<'_>, core: &Core, reference: &ObjectRef, force: 
 
 /// Whether the call that asks was cancelled.
 pub(crate) fn is_cancelled(py: Python<'_>, library: &Library) -> bool {
-    context::current(py).is_some_and(|running| library.is_cancelled((running.from, running.task)))
+    context::current(py).is_some_and(|running| library.cancelled_by((running.from, running.task)).is_some())
 }

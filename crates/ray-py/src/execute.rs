@@ -1,6 +1,6 @@
 //! Running calls: from bytes to the user's function and back. The loop is native, so that no frame of the runtime stands in a user's traceback.
 
-use crate::cancel::{interruptible, is_cancellation};
+use crate::cancel::{cancelled_by, finish_cancelled, interruptible, is_unwanted};
 use crate::context::{self, Running, ThisActor};
 use crate::core::Core;
 use crate::pending_call::{take_all, PendingCall};
@@ -140,17 +140,21 @@ fn execute(py: Python<'_>, library: &Arc<Library>, work: CallWork) -> PyResult<O
     }
     let left = leaving.then(|| "max_calls was reached".to_owned());
     let outcome = match called {
+        Ok(_) if is_unwanted(library, &work) => {
+            library.finish_cancelled(&work, vec![], leaving);
+            Ok(left)
+        }
         Ok(value) => match producer {
             None => finish(library, work, &value, leaving),
             Some(producer) => finish_stream(py, library, work, &producer, leaving),
         }
         .map(|()| left),
         Err(error) if error.is_instance_of::<PySystemExit>(py) => exit_in_call(py, library, work, error),
-        Err(error) if is_cancellation(py, library, &work, &error) => {
-            library.finish_cancelled(&work, leaving);
-            Ok(left)
+        Err(error) => match cancelled_by(py, library, &work, &error) {
+            Some(by) => finish_cancelled(py, library, &work, &by, error.into_value(py).into_bound(py).into_any(), leaving),
+            None => finish_failed(py, library, work, error, leaving, producer.as_mut()),
         }
-        Err(error) => finish_failed(py, library, work, error, leaving, producer.as_mut()).map(|()| left),
+        .map(|()| left),
     };
     drop(entered);
     outcome
@@ -248,7 +252,7 @@ fn construct(py: Python<'_>, library: &Arc<Library>, work: &ActorWork) -> PyResu
 }
 
 /// The value that stands for an error.
-fn encode_error(py: Python<'_>, library: &Arc<Library>, name: &str, attempt: u32, error: PyErr) -> PyResult<Value> {
+pub(crate) fn encode_error(py: Python<'_>, library: &Arc<Library>, name: &str, attempt: u32, error: PyErr) -> PyResult<Value> {
     let node = ray_proto::hex(&library.node_id);
     let exception = error.into_value(py);
     let bytes = hooks(py)?.call_method1(intern!(py, "encode_error"), (exception, name, node, attempt))?.cast_into::<PyBytes>()?;

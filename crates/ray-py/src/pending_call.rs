@@ -1,5 +1,6 @@
 //! `PendingCall`: a call that Python runs at its own pace (coroutines of async actors).
 
+use crate::cancel::finish_cancelled;
 use crate::context::Running;
 use crate::core::Core;
 use crate::execute::{finish_broken_stream, finish_stream, finish_with_error, finish_with_value, Resolver};
@@ -35,6 +36,10 @@ impl PendingCall {
 
     pub(crate) fn running(&self) -> Running {
         self.running.clone()
+    }
+
+    fn cancelled_by(&self) -> Option<String> {
+        self.library.cancelled_by((self.running.from, self.running.task))
     }
 
     fn take(&self) -> Option<Unfinished> {
@@ -115,16 +120,16 @@ impl PendingCall {
         (self.running.from.0, self.running.task)
     }
 
-    /// Its caller does not want it any more.
-    #[getter]
-    fn is_cancelled(&self) -> bool {
-        self.library.is_cancelled((self.running.from, self.running.task))
-    }
-
-    /// It ends as its caller wished.
-    fn finish_cancelled(&self) {
-        if let Some(work) = self.take() {
-            self.library.finish_cancelled(&work.call, false);
+    /// It ends as its caller wished. `interruption`: what its code saw; None if it had not begun.
+    fn finish_cancelled(&self, py: Python<'_>, interruption: Option<Bound<'_, PyAny>>) -> PyResult<()> {
+        let by = self.cancelled_by().unwrap_or_else(|| "its own code".into());
+        match (self.take(), interruption) {
+            (Some(work), Some(interruption)) => finish_cancelled(py, &self.library, &work.call, &by, interruption, false),
+            (Some(work), None) => {
+                self.library.finish_cancelled(&work.call, vec![], false);
+                Ok(())
+            }
+            (None, _) => Ok(()),
         }
     }
 

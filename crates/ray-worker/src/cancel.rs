@@ -13,7 +13,7 @@ use crate::waits::Waiter;
 use ray_logic::exec::Found;
 use ray_logic::owner::CancelError;
 use ray_proto::msg::{Cancellation, Outcome, Peer};
-use ray_proto::{ObjectId, ProcId};
+use ray_proto::{ObjectId, Payload, ProcId};
 use ray_shm::signals::{end_own_group, interrupt_main_thread};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::Arc;
@@ -91,14 +91,19 @@ impl Library {
         self.lock().cancel_asks.remove(&asked.token).map(|ask| ask.refused).unwrap_or_default()
     }
 
-    /// Whether this running call was cancelled.
-    pub fn is_cancelled(&self, (from, task): (ProcId, u64)) -> bool {
-        self.lock().exec.is_cancelled(from, task)
+    /// Some running call was cancelled whose code does not know, or never will.
+    pub fn any_untold(&self) -> bool {
+        self.interrupts.any_untold()
+    }
+
+    /// Who has cancelled this running call, if somebody has.
+    pub fn cancelled_by(&self, (from, task): (ProcId, u64)) -> Option<String> {
+        self.lock().exec.cancellation(from, task).map(|how| how.by.clone())
     }
 
     /// Whether this running task is to be interrupted now; true once for each time it was cancelled. Cheap while nothing is.
     pub fn take_interrupt(&self, (from, task): (ProcId, u64)) -> bool {
-        if !self.interrupts.any_untold() {
+        if !self.any_untold() {
             return false;
         }
         let mut core = self.lock();
@@ -109,7 +114,7 @@ impl Library {
 
     /// Running calls of a group whose cancellation their event loop has not heard of.
     pub fn take_cancelled(&self, group: usize) -> Vec<(ProcId, u64)> {
-        if !self.interrupts.any_untold() {
+        if !self.any_untold() {
             return vec![];
         }
         let mut core = self.lock();
@@ -119,9 +124,9 @@ impl Library {
         keys
     }
 
-    /// A running call ends as its caller wished.
-    pub fn finish_cancelled(&self, work: &crate::CallWork, leaving: bool) {
-        self.finish_call(work, Outcome::Cancelled { started: true }, vec![], leaving);
+    /// A running call ends as its caller wished. `results`: as after an error, or none.
+    pub fn finish_cancelled(&self, work: &crate::CallWork, results: Vec<Payload>, leaving: bool) {
+        self.finish_call(work, Outcome::Cancelled { started: true }, results, leaving);
     }
 }
 

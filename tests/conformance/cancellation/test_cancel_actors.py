@@ -77,16 +77,18 @@ def test_cancel_running_method_can_be_noticed(tally):
     wait_for(lambda: "started" in tally.words())
     ray.cancel(ref)
     wait_for(lambda: "noticed" in tally.words(), timeout_s=15)
+    assert_cancelled(ref)
     assert ray.get(actor.note.remote(tally, "next"), timeout=15) == "next"
 
 
 def test_cancel_running_method_leaves_the_actor_whole(tally, gate):
-    """A method that does not look runs to its end, and the actor goes on."""
+    """A method that does not look runs to its end, what it returns is thrown away, and the actor goes on."""
     actor = Plain.remote()
     ref = actor.pass_through.remote(gate)
     wait_for(lambda: gate.arrivals.count() == 1)
     ray.cancel(ref)
     gate.open()
+    assert_cancelled(ref)
     assert ray.get(actor.note.remote(tally, "next"), timeout=15) == "next"
     assert ray.get(actor.is_canceled.remote(), timeout=15) is False
 
@@ -126,6 +128,35 @@ def test_cancel_by_force_of_a_method_is_refused(gate):
         ray.cancel(ref, force=True)
     gate.open()
     assert ray.get(ref, timeout=15) == "passed"
+
+
+def test_cancelled_method_that_raises_gives_its_error(tally):
+    """A method of a sync actor that raises after it was cancelled has that error."""
+
+    @ray.remote
+    class Raises:
+        def until_canceled(self):
+            tally.add("started")
+            while not ray.get_runtime_context().is_canceled():
+                time.sleep(0.01)
+            raise ValueError("noticed")
+
+    ref = Raises.remote().until_canceled.remote()
+    wait_for(lambda: "started" in tally.words())
+    ray.cancel(ref)
+    with pytest.raises(ValueError, match="noticed"):
+        ray.get(ref, timeout=15)
+
+
+def test_coroutine_that_cancels_itself_is_cancelled():
+    """asyncio.CancelledError out of a coroutine is a cancellation, whoever raised it."""
+
+    @ray.remote
+    class Own:
+        async def cancel(self):
+            raise asyncio.CancelledError
+
+    assert_cancelled(Own.remote().cancel.remote())
 
 
 def test_cancel_of_an_actor_is_a_type_error():
@@ -184,23 +215,23 @@ def test_cancel_coroutine_that_waits_for_room(tally):
     assert "second" not in tally.words()
 
 
-def test_cancelled_coroutine_that_raises_another_error_gives_that(tally):
-    """The user's own error counts."""
+def test_cancelled_coroutine_that_raises_another_error_is_cancelled(tally):
+    """Whatever a cancelled coroutine raises, its caller gets the cancellation."""
     actor = Async.remote()
     ref = actor.raise_other.remote(tally)
     wait_for(lambda: "x" in tally.words())
     ray.cancel(ref)
-    with pytest.raises(ValueError, match="while cleaning up"):
-        ray.get(ref, timeout=15)
+    assert_cancelled(ref)
 
 
-def test_cancelled_coroutine_that_returns(tally):
-    """A coroutine that catches the cancellation and returns has a result."""
+def test_cancelled_coroutine_that_returns_is_cancelled(tally):
+    """So it is with what it returns."""
     actor = Async.remote()
     ref = actor.swallow.remote(tally)
     wait_for(lambda: "x" in tally.words())
     ray.cancel(ref)
-    assert ray.get(ref, timeout=15) == "swallowed"
+    assert_cancelled(ref)
+    assert ray.get(actor.ok.remote(), timeout=15) == "ok"
 
 
 def test_cancel_coroutine_that_awaits_a_reference(tally, gate):

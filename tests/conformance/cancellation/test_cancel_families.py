@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 import pytest
 
 import ray
@@ -146,14 +147,10 @@ def test_cancel_in_a_loop_of_borrowers_ends(tally):
 
 def test_cancelled_task_keeps_no_argument(tally):
     """Its arguments are free again: the space of large ones comes back."""
-    import numpy as np
-
     large = ray.put(np.ones(1_000_000))
     ref = sleeper.remote(tally, "x")
-    queued = canceller.remote([large, ref])
-    waits = sleeper.remote(ref, "never")
+    waits = sleeper.remote(ref, large)
     wait_for(lambda: "x" in tally.words())
-    del queued
     ray.cancel(waits)
     ray.cancel(ref)
     assert_cancelled(ref)

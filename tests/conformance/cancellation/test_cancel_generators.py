@@ -15,8 +15,7 @@ pytestmark = [pytest.mark.runtime(num_cpus=2, resources={"one": 1}), pytest.mark
 @ray.remote
 def three_then_wait(tally):
     try:
-        for i in range(3):
-            yield i
+        yield from range(3)
         tally.add("three")
         while True:
             time.sleep(0.01)
@@ -176,3 +175,33 @@ def test_cancel_dynamic_generator(tally):
     ray.cancel(ref)
     with pytest.raises(TaskCancelledError):
         ray.get(ref, timeout=15)
+
+
+def test_cancel_generator_of_a_sync_actor_stops_at_its_next_yield(tally):
+    """The method is not interrupted: it stops where it gives its next item, and the actor goes on."""
+
+    @ray.remote
+    class Endless:
+        def count(self):
+            try:
+                i = 0
+                while True:
+                    yield i
+                    i += 1
+                    tally.add(i)
+                    time.sleep(0.01)
+            finally:
+                tally.add("closed")
+
+        def ok(self):
+            return "ok"
+
+    actor = Endless.remote()
+    generator = actor.count.remote()
+    assert ray.get(next(generator), timeout=15) == 0
+    ray.cancel(generator)
+    values, error = read(generator)
+    assert values == list(range(1, 1 + len(values)))
+    assert isinstance(error, TaskCancelledError)
+    assert ray.get(actor.ok.remote(), timeout=15) == "ok"
+    assert "closed" in tally.words()

@@ -11,7 +11,7 @@ pub enum Cancelling {
     No,
     /// The user's code does not know yet.
     Asked(Cancellation),
-    Told,
+    Told(Cancellation),
 }
 
 /// Where a call was found that is to be cancelled.
@@ -38,19 +38,27 @@ impl Exec {
         }
     }
 
-    /// Whether the cancellation of a running call was asked for, at any time.
-    pub fn is_cancelled(&self, from: ProcId, task: u64) -> bool {
-        self.running.get(&(from, task)).is_some_and(|running| running.cancelling != Cancelling::No)
+    /// Whether the cancellation of a running call was asked for, at any time, and as what.
+    pub fn cancellation(&self, from: ProcId, task: u64) -> Option<&Cancellation> {
+        match &self.running.get(&(from, task))?.cancelling {
+            Cancelling::No => None,
+            Cancelling::Asked(how) | Cancelling::Told(how) => Some(how),
+        }
     }
 
     /// The call is about to be told. False: it was not asked for since the last time.
     pub fn take_cancel(&mut self, from: ProcId, task: u64) -> bool {
         let Some(running) = self.running.get_mut(&(from, task)) else { return false };
-        let asked = matches!(running.cancelling, Cancelling::Asked(_));
-        if asked {
-            running.cancelling = Cancelling::Told;
+        match std::mem::take(&mut running.cancelling) {
+            Cancelling::Asked(how) => {
+                running.cancelling = Cancelling::Told(how);
+                true
+            }
+            other => {
+                running.cancelling = other;
+                false
+            }
         }
-        asked
     }
 
     /// The cancellation that a running task was not told of yet. A method need never be.

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 def cancel(ray_waitable: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False, recursive: bool = True) -> None:
     """Cancel a task or a call of an actor. Returns at once; `ray.get` of its results then raises `TaskCancelledError`.
 
-    What has not started never starts. A running task sees `KeyboardInterrupt`, a coroutine of an async actor `asyncio.CancelledError`. A method of another
-    actor runs on: it can ask `ray.get_runtime_context().is_canceled()`. If the code returns a value all the same, that is the result. What has ended stays
-    as it is, and nothing that was cancelled is tried again.
+    What has not started never starts. A running task sees `KeyboardInterrupt`; if it returns a value all the same, that is its result. A coroutine of an async
+    actor sees `asyncio.CancelledError`. A method of another actor runs on: it can ask `ray.get_runtime_context().is_canceled()`, and what it returns is thrown
+    away. What has ended stays as it is, and nothing that was cancelled is tried again.
 
     Args:
         ray_waitable: A reference to a result, also a borrowed one, or a generator, which gives the items made so far and then raises.
@@ -35,7 +35,9 @@ def cancel(ray_waitable: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: boo
         ray_waitable = ray_waitable._generator_ref
     if type(ray_waitable) is not ObjectRef:
         kind = type(ray_waitable).__name__
-        raise TypeError(f"ray.cancel takes an ObjectRef or an ObjectRefGenerator, got {kind}: {ray_waitable!r:.100}\nhint: to stop an actor use ray.kill(actor)")
+        raise TypeError(
+            f"ray.cancel takes an ObjectRef or an ObjectRefGenerator, got {kind}: {ray_waitable!r:.100}\nhint: to stop an actor use ray.kill(actor)"
+        )
     core = session.core
     if core is None:
         core = session.auto_init()

@@ -141,6 +141,8 @@ class ActorLoop:
                 if hasattr(value, "__await__"):
                     value = await value
                 outcome = execution.returned(self._core, call, value)
+            if call.cancelled_by is not None:
+                outcome = execution.cancelled(self._core, call)
         except BaseException as error:  # noqa: BLE001  the boundary of the user's call: its error is its result
             outcome = execution.raised(self._core, call, error)
         self._finished(call, run, outcome)

@@ -59,6 +59,8 @@ def perform(core: LocalCore, call: Call) -> Outcome:
         with applied(call.site.env if call.actor is None else call.actor.env):
             function, args, kwargs = prepare(core, call)
             value = function(*args, **kwargs)
+            if call.actor is not None and call.cancelled_by is not None:
+                return cancelled(core, call)
             if call.stream is None:
                 return returned(core, call, value)
             producer = Producer(core, call)
@@ -102,7 +104,8 @@ def streamed(core: LocalCore, producer: Producer) -> Outcome:
 def raised(core: LocalCore, call: Call, error: BaseException) -> Outcome:
     """The call raised."""
     outcome = Outcome()
-    if call.cancelled_by is not None and _is_asyncio_cancel(error):
+    is_async = call.actor is not None and call.actor.is_async
+    if is_async and (call.cancelled_by is not None or _is_asyncio_cancel(error)) and not isinstance(error, SystemExit):
         return cancelled(core, call)
     if isinstance(error, SystemExit) and call.actor is not None and not call.is_constructor:
         outcome.left = exit_reason(error)
@@ -126,7 +129,7 @@ def cancelled(core: LocalCore, call: Call) -> Outcome:
 
 def cancelled_value(core: LocalCore, call: Call) -> LocalValue:
     """Make what the caller of a cancelled call gets."""
-    fields = {"task_id": core.scheduler.task_hex(call.number), "name": call.name, "by": call.cancelled_by or "its caller"}
+    fields = {"task_id": core.scheduler.task_hex(call.number), "name": call.name, "by": call.cancelled_by or "its own code"}
     return core.objects.failed("cancelled", fields)
 
 

@@ -92,6 +92,8 @@ class _GroupLoop:
         self._running = running
         self._end = end
         self._tasks: dict[asyncio.Task[None], _native.PendingCall] = {}
+        self._unwanted: set[_native.PendingCall] = set()
+        """Calls that were cancelled and have not ended. Compat: whatever comes of them, their callers get the cancellation."""
         loop.add_reader(core.work_fd(group), self._take)
 
     def _take(self) -> None:
@@ -104,7 +106,8 @@ class _GroupLoop:
             task.add_done_callback(self._end_of_call)
         cancelled = self._core.take_cancelled(self._group)
         if cancelled:
-            for task in [task for task, call in self._tasks.items() if call.key in cancelled]:
+            for task, call in [(task, call) for task, call in self._tasks.items() if call.key in cancelled]:
+                self._unwanted.add(call)
                 task.cancel()
         if reason is not None:
             self._end()
@@ -112,8 +115,9 @@ class _GroupLoop:
     def _end_of_call(self, task: asyncio.Task[None]) -> None:
         was_full = len(self._tasks) >= self._size
         call = self._tasks.pop(task)
+        self._unwanted.discard(call)
         if task.cancelled():
-            call.finish_cancelled()  # it had not begun
+            call.finish_cancelled(None)  # it had not begun
         if was_full:
             self._take()
 
@@ -131,18 +135,20 @@ class _GroupLoop:
                 leave_forked_child(error)
             from asyncio import CancelledError
 
-            if isinstance(error, CancelledError) and call.is_cancelled:
-                call.finish_cancelled()
-                return
             if not isinstance(error, SystemExit):
-                call.fail(error)
+                if call in self._unwanted or isinstance(error, CancelledError):
+                    call.finish_cancelled(error)
+                else:
+                    call.fail(error)
                 return
             self._core.leave_actor(exit_reason(error))
             self._end()
         else:
             if session.core is not self._core:
                 leave_forked_child(None)
-            if call.is_stream:
+            if self._unwanted and call in self._unwanted:
+                call.finish_cancelled(None)
+            elif call.is_stream:
                 call.finish_stream()
             else:
                 call.finish(result)

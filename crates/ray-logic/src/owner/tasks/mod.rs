@@ -292,10 +292,7 @@ impl Owner {
         };
         match reply.outcome {
             _ if !known => reply.results.into_iter().for_each(|payload| self.discard(payload)),
-            Outcome::Cancelled { .. } => {
-                reply.results.into_iter().for_each(|payload| self.discard(payload));
-                self.fail_cancelled(call);
-            }
+            Outcome::Cancelled { .. } if reply.results.is_empty() => self.fail_cancelled(call),
             Outcome::Raised { retryable: true } if self.may_retry(call) => {
                 reply.results.into_iter().for_each(|payload| self.discard(payload));
                 self.retry(now, call);
