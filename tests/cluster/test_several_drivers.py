@@ -110,7 +110,6 @@ while not os.path.exists(os.environ["END"]):
         ray.get_actor("theirs", namespace="shared")
 
 
-@pytest.mark.xfail(reason="on nodes of one CPU the turns of two jobs are not even enough yet: docs/STATUS.md")
 def test_drivers_that_want_everything_share_the_cpus(driver, n2, tmp_path):
     """Two drivers queue five hundred tasks each for the same two CPUs: neither is starved until the other has finished."""
     code = """

@@ -37,6 +37,8 @@ wire_struct! {
         /// Leases asked for there and not granted, and actors that wait there.
         pub waiting: u32,
         pub store_used: u64,
+        /// What each job's leases there hold, where there are several jobs.
+        pub held: Vec<(u32, i64)>,
     }
 
     /// What a driver says of itself. Nodes need it to start workers for the job.

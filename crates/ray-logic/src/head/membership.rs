@@ -67,7 +67,7 @@ impl Head {
         let index = info.index;
         self.commit(Change::NodeJoined { info: info.clone() });
         self.signs.insert(index, Signs { heard: now, refused_since: None });
-        self.views.insert(index, NodeView { index, version: 0, available: info.total.clone(), waiting: 0, store_used: 0 });
+        self.views.insert(index, NodeView { index, version: 0, available: info.total.clone(), waiting: 0, store_used: 0, held: vec![] });
         self.members.insert(index, info);
         self.news.infos.insert(index);
         self.place_homeless();

@@ -177,6 +177,7 @@ pub struct Node {
     /// Requests in the order they are served: round robin over owners and classes.
     order: BTreeMap<u64, (ProcId, ray_proto::ClassId)>,
     leases: BTreeMap<LeaseId, sched::Lease>,
+    shares: fairness::Shares,
     hosted: BTreeMap<ActorId, actors::Hosted>,
     to_place: VecDeque<ActorId>,
     extents: BTreeMap<ExtentId, store::Extent>,
@@ -222,6 +223,7 @@ impl Node {
             wants: BTreeMap::new(),
             order: BTreeMap::new(),
             leases: BTreeMap::new(),
+            shares: fairness::Shares::new(),
             hosted: BTreeMap::new(),
             to_place: VecDeque::new(),
             extents: BTreeMap::new(),

@@ -391,7 +391,8 @@ impl Node {
         self.peers.tell_at = now + VIEW_EVERY;
         self.peers.told_version += 1;
         let (available, waiting, store_used) = (self.available.clone(), self.waiting_here(), self.store_used);
-        let view = NodeView { index: self.config.index, version: self.peers.told_version, available, waiting, store_used };
+        let held = self.shares_to_tell().collect();
+        let view = NodeView { index: self.config.index, version: self.peers.told_version, available, waiting, store_used, held };
         self.peers.told = Some(view.clone());
         match &mut self.head {
             Some(head) => head.viewed(now, view),
@@ -402,7 +403,7 @@ impl Node {
     /// Nothing has changed since the head was told. Asked after each event.
     fn view_is_told(&self) -> bool {
         let same = |told: &NodeView| told.store_used == self.store_used && told.available == self.available && told.waiting == self.waiting_here();
-        self.peers.told.as_ref().is_some_and(same)
+        self.peers.told.as_ref().is_some_and(|told| same(told) && self.shares_to_tell().eq(told.held.iter().copied()))
     }
 
     fn waiting_here(&self) -> u32 {

@@ -1,5 +1,6 @@
 //! Leases: who gets a worker next. Requests are level-triggered ("m more, having had n"), served round robin over owners and classes.
 
+use super::fairness::weight_of;
 use super::procs::Role;
 use super::Node;
 use crate::Time;
@@ -207,12 +208,8 @@ impl Node {
     fn line(&self) -> Vec<(ProcId, ClassId)> {
         let mut line: Vec<(ProcId, ClassId)> = self.order.values().copied().collect();
         if self.has_rivals() {
-            let mut held: BTreeMap<u32, i64> = BTreeMap::new();
-            for lease in self.leases.values() {
-                *held.entry(lease.owner.job()).or_insert(0) += lease.shape.get("CPU").max(1);
-            }
-            let weight = |job: u32| self.job(job).map_or(100, |info| i64::from(info.spec.weight.max(1)));
-            line.sort_by_key(|(owner, _)| held.get(&owner.job()).copied().unwrap_or(0) * 100 / weight(owner.job()));
+            let shares = self.shares_everywhere();
+            line.sort_by_key(|(owner, _)| self.per_weight(owner.job(), &shares));
         }
         line
     }
@@ -226,6 +223,7 @@ impl Node {
         let lease = LeaseId::new(self.config.index, self.next_lease);
         self.next_lease += 1;
         let gpu_ids = gpus.iter().map(|(device, _)| *device).collect();
+        self.count_share(owner.job(), weight_of(&shape));
         self.leases.insert(lease, Lease { owner, worker, shape, gpus, reclaimed: false });
         let proc = self.procs.get_mut(&worker).expect("an idle worker");
         proc.role = Role::Leased(lease);
@@ -264,6 +262,9 @@ impl Node {
 
     pub(super) fn end_lease(&mut self, lease: LeaseId, blocked: bool) {
         let Some(record) = self.leases.remove(&lease) else { return };
+        if !record.reclaimed {
+            self.count_share(record.owner.job(), -weight_of(&record.shape));
+        }
         self.give_back(&record.shape, blocked);
         self.gpus.release(&record.gpus);
     }
@@ -318,6 +319,7 @@ impl Node {
         for lease in self.leases.values() {
             assert!(self.procs.contains_key(&lease.worker), "a lease of a dead worker");
         }
+        self.check_shares();
         self.check_actors();
         self.check_store();
         self.check_delegation();
