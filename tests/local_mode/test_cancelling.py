@@ -147,3 +147,25 @@ def test_cancel_of_a_method_by_force_is_refused(gate):
         ray.cancel(ref, force=True)
     gate.open()
     assert ray.get(ref, timeout=10) == 1
+
+
+def test_cancel_generator_stops_at_its_next_yield(tally):
+    """The items made so far are read; then comes the cancellation."""
+
+    @ray.remote
+    def count():
+        i = 0
+        try:
+            while True:
+                yield i
+                i += 1
+        finally:
+            tally.add("closed")
+
+    generator = count.options(_generator_backpressure_num_objects=2).remote()
+    assert ray.get(next(generator), timeout=10) == 0
+    ray.cancel(generator)
+    wait_for(lambda: "closed" in tally.words())
+    *items, last = list(generator)
+    assert ray.get(items) == list(range(1, 1 + len(items)))
+    assert_cancelled(last)

@@ -6,8 +6,8 @@
 use crate::context::{self, Window};
 use crate::core::{current, wait_at, Core};
 use crate::errors;
-use crate::object_ref::{Home, ObjectRef};
 use crate::execute::encode_error;
+use crate::object_ref::{Home, ObjectRef};
 use pyo3::exceptions::{PyKeyboardInterrupt, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;

@@ -56,6 +56,8 @@ def _cancel(core: LocalCore, call: Call, force: bool, recursive: bool, by: str) 
         core.loop_of(actor).cancel(call)
     elif force and actor is None:
         _end(core, call)
+    elif call.stream is not None:
+        scheduler.give_credit(call.stream)  # one that waits for its reader looks, and stops
 
 
 _WITH_CALLER = ", together with the call that made it"

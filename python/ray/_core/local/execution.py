@@ -65,7 +65,7 @@ def perform(core: LocalCore, call: Call) -> Outcome:
                 return returned(core, call, value)
             producer = Producer(core, call)
             producer.drive(value)
-            return streamed(core, producer)
+            return streamed(core, producer) if call.cancelled_by is None else cancelled(core, call)
     except BaseException as error:  # noqa: BLE001  the boundary of the user's call: its error is its result
         return raised(core, call, error)
 

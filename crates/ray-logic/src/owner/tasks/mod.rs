@@ -2,8 +2,8 @@
 
 mod cancel;
 
-pub(super) use cancel::Cancels;
 pub use cancel::CancelError;
+pub(super) use cancel::Cancels;
 
 use super::backlog::{cost, inline_bytes};
 use super::objects::{Object, State};
