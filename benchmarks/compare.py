@@ -32,7 +32,7 @@ SECTIONS = {
     "objects": ["large", "small", "megabytes", "nested_refs"],
     "spilling": ["spill"],
     "graphs": ["chain", "tree", "wait", "fan_out", "streaming"],
-    "lifecycle": ["actor_creation", "actors_1000", "placement_groups", "task_retry", "actor_restart", "actor_death"],
+    "lifecycle": ["actor_creation", "actors_1000", "placement_groups", "task_retry", "actor_restart", "actor_death", "cancel"],
     "cluster": ["joining", "remote_tasks", "remote_actors", "transfers", "node_death", "worker_death"],
     "queued": ["queue_100k", "queue_1m", "queued_task_memory", "object_ref_memory"],
     "peers": ["executor", "pool"],

@@ -1,9 +1,13 @@
-"""Actors and placement groups come and go; workers die. usage: lifecycle.py [--only a,b] [--skip a,b]"""
+"""Actors and placement groups come and go; workers die; calls are cancelled. usage: lifecycle.py [--only a,b] [--skip a,b]"""
 
+import asyncio
+import itertools
 import os
 import signal
+import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +119,52 @@ def actor_death() -> None:
         harness.emit("actor_death_to_error", 1e3 * (time.perf_counter() - started), "ms", better="lower")
 
 
+def cancel() -> None:
+    """From `ray.cancel` to the error at the caller: a task in line, a running one, and a coroutine of an actor."""
+    ray = harness.connect()
+
+    @ray.remote
+    def sleep(mark: str) -> None:
+        Path(mark).touch()
+        while True:
+            time.sleep(0.01)
+
+    @ray.remote
+    class Sleeper:
+        async def sleep(self, mark: str) -> None:
+            Path(mark).touch()
+            await asyncio.sleep(3600)
+
+    def cancelled_s(ref: Any) -> float:
+        started = time.perf_counter()
+        ray.cancel(ref)
+        try:
+            ray.get(ref, timeout=60)
+        except ray.exceptions.TaskCancelledError:
+            return time.perf_counter() - started
+        raise AssertionError("a task that never ends returned a value")
+
+    def running(call: Any) -> Any:
+        mark = f"{folder}/{next(numbers)}"
+        ref = call.remote(mark)
+        while not Path(mark).exists():
+            time.sleep(0.001)
+        return ref
+
+    def emit_median(name: str, make: Callable[[], Any], times: int) -> None:
+        harness.emit(name, 1e3 * statistics.median(cancelled_s(make()) for _ in range(times)), "ms", better="lower")
+
+    numbers = itertools.count()
+    with tempfile.TemporaryDirectory() as folder:
+        emit_median("cancel_running", lambda: running(sleep), 20)
+        actor = Sleeper.options(num_cpus=0).remote()
+        emit_median("cancel_coroutine", lambda: running(actor.sleep), 20)
+        holders = [running(sleep) for _ in range(int(ray.cluster_resources()["CPU"]))]
+        emit_median("cancel_queued", lambda: sleep.remote(f"{folder}/never"), 50)
+        for holder in holders:
+            cancelled_s(holder)
+
+
 if __name__ == "__main__":
     harness.sections(
         {
@@ -124,5 +174,6 @@ if __name__ == "__main__":
             "task_retry": task_retry,
             "actor_restart": actor_restart,
             "actor_death": actor_death,
+            "cancel": cancel,
         }
     )

@@ -55,6 +55,9 @@ TARGETS = {
     "placement_group_100": Target(5_000),
     "task_retry": Target(50),
     "actor_restart": Target(50),
+    "cancel_queued": Target(factor=1),
+    "cancel_running": Target(factor=1),
+    "cancel_coroutine": Target(factor=1),
     # Better than Ray in the same run, where nothing more is asked.
     "cluster_head_start": Target(factor=1),
     "cluster_node_add": Target(factor=1),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ray import actor, exceptions, job_config, remote_function, runtime_context, types
+    from ray._core.calls.cancellation import cancel
     from ray._core.calls.decorators import method
     from ray._core.config.engine import Language
     from ray._core.config.engine import config as _config
@@ -66,6 +67,7 @@ __all__ = [
     "_config",
     "actor",
     "available_resources",
+    "cancel",
     "cluster_resources",
     "exceptions",
     "get",
@@ -95,6 +97,7 @@ SCRIPT_MODE = _core.SCRIPT_MODE
 WORKER_MODE = _core.WORKER_MODE
 
 _HOMES = {
+    "_core.calls.cancellation": ("cancel",),
     "_core.calls.decorators": ("method",),
     "_core.ids": (
         "ActorClassID",

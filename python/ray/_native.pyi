@@ -4,7 +4,7 @@ from asyncio import Future as AsyncioFuture
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Generic, TypeVar, final
 
 from ray._core.ids import JobID, TaskID
@@ -179,6 +179,10 @@ class Core:
         """(handle object, payload given at creation) of a living or pending named actor, None if there is none."""
     def list_named_actors(self, all_namespaces: bool, namespace: str) -> list[tuple[str, str]]: ...
     def kill_actor(self, actor: ObjectRef[Any], no_restart: bool) -> None: ...
+    def cancel(self, reference: ObjectRef[Any], force: bool, recursive: bool) -> None:
+        """Cancel the call that makes an object. ValueError: it is an actor's, and `force` is asked for."""
+    def is_canceled(self) -> bool:
+        """The call that asks was cancelled."""
     def current_actor(self) -> tuple[ObjectRef[Any], bytes] | None:
         """(handle object, payload given at creation) of the actor that this process is."""
     def leave_actor(self, reason: str) -> None:
@@ -194,6 +198,8 @@ class Core:
         """Readable when calls of a concurrency group came; then `take_calls`."""
     def set_groups(self, count: int) -> None:
         """This actor has so many concurrency groups, the default one included. Once, before its first call."""
+    def take_cancelled(self, group: int) -> list[tuple[int, int]]:
+        """Keys (`PendingCall.key`) of running calls of a group that its event loop is to cancel, each once for each time that it was asked for."""
     def set_async_variable(self, variable: ContextVar[Any]) -> None:
         """Where coroutines keep their PendingCall, for `context`."""
 
@@ -291,6 +297,11 @@ class PendingCall:
     def watch_credit(self, queue: CompletionQueue, token: int) -> bool:
         """Queue `token` when it is worth to ask again. True: it already is, and nothing will be queued."""
     def finish_stream(self) -> None: ...
+    @property
+    def key(self) -> tuple[int, int]:
+        """What `Core.take_cancelled` calls it."""
+    def finish_cancelled(self, interruption: BaseException | None) -> None:
+        """It ends as its caller wished. `interruption`: what its code saw; None if it had not begun."""
 
 @final
 class CompletionQueue:
@@ -366,6 +377,12 @@ def run_calls(core: Core, group: int = 0) -> str:
 
 def take_calls(core: Core, group: int, room: int) -> tuple[list[PendingCall], str | None]:
     """Queued calls of one concurrency group, at most `room`, and the reason if the process is to end."""
+
+def interrupt_signal() -> int:
+    """The signal that tells a worker's main thread that its call was cancelled."""
+
+def interrupt_if_cancelled(signum: int, frame: FrameType | None) -> None:
+    """Handle that signal: raise KeyboardInterrupt if the call that this thread runs was cancelled."""
 
 def ref_from_bytes(bytes: bytes) -> ObjectRef[Any]:
     """Rebuild a pickled reference."""

@@ -93,6 +93,14 @@ class RuntimeContext:
 
         return function_name(self._read())
 
+    def is_canceled(self) -> bool:
+        """Tell whether `ray.cancel` was called for the running call. The way for a method of a sync actor, which is not interrupted, to end early.
+
+        Returns:
+            False in the driver.
+        """
+        return session.auto_init().is_canceled()
+
     def get_actor_id(self) -> str | None:
         """Id of the actor in hex; None outside actors."""
         actor_id: bytes = self._read()["actor_id"]

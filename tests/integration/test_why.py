@@ -399,3 +399,57 @@ def test_command_explains_from_another_process(gate):
     assert "there is no session 'nope'" in why("--session", "nope").stderr
     gate.open()
     ray.get(ref)
+
+
+def test_cancelled_task_says_who_cancelled_it(gate):
+    """A task that was cancelled is told so, and by whom: the driver, or a task on its own or its caller's behalf."""
+    ref = pass_through.remote(gate)
+    arrived(gate)
+    ray.cancel(ref)
+    text = text_when(ref, "is ready")
+    assert f"was cancelled by the driver (pid {os.getpid()})" in text
+
+
+def test_cancelled_task_that_goes_on_says_since_when(gate):
+    """A task that takes no notice of its cancellation is told to have been cancelled, by whom and when."""
+
+    @ray.remote
+    def deaf(gate):
+        while True:
+            try:
+                return gate.pass_through()
+            except KeyboardInterrupt:
+                continue
+
+    ref = deaf.remote(gate)
+    arrived(gate)
+    ray.cancel(ref)
+    text = text_when(ref, "it was cancelled")
+    assert f"ago by the driver (pid {os.getpid()}), and goes on until its code notices" in text
+    gate.open()
+    ray.get(ref)
+
+
+def test_cancelled_child_names_who_cancelled_its_caller(gate):
+    """What was cancelled together with its caller says so."""
+
+    @ray.remote(num_cpus=0)
+    class Box:
+        def __init__(self):
+            self.kept = []
+
+        def run(self, gate):
+            self.kept.append(pass_through.remote(gate))
+            return ray.get(self.kept[0])
+
+        def give(self):
+            return self.kept
+
+    box = Box.options(max_concurrency=2).remote()
+    ref = box.run.remote(gate)
+    arrived(gate)
+    (child,) = ray.get(box.give.remote())
+    ray.cancel(ref)
+    with pytest.raises(ray.exceptions.TaskCancelledError):
+        ray.get(child)
+    assert f"was cancelled by the driver (pid {os.getpid()}), together with the call that made it" in text_when(child, "is ready")

@@ -117,6 +117,7 @@ def values() -> None:
     assert_type(waiting, list[ObjectRef[float]])
     assert_type(ray.get(ray.put("text")), str)
     assert_type(ref.future().result(), float)
+    ray.cancel(ref, force=False, recursive=True)
 
 
 async def awaited() -> None:

@@ -38,6 +38,8 @@ def values() -> None:
     ray.get([1, 2])  # error
     ray.get(ref, 1.0)  # error
     ray.wait(ref)  # error
+    ray.cancel("ref")  # error
+    ray.cancel(ref, True)  # error
     ref.missing  # error  # noqa: B018
     text: str = ray.get(ref)  # error
     print(forgotten, text)

@@ -11,17 +11,8 @@ from ray._core.local.streams import LocalStream, Producer
 
 # How the native engine starts, what a worker's main loop needs of it, and what reads the output of workers.
 NOT_IN_LOCAL_MODE = {
-    "start",
-    "connect",
-    "observe",
-    "attach",
-    "next_log",
-    "work_fd",
-    "set_async_variable",
-    "set_groups",
-    "leave_actor",
-    "stop_calls",
-    "wait_until_unneeded",
+    *("start", "connect", "observe", "attach", "next_log"),
+    *("work_fd", "set_async_variable", "set_groups", "leave_actor", "stop_calls", "take_cancelled", "wait_until_unneeded"),
 }
 
 
@@ -35,7 +26,7 @@ def public(cls: type) -> set[str]:
         (_native.Core, LocalCore, NOT_IN_LOCAL_MODE),
         (_native.CallTemplate, LocalTemplate, set()),
         (_native.ResultStream, LocalStream, set()),
-        (_native.PendingCall, Producer, {"prepare", "finish", "fail", "is_stream", "finish_stream"}),
+        (_native.PendingCall, Producer, {"prepare", "finish", "fail", "is_stream", "finish_stream", "key", "finish_cancelled"}),
     ],
     ids=["Core", "CallTemplate", "ResultStream", "PendingCall"],
 )

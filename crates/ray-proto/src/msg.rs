@@ -99,6 +99,16 @@ wire_struct! {
         pub leaving: bool,
     }
 
+    /// What is asked of a call that is to be cancelled.
+    pub struct Cancellation {
+        /// End the worker that runs it.
+        pub force: bool,
+        /// Cancel the calls that it has made, too.
+        pub recursive: bool,
+        /// Who asks, in words.
+        pub by: String,
+    }
+
     pub struct WorkerLine {
         pub name: String,
         pub pid: u32,
@@ -171,6 +181,8 @@ wire_enum! {
     pub enum Outcome {
         0 = Returned {},
         1 = Raised { retryable: bool },
+        /// Its caller asked for that. `started`: it ran, and the results say where it was interrupted, if anything.
+        2 = Cancelled { started: bool },
     }
 }
 
@@ -384,6 +396,12 @@ wire_enum! {
         16 = Told { token: u64, facts: Vec<Fact> },
         /// The sender has its end of a direct link. Who has his own end and hears this may write to it.
         17 = Arrived {},
+        /// To who runs or queues the call, by its caller. Answered by what ends the call in any case: its reply, its return, or the worker's death.
+        30 = Cancel { task: u64, how: Cancellation },
+        /// To the caller, by who has a reference to a result.
+        31 = CancelAsk { id: ObjectId, how: Cancellation, token: u64 },
+        /// `refused`: why nothing was done; empty if it was.
+        32 = CancelTold { token: u64, refused: String },
     }
 }
 

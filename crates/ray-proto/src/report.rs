@@ -73,6 +73,8 @@ wire_enum! {
         8 = AtActor { actor: ActorId, at: Option<ProcId>, sent: bool, ahead: u32 },
         /// It becomes ready with the group.
         17 = AwaitsGroup { group: GroupId },
+        /// Its cancellation was asked for, and it has not ended.
+        30 = CancelAsked { by: String, force: bool, age_us: u64 },
         // ---- by a process
         9 = Runs { caller: ProcId, task: u64, name: String, age_us: u64 },
         /// `missing` of `ids` are awaited by a thread that stands still (`blocks`) or by a future. `call`: on whose behalf, where that is known.

@@ -7,7 +7,7 @@ use ray_proto::devices::family_and_index;
 use ray_proto::groups::Within;
 use ray_proto::{ActorId, Blob, GroupId, ObjectId, ProcId, Resources, UNIT};
 use ray_worker::WorkTemplate;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 #[derive(Clone, Debug)]
@@ -50,6 +50,32 @@ pub(crate) fn actor() -> Option<&'static ThisActor> {
 
 pub(crate) fn set_async_variable(py: Python<'_>, variable: Py<PyAny>) {
     let _ = ASYNC_CALL.set(py, variable);
+}
+
+thread_local! {
+    /// The call whose code runs in this thread and may be interrupted.
+    static OPEN: Cell<Option<(ProcId, u64)>> = const { Cell::new(None) };
+}
+
+/// The call that an interruption of this thread would hit.
+pub(crate) fn interruptible() -> Option<(ProcId, u64)> {
+    OPEN.get()
+}
+
+/// Until the guard goes, `call` may be interrupted in this thread.
+pub(crate) struct Window;
+
+impl Window {
+    pub(crate) fn open(call: (ProcId, u64)) -> Self {
+        OPEN.set(Some(call));
+        Window
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        OPEN.set(None);
+    }
 }
 
 pub(crate) struct Entered(Option<Running>);
@@ -102,6 +128,12 @@ pub(crate) fn devices_by_family<'py>(py: Python<'py>, ids: &[u32]) -> PyResult<B
         }
     }
     Ok(dict)
+}
+
+/// The call of another process that submits calls here: they may be cancelled together with it. None in a driver.
+pub(crate) fn caller(py: Python<'_>, library: &ray_worker::Library) -> Option<(ProcId, u64)> {
+    library.slot()?;
+    call_of_thread().or_else(|| current(py).map(|running| (running.from, running.task)))
 }
 
 /// The fields that ray._native.pyi promises.

@@ -4,7 +4,7 @@ use crate::cluster::{self, as_f64, Where};
 use crate::daemon::{read_answer, DaemonProcess};
 use crate::fork::watch_forks;
 use crate::object_ref::{Home, ObjectRef};
-use crate::{context, errors, groups, template, values};
+use crate::{cancel, context, errors, groups, template, values};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
@@ -615,6 +615,21 @@ impl Core {
     #[pyo3(signature = (group=None, name=None))]
     fn groups<'py>(&self, py: Python<'py>, group: Option<[u8; 18]>, name: Option<(String, String)>) -> PyResult<Vec<Bound<'py, PyDict>>> {
         groups::find(py, self, group.map(|group| GroupId::from_bytes(&group)), name)
+    }
+
+    /// Cancel the call that makes an object. ValueError: it is an actor's, and `force` is asked for.
+    fn cancel(&self, py: Python<'_>, reference: &ObjectRef, force: bool, recursive: bool) -> PyResult<()> {
+        cancel::cancel(py, self, reference, force, recursive)
+    }
+
+    /// Whether the call that asks was cancelled.
+    fn is_canceled(&self, py: Python<'_>) -> bool {
+        cancel::is_cancelled(py, &self.library)
+    }
+
+    /// Keys of the running calls of a group that its event loop is to cancel.
+    fn take_cancelled(&self, group: usize) -> Vec<(u64, u64)> {
+        self.library.take_cancelled(group).into_iter().map(|(from, task)| (from.0, task)).collect()
     }
 
     /// (total, available) of the node. Cached leases are returned first, so they count as available.

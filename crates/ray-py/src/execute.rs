@@ -1,5 +1,6 @@
 //! Running calls: from bytes to the user's function and back. The loop is native, so that no frame of the runtime stands in a user's traceback.
 
+use crate::cancel::{cancelled_by, finish_cancelled, interruptible, is_unwanted};
 use crate::context::{self, Running, ThisActor};
 use crate::core::Core;
 use crate::gifts::Gifts;
@@ -132,28 +133,37 @@ fn execute(py: Python<'_>, library: &Arc<Library>, work: CallWork) -> PyResult<O
         show_devices(py, &work.call.gpu_ids)?;
     }
     let mut producer = Producer::new(&work);
-    let called = values::decode_args(py, library, &work.call.args).and_then(|(args, kwargs)| {
+    let called = interruptible(library, &work, || {
+        let (args, kwargs) = values::decode_args(py, library, &work.call.args)?;
         work.marks.note_args();
-        function.bind(py).call(args, kwargs.as_ref())
+        let called = function.bind(py).call(args, kwargs.as_ref())?;
+        match &mut producer {
+            None => Ok(called),
+            Some(producer) => drive(library, &work, producer, &called).map(|()| called),
+        }
     });
     drop(function);
-    let called = match &mut producer {
-        None => called,
-        Some(producer) => called.and_then(|generator| drive(library, &work, producer, &generator).map(|()| generator)),
-    };
     if library.is_forked() {
         return leave_forked_child(py, called.err());
     }
     work.marks.note_result();
     let left = leaving.then(|| "max_calls was reached".to_owned());
     let outcome = match called {
+        Ok(_) if is_unwanted(library, &work) => {
+            library.finish_cancelled(&work, vec![], leaving);
+            Ok(left)
+        }
         Ok(value) => match producer {
             None => finish(library, work, &value, leaving),
             Some(producer) => finish_stream(py, library, work, &producer, leaving),
         }
         .map(|()| left),
         Err(error) if error.is_instance_of::<PySystemExit>(py) => exit_in_call(py, library, work, error),
-        Err(error) => finish_failed(py, library, work, error, leaving, producer.as_mut()).map(|()| left),
+        Err(error) => match cancelled_by(py, library, &work, &error) {
+            Some(by) => finish_cancelled(py, library, &work, &by, error.into_value(py).into_bound(py).into_any(), leaving),
+            None => finish_failed(py, library, work, error, leaving, producer.as_mut()),
+        }
+        .map(|()| left),
     };
     drop(entered);
     outcome
@@ -271,7 +281,7 @@ fn construct(py: Python<'_>, library: &Arc<Library>, work: &ActorWork) -> PyResu
 }
 
 /// The value that stands for an error.
-fn encode_error(py: Python<'_>, library: &Arc<Library>, name: &str, attempt: u32, error: PyErr) -> PyResult<Value> {
+pub(crate) fn encode_error(py: Python<'_>, library: &Arc<Library>, name: &str, attempt: u32, error: PyErr) -> PyResult<Value> {
     let node = ray_proto::hex(&library.node_id);
     let exception = error.into_value(py);
     let bytes = hooks(py)?.call_method1(intern!(py, "encode_error"), (exception, name, node, attempt))?.cast_into::<PyBytes>()?;

@@ -7,6 +7,7 @@
 use pyo3::prelude::*;
 
 mod buffer;
+mod cancel;
 mod cluster;
 mod context;
 mod core;
@@ -32,6 +33,8 @@ mod values;
 mod _native {
     #[pymodule_export]
     use crate::buffer::PinnedBuffer;
+    #[pymodule_export]
+    use crate::cancel::{interrupt_if_cancelled, interrupt_signal};
     #[pymodule_export]
     use crate::cluster::{start_node, stop_node};
     #[pymodule_export]

@@ -1,5 +1,6 @@
 //! `PendingCall`: a call that Python runs at its own pace (coroutines of async actors).
 
+use crate::cancel::finish_cancelled;
 use crate::context::Running;
 use crate::core::Core;
 use crate::execute::{finish_broken_stream, finish_stream, finish_with_error, finish_with_value, Resolver};
@@ -35,6 +36,10 @@ impl PendingCall {
 
     pub(crate) fn running(&self) -> Running {
         self.running.clone()
+    }
+
+    fn cancelled_by(&self) -> Option<String> {
+        self.library.cancelled_by((self.running.from, self.running.task))
     }
 
     /// Who takes it finishes it.
@@ -117,6 +122,25 @@ impl PendingCall {
         match self.take() {
             Some(Unfinished { call, producer: Some(producer) }) => finish_stream(py, &self.library, call, &producer, false),
             _ => Ok(()),
+        }
+    }
+
+    /// What `take_cancelled` calls it.
+    #[getter]
+    fn key(&self) -> (u64, u64) {
+        (self.running.from.0, self.running.task)
+    }
+
+    /// It ends as its caller wished. `interruption`: what its code saw; None if it had not begun.
+    fn finish_cancelled(&self, py: Python<'_>, interruption: Option<Bound<'_, PyAny>>) -> PyResult<()> {
+        let by = self.cancelled_by().unwrap_or_else(|| "its own code".into());
+        match (self.take(), interruption) {
+            (Some(work), Some(interruption)) => finish_cancelled(py, &self.library, &work.call, &by, interruption, false),
+            (Some(work), None) => {
+                self.library.finish_cancelled(&work.call, vec![], false);
+                Ok(())
+            }
+            (None, _) => Ok(()),
         }
     }
 

@@ -94,6 +94,7 @@ fn to_dict<'py>(py: Python<'py>, fact: Fact) -> PyResult<Bound<'py, PyDict>> {
         Fact::AtActor { actor, at, sent, ahead } => {
             entry("at_actor")?.id("actor", actor)?.with("at", at.map(|at| at.0))?.with("sent", sent)?.with("ahead", ahead)?
         }
+        Fact::CancelAsked { by, force, age_us } => entry("cancel_asked")?.with("by", by)?.with("force", force)?.with("age_us", age_us)?,
         Fact::Runs { caller, task, name, age_us } => entry("runs")?.with("caller", caller.0)?.with("task", task)?.with("name", name)?.with("age_us", age_us)?,
         Fact::Waits { ids, missing, age_us, blocks, call } => entry("waits")?
             .ids("ids", &ids)?

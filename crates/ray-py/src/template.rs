@@ -163,7 +163,7 @@ impl CallTemplate {
         let site = self.site(py)?;
         let call_args = encode_args(library, args, kwargs)?;
         let body_id = call_args.body_id;
-        let submitted = library.submit(site.as_ref().unwrap_or(&self.template), call_args);
+        let submitted = library.submit(site.as_ref().unwrap_or(&self.template), call_args, context::caller(py, library));
         if !body_id.is_nil() {
             library.drop_ref(body_id);
         }

@@ -43,6 +43,20 @@ pub fn block_child_ends(block: bool) {
     }
 }
 
+/// The signal that says to the main thread of a worker: look whether your call was cancelled. None that a library uses, and none that the shell sends.
+pub fn interrupt_signal() -> i32 {
+    libc::SIGRTMIN() + 9
+}
+
+/// Send it to the main thread of this process, also when that sleeps in a system call.
+pub fn interrupt_main_thread() {
+    // SAFETY: no memory is touched. The main thread's number is that of the process.
+    unsafe {
+        let pid = libc::getpid();
+        libc::syscall(libc::SYS_tgkill, pid, pid, interrupt_signal());
+    }
+}
+
 /// End this process, all that descends from it and everything in its process group, now. Workers lead a group of their own.
 pub fn end_own_group() {
     crate::processes::descendants(std::process::id()).iter().for_each(|process| {

@@ -73,6 +73,8 @@ pub struct Frame {
     pub peeked: Option<Handle>,
     /// It gives its results one after another.
     pub producing: Option<Producing>,
+    /// It was cancelled, and its code lets itself be interrupted.
+    pub interrupted: bool,
 }
 
 impl Frame {
@@ -95,6 +97,7 @@ impl Frame {
             readers: vec![],
             peeked: None,
             producing: None,
+            interrupted: false,
         }
     }
 
@@ -107,6 +110,9 @@ impl Frame {
 impl Process {
     pub fn run_frame(&mut self, env: &mut Env, mut frame: Frame) {
         debug_assert!(frame.waiting.is_none(), "only what can run is run");
+        if frame.interrupted {
+            return self.end_cancelled(env, frame);
+        }
         if let Some((id, range)) = frame.unread.front().copied() {
             if self.is_remote(range) {
                 self.read_remote(env, &mut frame, id, range);

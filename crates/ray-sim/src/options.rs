@@ -49,6 +49,8 @@ pub struct Options {
     pub actor_ends: u32,
     /// A call site gives its results one after another.
     pub streams: u32,
+    /// A step cancels a call.
+    pub cancels: u32,
     /// A worker looks as if it leaked memory.
     pub leaks: u32,
     /// Faults strike within this time.
@@ -133,6 +135,7 @@ impl Options {
             o.stored = some(300, 1000);
         }
         o.groups = some(400, 12);
+        o.cancels = some(500, 150);
         o
     }
 
@@ -206,6 +209,7 @@ impl Options {
             stalls: 0,
             actor_ends: 0,
             streams: 0,
+            cancels: 0,
             leaks: 0,
             horizon_us: 10_000,
             nodes: vec![],

@@ -76,6 +76,10 @@ pub struct Oracle {
     copies: BTreeMap<ObjectId, ObjectId>,
     children: BTreeMap<Path, u32>,
     started: BTreeSet<(ProcId, u64, u32)>,
+    /// Calls that somebody cancels.
+    pub cancelled: BTreeSet<(ProcId, u64)>,
+    /// Those of them whose callers know, with the attempt that they were at: the last one.
+    pub last_attempts: BTreeMap<(ProcId, u64), u32>,
     raised: BTreeSet<u64>,
     /// Objects that a dead process may have been the only one to keep for others.
     tainted: BTreeSet<ObjectId>,
@@ -255,12 +259,20 @@ impl Oracle {
             "unschedulable" => !self.lost_nodes.is_empty() || !self.frozen.is_empty(),
             "owner_died" => object.is_ok_and(|o| self.dead.contains(&o.owner) || self.frozen.contains(&o.owner.node())),
             "worker_crashed" => self.killed_any,
+            "cancelled" => self.is_cancelled(&unhex(field("task_id"))),
             "actor_init_failed" if actor.is_some_and(|a| self.needy.contains(&a)) => true,
             "actor_died" | "actor_unavailable" if self.killed_any => true,
             "actor_died" | "actor_unavailable" | "actor_init_failed" => actor.is_some_and(|a| self.doomed.contains(&a) || self.dead.contains(&a.owner)),
             _ => false,
         };
         assert!(excused, "{} gets {id:?} and finds an error that nothing explains: {} {}", name(by), field("code"), field("message"));
+    }
+
+    /// Whether somebody has cancelled a call, or one that it was made by.
+    fn is_cancelled(&self, task_bytes: &[u8]) -> bool {
+        let info = self.calls.iter().find(|((owner, call), _)| ObjectId::new(*owner, *call, 0).task_bytes()[..] == *task_bytes).map(|(_, info)| info);
+        let Some(info) = info else { return false };
+        self.cancelled.iter().filter_map(|key| self.calls.get(key)).any(|cancelled| info.path.starts_with(&cancelled.path))
     }
 
     /// Whether it may be lost with a node, for good. What depends on nothing and may be repeated for ever can't.
@@ -285,6 +297,8 @@ impl Oracle {
             name(from),
             info.max_retries
         );
+        let last = self.last_attempts.get(&(from, task)).copied().unwrap_or(u32::MAX);
+        assert!(attempt <= last, "call {task} of {} starts attempt {attempt} after it was cancelled at {last}", name(from));
         let first = self.started.insert((from, task, attempt));
         assert!(first, "call {task} of {} runs attempt {attempt} twice, now at {}", name(from), name(at));
         if let (Some(actor), Some(group), 0) = (info.actor, info.ordered_in, attempt) {

@@ -75,6 +75,8 @@ pub struct Process {
     pub finishing: bool,
     /// The process has ended by itself.
     pub exited: bool,
+    /// A call that runs here was cancelled by force.
+    pub forced: bool,
     pub stalled_until: Time,
     pub next_token: u64,
     /// About the driver's script: in its last get; over.
@@ -114,6 +116,7 @@ impl Process {
             leaving: false,
             finishing: false,
             exited: false,
+            forced: false,
             stalled_until: 0,
             next_token: 1,
             gets_all: false,
@@ -319,6 +322,11 @@ impl Process {
                 self.exec.close_stream(from, task);
                 self.feed_all(env);
             }
+            Peer::Cancel { task, how } => self.cancel_arrived(env, from, task, &how),
+            Peer::CancelAsk { id, how, token } => {
+                self.cancel_own(env, id, &how);
+                self.send_peer(env, from, Peer::CancelTold { token, refused: String::new() });
+            }
             other => {
                 if let Peer::Borrow { ids, .. } = &other {
                     ids.iter().filter(|id| self.owner.get(**id).is_none()).for_each(|id| env.oracle.mentioned_again(*id));
@@ -354,7 +362,7 @@ impl Process {
         self.disk.check_invariants();
     }
 
-    fn send_peer(&mut self, env: &mut Env, to: ProcId, message: Peer) {
+    pub fn send_peer(&mut self, env: &mut Env, to: ProcId, message: Peer) {
         let direct = to == self.id || self.wires.get(&to).is_some_and(|wire| wire.direct);
         match direct {
             true => env.send(self.id, to, Packet::Peer(message)),

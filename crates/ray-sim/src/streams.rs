@@ -14,7 +14,7 @@ use ray_proto::{ObjectId, Payload, ProcId};
 /// A generator's handle.
 #[derive(Clone, Debug)]
 pub struct Reader {
-    call: u64,
+    pub call: u64,
     /// Items read.
     read: u64,
     path: Path,

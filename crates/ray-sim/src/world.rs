@@ -195,9 +195,11 @@ impl World {
         process.settle(&mut self.env);
         self.env.oracle.check_alive(&process.owner);
         self.check_leases(&process);
-        let exited = process.exited;
+        let (exited, forced) = (process.exited, process.forced);
         self.procs.insert(id, process);
-        if exited {
+        if forced {
+            self.end(id, 9, "", true);
+        } else if exited {
             self.end(id, 0, "", false);
         }
     }

@@ -311,6 +311,8 @@ impl Engine {
                 self.in_core(|core, now| {
                     core.owner.on_node(now, message);
                     core.forget_caller(proc_id);
+                    let given_up = core.give_up_asks(|owner| owner == proc_id);
+                    core.woken.extend(given_up);
                 });
             }
             FromNode::ActorStart { actor, incarnation, gpu_ids, spec } => {
@@ -440,6 +442,12 @@ impl Core {
                 let taken = self.exec.recall(from, &tasks);
                 self.owner.give_back(taken, false, from);
             }
+            Peer::Cancel { task, how } => self.cancel_arrived(now, from, task, &how),
+            Peer::CancelAsk { id, how, token } => {
+                let refused = self.cancel_own(now, id, &how).err().unwrap_or_default();
+                self.queue_peer(from, Peer::CancelTold { token, refused }, true);
+            }
+            Peer::CancelTold { token, refused } => self.cancel_told(token, refused),
             Peer::Ask { token, subject } => {
                 let facts = self.report(now, &subject);
                 self.queue_peer(from, Peer::Told { token, facts }, true);

@@ -132,6 +132,9 @@ impl Library {
             if let Some(recorder) = &core.recorder {
                 recorder.ran(work, running.since, now, matches!(outcome, Outcome::Raised { .. }));
             }
+            if core.interrupts.any_untold() {
+                core.note_untold();
+            }
             core.publish(work.from, &results);
             if leaving {
                 core.leaving = true;

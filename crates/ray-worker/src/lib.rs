@@ -4,6 +4,7 @@
 //! Threads: any number of callers, a background thread, and one that moves objects to disk (spill.rs) once it is needed. The one that has the role of the
 //! reader (role.rs) runs the engine (event_loop.rs).
 
+mod cancel;
 mod event_loop;
 mod exec;
 mod fork;
@@ -20,6 +21,7 @@ mod store;
 mod streams;
 mod waits;
 
+pub use cancel::{Asked, Step};
 pub use exec::{ActorWork, CallWork, Work, WorkTemplate};
 pub use fork::Held;
 pub use gate::{Gate, Woken};

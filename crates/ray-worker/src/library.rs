@@ -1,5 +1,6 @@
 //! The state of the library and its calls that don't block: objects, calls, actors. Blocking parts stand in waits.rs and store.rs.
 
+use crate::cancel;
 use crate::event_loop;
 use crate::exec::{ActorWork, Duty, WorkTemplate};
 use crate::gate::{Bell, Gate, Woken};
@@ -113,6 +114,7 @@ pub struct Library {
     /// Opened when the engine thread has read everything.
     ended: Gate,
     pub(crate) forked: AtomicBool,
+    pub(crate) interrupts: Arc<cancel::Interrupts>,
     /// The daemon has told this worker to end.
     pub(crate) dismissed: AtomicBool,
     pub(crate) slot: Option<(u32, Board)>,
@@ -157,6 +159,9 @@ pub(crate) struct Core {
     /// Producers of streams that wait for credit, by caller and call.
     pub starved: BTreeMap<(ProcId, u64), Waiter>,
     pub answers: FxHashMap<u64, Answer>,
+    /// Cancellations that others were asked for.
+    pub cancel_asks: BTreeMap<u64, cancel::Ask>,
+    pub interrupts: Arc<cancel::Interrupts>,
     next_token: u64,
     pub templates: FxHashMap<(ProcId, TemplateId), Arc<WorkTemplate>>,
     pub extents: Extents,
@@ -215,6 +220,7 @@ impl Library {
         let FromNode::Welcome { proc_id, node_id, total, storage, .. } = welcome else { return Err(Failure::System("the daemon did not say welcome".into())) };
         let Reserved { poll, relief, soon, now, thread } = reserved;
         let desk = Arc::new(spill::Desk::default());
+        let interrupts = Arc::new(cancel::Interrupts::default());
         let mut limits = config.limits;
         if limits.pending_bytes == 0 {
             limits.pending_bytes = match (total.get("memory") / UNIT) as u64 {
@@ -234,6 +240,8 @@ impl Library {
             waiters: FxHashMap::default(),
             starved: BTreeMap::new(),
             answers: FxHashMap::default(),
+            cancel_asks: BTreeMap::new(),
+            interrupts: interrupts.clone(),
             next_token: 1,
             templates: FxHashMap::default(),
             extents: Extents::default(),
@@ -273,6 +281,7 @@ impl Library {
             over: AtomicBool::new(false),
             ended: Gate::default(),
             forked: AtomicBool::new(false),
+            interrupts,
             dismissed: AtomicBool::new(false),
             slot: config.slot,
             storage: OnceLock::new(),
@@ -456,6 +465,7 @@ impl Library {
         self.over.store(true, Ordering::Release);
         let mut woken: Vec<Waiter> = core.waiters.drain().map(|(_, waiter)| waiter).collect();
         woken.extend(std::mem::take(&mut core.starved).into_values());
+        woken.extend(core.give_up_asks(|_| true));
         for answer in core.answers.values() {
             if let Answer::Waiting(gate) = answer {
                 woken.push(Waiter::Gate(gate.clone()));
@@ -531,10 +541,16 @@ impl Library {
         self.with(|core| core.owner.template(template))
     }
 
-    /// Submit; returns the call's counter. Its returns carry one local reference each.
-    pub fn submit(&self, template: &Arc<Template>, args: CallArgs) -> Result<u64, SubmitError> {
+    /// Submit; returns the call's counter. Its returns carry one local reference each. `parent`: the call of another process that submits it here.
+    pub fn submit(&self, template: &Arc<Template>, args: CallArgs, parent: Option<(ProcId, u64)>) -> Result<u64, SubmitError> {
         let now = ray_shm::now_us();
-        self.with(|core| core.owner.submit(now, template, args))
+        self.with(|core| {
+            let call = core.owner.submit(now, template, args)?;
+            if let Some(parent) = parent {
+                core.born(now, call, parent);
+            }
+            Ok(call)
+        })
     }
 
     // ---- placement groups

@@ -110,6 +110,10 @@ impl Role {
             if held.is_none() || !step(library, &mut held, deadline, true) && !is_late() {
                 break Woken::Interrupted;
             }
+            // What it has just read may be the cancellation of its own call.
+            if library.interrupts.strikes_reader() {
+                break Woken::Interrupted;
+            }
         };
         READS.set(false);
         drop(held);

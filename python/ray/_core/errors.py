@@ -382,10 +382,26 @@ def _object_error(cls: type[errors.ObjectLostError]) -> Callable[[Mapping[str, s
     return lambda fields, message: cls(fields.get("object_id", ""), message=message)
 
 
+def cancelled_text(task_id: str, name: str, by: str) -> str:
+    """Say what was cancelled, and by whom.
+
+    Args:
+        task_id: Its id in hex.
+        name: Its name.
+        by: Who has cancelled it, in words.
+
+    Returns:
+        A sentence.
+    """
+    return f"Task {task_id} ({name}) was cancelled by {by}."
+
+
 def _cancelled(fields: Mapping[str, str], message: str) -> BaseException:
     from ray._core.ids import TaskID
 
     task_id = fields.get("task_id")
+    if not message and task_id:
+        message = cancelled_text(task_id, fields.get("name", ""), fields.get("by", ""))
     return errors.TaskCancelledError(TaskID.from_hex(task_id) if task_id else None, message or None)
 
 

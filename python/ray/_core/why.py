@@ -232,6 +232,9 @@ class _Walk:
         caller = self._who(_owner_of(object_id))
         again = f", attempt {call['attempt'] + 1}" if call["attempt"] else ""
         self._say(depth, f"{call['name']} (task {object_id[:24].hex()}{again}) has not finished; called by {caller} {_age(call['age_us'])} ago")
+        for fact in kinds.get("cancel_asked", []):
+            how = " by force" if fact["force"] else ""
+            self._say(depth + 1, f"it was cancelled{how} {_age(fact['age_us'])} ago by {fact['by']}, and goes on until its code notices")
         for fact in kinds.get("needs_arguments", []):
             self._say(depth + 1, "it waits for its arguments:")
             self._objects(fact["missing"], depth + 2)

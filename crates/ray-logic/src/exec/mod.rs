@@ -6,8 +6,10 @@
 //! 3. A call that mentions objects of third parties starts when these know of us: its caller may end while it runs, and what it kept goes with it. Later
 //!    calls of the same caller wait behind it, those of others don't.
 
+mod cancel;
 mod streams;
 
+pub use cancel::{Cancelling, Found};
 pub use streams::{Outgoing, Permit};
 
 use crate::Time;
@@ -39,6 +41,9 @@ pub struct Running {
     pub since: Time,
     /// Its results leave one after another.
     pub stream: Option<Outgoing>,
+    /// It is no actor's.
+    pub is_task: bool,
+    pub cancelling: Cancelling,
 }
 
 #[derive(Debug)]
@@ -138,6 +143,8 @@ impl Exec {
             template: call.template,
             since: now,
             stream: call.stream.as_ref().map(Outgoing::new),
+            is_task: queued.is_returnable(),
+            cancelling: Cancelling::No,
         };
         self.running.insert((queued.from, call.task), running);
         Some(queued)

@@ -4,7 +4,7 @@
 //! 1. An item leaves only while its number is within the credit; credit only grows.
 //! 2. A closed stream stays closed.
 
-use super::Exec;
+use super::{Cancelling, Exec};
 use ray_proto::msg::StreamOpen;
 use ray_proto::ProcId;
 
@@ -32,9 +32,11 @@ impl Outgoing {
 }
 
 impl Exec {
-    /// Whether item `index` may be made. A call that does not run (any more) has no readers.
+    /// Whether item `index` may be made. A call that does not run (any more) has no readers; nor has a method that was cancelled.
     pub fn permit(&self, from: ProcId, task: u64, index: u64) -> Permit {
-        match self.running.get(&(from, task)).and_then(|running| running.stream.as_ref()) {
+        // A method is not interrupted: it stops here.
+        let running = self.running.get(&(from, task)).filter(|running| running.is_task || running.cancelling == Cancelling::No);
+        match running.and_then(|running| running.stream.as_ref()) {
             Some(stream) if !stream.closed && index <= stream.until => Permit::Go,
             Some(stream) if !stream.closed => Permit::Wait,
             _ => Permit::Closed,

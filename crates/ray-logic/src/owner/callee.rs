@@ -49,6 +49,12 @@ impl Owner {
         }
     }
 
+    /// A call that has not started is cancelled: its caller gets the one reply of it.
+    pub fn refuse_cancelled(&mut self, queued: Queued) {
+        let covered = covered_refs(&queued.call);
+        self.finish_call(queued.from, queued.call.task, &covered, Outcome::Cancelled { started: false }, vec![], false);
+    }
+
     /// An unstarted call goes: what an ended one left here is registered, what a running one uses is covered by that one.
     fn drop_covers(&mut self, refs: &[ObjectId]) {
         for id in refs {

@@ -9,7 +9,7 @@ use super::{Command, Owner};
 use crate::evidence::describe;
 use crate::Time;
 use ray_proto::groups::Within;
-use ray_proto::msg::{Evidence, MemoryKill, Peer, ToNode};
+use ray_proto::msg::{Evidence, MemoryKill, Outcome, Peer, Reply, ToNode};
 use ray_proto::{ClassId, LeaseId, ProcId, Resources, Strategy};
 use std::collections::VecDeque;
 
@@ -134,6 +134,15 @@ impl Owner {
         let record = &self.classes[class.0 as usize];
         let ahead = record.queue.iter().position(|other| *other == call).unwrap_or(0) as u32;
         (ahead, record.leases.iter().map(|id| self.leases[id].worker).collect())
+    }
+
+    /// A call leaves the queue of its class.
+    pub(super) fn leave_queue(&mut self, class: ClassId, call: u64) {
+        let queue = &mut self.class(class).queue;
+        // Mostly the first or the last.
+        let at = if queue.back() == Some(&call) { Some(queue.len() - 1) } else { queue.iter().position(|other| *other == call) };
+        at.and_then(|at| queue.remove(at));
+        self.update_want(class);
     }
 
     fn class(&mut self, class: ClassId) -> &mut Class {
@@ -281,16 +290,22 @@ impl Owner {
     }
 
     /// A reply of a leased worker. Returns whether the call was in flight there.
-    pub(super) fn lease_replied(&mut self, now: Time, from: ProcId, call: u64, leaving: bool) -> bool {
+    pub(super) fn lease_replied(&mut self, now: Time, from: ProcId, reply: &Reply) -> bool {
+        let (call, leaving) = (reply.task, reply.leaving);
         let Some(id) = self.leased_workers.get(&from).copied() else { return false };
         let lease = self.leases.get_mut(&id).expect("indexed");
         let Some(at) = lease.in_flight.iter().position(|other| *other == call) else { return false };
         lease.in_flight.remove(at);
-        lease.started = if at < lease.started { lease.started - 1 } else { at };
-        lease.blocked = false;
-        let quick = now < lease.head_since + QUICK_US;
-        lease.depth = if quick { (2 * lease.depth).min(self.limits.pipeline_depth) } else { lease.depth.div_ceil(2) };
-        lease.head_since = now;
+        if reply.outcome == (Outcome::Cancelled { started: false }) {
+            // It was taken out of the worker's queue: that says nothing of the calls before it.
+            lease.head_since = if at == 0 { now } else { lease.head_since };
+        } else {
+            lease.started = if at < lease.started { lease.started - 1 } else { at };
+            lease.blocked = false;
+            let quick = now < lease.head_since + QUICK_US;
+            lease.depth = if quick { (2 * lease.depth).min(self.limits.pipeline_depth) } else { lease.depth.div_ceil(2) };
+            lease.head_since = now;
+        }
         lease.idle_since = now;
         let class = lease.class;
         self.class(class).in_flight -= 1;
@@ -387,9 +402,12 @@ impl Owner {
     fn put_back(&mut self, now: Time, class: ClassId, calls: &[u64]) {
         let (left, class) = (class, self.living_class(class));
         let mut ready = Vec::with_capacity(calls.len());
+        let mut cancelled = Vec::new();
         for &call in calls {
             self.tasks.get_mut(&call).expect("it was in flight").place = Place::Waiting;
-            if !self.misses_arguments(call) {
+            if self.cancels.is_asked(call) {
+                cancelled.push(call);
+            } else if !self.misses_arguments(call) {
                 ready.push(call);
             }
         }
@@ -403,6 +421,7 @@ impl Owner {
                 self.fail(call, error);
             }
         }
+        cancelled.into_iter().for_each(|call| self.fail_cancelled(call));
         self.pump(now, class);
         if left != class {
             self.pump(now, left);

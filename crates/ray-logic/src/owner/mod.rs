@@ -10,7 +10,7 @@
 //! 4. `granted` of a borrowed entry is the number of grants the owner has counted for us and we have not released.
 //!
 //! Files: `objects` the table and its counts, `refs` the borrowing protocol, `waits` local waiters, `tasks` calls and their ends,
-//! `backlog` how much of them may wait, `leases` pushing calls to workers, `ramp` how many of these where nothing else bounds it, `postponed` calls that wait for memory, `actors` calls to actors,
+//! `tasks/cancel` ending them early, `backlog` how much of them may wait, `leases` pushing calls to workers, `ramp` how many of these where nothing else bounds it, `postponed` calls that wait for memory, `actors` calls to actors,
 //! `callee` our side of calls made to us, `streams` and `yields` the two ends of calls that give their results one after another,
 //! `lineage` calls that can be made again, and values that went with their node, `nodes` what the other nodes are to us,
 //! `spilling` moving objects to disk, `waits/groups` placement groups that are waited for, `report` answers about what waits for what.
@@ -39,7 +39,7 @@ pub use holdings::Holding;
 pub use objects::{Object, State};
 pub use spilling::Victim;
 pub use streams::{Next, StreamOptions};
-pub use tasks::{CallArgs, CallKind, SubmitError, Template};
+pub use tasks::{CallArgs, CallKind, CancelError, SubmitError, Template};
 pub use waits::{WaitId, Waiting};
 
 use crate::Time;
@@ -118,6 +118,7 @@ pub struct Owner {
     objects: FxHashMap<ObjectId, Object>,
     tasks: FxHashMap<u64, tasks::Task>,
     backlog: backlog::Backlog,
+    cancels: tasks::Cancels,
     templates: Vec<Arc<Template>>,
     class_ids: FxHashMap<(Resources, String, Vec<u8>), ClassId>,
     classes: Vec<leases::Class>,
@@ -169,6 +170,7 @@ impl Owner {
             objects: FxHashMap::default(),
             tasks: FxHashMap::default(),
             backlog: backlog::Backlog::default(),
+            cancels: Default::default(),
             templates: Vec::new(),
             class_ids: FxHashMap::default(),
             classes: Vec::new(),
@@ -280,6 +282,7 @@ impl Owner {
             Peer::StreamItems { task, first, items } => self.items_arrived(from, task, first, items),
             Peer::Template { .. } | Peer::Call { .. } | Peer::Recall { .. } | Peer::Switch {} | Peer::Ask { .. } | Peer::Told { .. } => {}
             Peer::StreamCredit { .. } | Peer::StreamClose { .. } | Peer::Arrived {} => {}
+            Peer::Cancel { .. } | Peer::CancelAsk { .. } | Peer::CancelTold { .. } => {}
         }
     }
 

@@ -118,6 +118,12 @@ impl Object {
         })
     }
 
+    pub(super) fn forget_dependent(&mut self, call: u64) {
+        if let Some(more) = &mut self.more {
+            more.dependents.retain(|other| *other != call);
+        }
+    }
+
     pub(super) fn dependents(&self) -> &[u64] {
         self.more.as_ref().map_or(&[], |more| &more.dependents)
     }
@@ -431,6 +437,7 @@ impl Owner {
         self.check_backlog();
         self.check_arguments();
         self.check_lineage();
+        self.check_cancels();
     }
 }
 

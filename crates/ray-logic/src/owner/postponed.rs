@@ -21,7 +21,7 @@ impl Owner {
         let MemoryKill::Crowded { free_retries } = *kill else { return false };
         let Some(task) = self.tasks.get_mut(&call) else { return false };
         let times = self.postponed.times.get(&call).copied().unwrap_or(0);
-        if task.template.max_retries == 0 || (free_retries >= 0 && i64::from(times) >= i64::from(free_retries)) {
+        if task.template.max_retries == 0 || self.cancels.is_asked(call) || (free_retries >= 0 && i64::from(times) >= i64::from(free_retries)) {
             return false;
         }
         let wait = (FIRST_WAIT << times.min(6)).min(LONGEST_WAIT);

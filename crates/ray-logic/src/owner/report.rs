@@ -43,6 +43,7 @@ impl Owner {
             facts.push(Fact::NeedsArguments { missing });
         }
         facts.extend(self.report_place(call, task));
+        facts.extend(self.report_cancel(now, call));
         facts
     }
 

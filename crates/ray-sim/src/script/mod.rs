@@ -48,6 +48,9 @@ impl Process {
         if env.makes_groups() && env.rng.permille(120) {
             return self.use_groups(env, frame);
         }
+        if env.options.cancels > 0 && env.rng.permille(env.options.cancels) {
+            return self.cancel_some(env, frame);
+        }
         let roll = env.rng.below(100);
         match roll {
             0..=11 => self.put(env, frame),
@@ -160,6 +163,7 @@ impl Process {
         env.options.calls = env.options.calls.saturating_sub(1);
         env.note(self.id, || format!("submits {task} ({}) at {:?} with {text}", template.name, info.path));
         env.oracle.calls.insert((self.id, task), info);
+        self.call_born(env, frame, task);
         if let Some(options) = template.stream {
             return self.stream_submitted(env, frame, task, options, made);
         }

@@ -76,7 +76,7 @@ class ActorLoop:
         self._core = core
         self._env = actor.env
         self._finished = finished
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], tuple[Call, int]] = {}
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self._run, name=f"ray-local-{actor.class_name}"[:15], daemon=True)
         self.thread.start()
@@ -84,6 +84,10 @@ class ActorLoop:
     def start(self, call: Call) -> None:
         """Run a call as a coroutine."""
         self.loop.call_soon_threadsafe(self._start, call, call.run, context=contextvars.Context())
+
+    def cancel(self, call: Call) -> None:
+        """Cancel a running call."""
+        self.loop.call_soon_threadsafe(self._cancel, call)
 
     def end(self) -> None:
         """Cancel what runs and end the thread."""
@@ -110,8 +114,18 @@ class ActorLoop:
 
     def _start(self, call: Call, run: int) -> None:
         task = self.loop.create_task(self._perform(call, run))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = call, run
+        task.add_done_callback(self._ended)
+
+    def _cancel(self, call: Call) -> None:
+        for task, (other, _) in list(self._tasks.items()):
+            if other is call:
+                task.cancel()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        call, run = self._tasks.pop(task)
+        if task.cancelled():  # it had not begun
+            self._finished(call, run, execution.cancelled(self._core, call))
 
     async def _perform(self, call: Call, run: int) -> None:
         from ray._core.worker.streams import send_items
@@ -128,6 +142,8 @@ class ActorLoop:
                 if hasattr(value, "__await__"):
                     value = await value
                 outcome = execution.returned(self._core, call, value)
+            if call.cancelled_by is not None:
+                outcome = execution.cancelled(self._core, call)
         except BaseException as error:  # noqa: BLE001  the boundary of the user's call: its error is its result
             outcome = execution.raised(self._core, call, error)
         self._finished(call, run, outcome)

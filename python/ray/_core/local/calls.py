@@ -65,10 +65,12 @@ class Call:
         "arguments",
         "attempt",
         "began_us",
+        "cancelled_by",
         "handle",
         "is_constructor",
         "missing",
         "number",
+        "parent",
         "place",
         "queued_at",
         "run",
@@ -85,6 +87,8 @@ class Call:
         self.arguments = arguments
         self.actor = actor
         self.place: tuple[Any, ...] = ("default",)
+        self.parent: Call | None = None  # the call that submitted it
+        self.cancelled_by: str | None = None
         self.handle: ObjectRef[Any] | None = None  # an actor lives as long as it has calls
         self.is_constructor = False
         self.missing = 0
@@ -108,7 +112,7 @@ class Call:
 
     def may_retry(self) -> bool:
         """Whether attempts are left."""
-        return self.site.max_retries < 0 or self.attempt < self.site.max_retries
+        return self.cancelled_by is None and (self.site.max_retries < 0 or self.attempt < self.site.max_retries)
 
 
 class LocalTemplate:

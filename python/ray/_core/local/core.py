@@ -12,7 +12,7 @@ import time
 from ray._core.cluster.accelerators import RESOURCES as DEVICES
 from ray._core.errors import system_error
 from ray._core.generators import ObjectRefGenerator
-from ray._core.local import execution, stalls
+from ray._core.local import cancelling, execution, stalls
 from ray._core.local.actors import ActorLoop, LocalActor
 from ray._core.local.calls import Call, CallSite
 from ray._core.local.groups import LocalGroups, place_of
@@ -139,7 +139,7 @@ class LocalCore:
         pickled, arguments = objects.pickle_args(args, kwargs)
         actor = None if handle is None else scheduler.actors.get(objects.call_of(handle))
         call = Call(next(self._numbers), site, pickled, arguments, actor)
-        call.handle = handle
+        call.handle, call.parent = handle, execution.running.get()
         call.place = place_of(site.strategy, site.follows, self._place()) if actor is None else actor.place
         result = self._results(call)
         with scheduler.lock:
@@ -292,6 +292,15 @@ class LocalCore:
         found = self.scheduler.actors.get(self.objects.call_of(actor))
         if found is not None:
             self.scheduler.kill(found, no_restart)
+
+    def cancel(self, reference: ObjectRef[Any], force: bool, recursive: bool) -> None:
+        """As `Core.cancel`."""
+        cancelling.cancel(self, reference, force, recursive)
+
+    def is_canceled(self) -> bool:
+        """As `Core.is_canceled`."""
+        call = execution.running.get()
+        return call is not None and call.cancelled_by is not None
 
     def current_actor(self) -> tuple[ObjectRef[Any], bytes] | None:
         """As `Core.current_actor`, for the actor whose call this thread or coroutine runs."""

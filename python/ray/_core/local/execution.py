@@ -59,11 +59,13 @@ def perform(core: LocalCore, call: Call) -> Outcome:
         with applied(call.site.env if call.actor is None else call.actor.env):
             function, args, kwargs = prepare(core, call)
             value = function(*args, **kwargs)
+            if call.actor is not None and call.cancelled_by is not None:
+                return cancelled(core, call)
             if call.stream is None:
                 return returned(core, call, value)
             producer = Producer(core, call)
             producer.drive(value)
-            return streamed(core, producer)
+            return streamed(core, producer) if call.cancelled_by is None else cancelled(core, call)
     except BaseException as error:  # noqa: BLE001  the boundary of the user's call: its error is its result
         return raised(core, call, error)
 
@@ -102,6 +104,9 @@ def streamed(core: LocalCore, producer: Producer) -> Outcome:
 def raised(core: LocalCore, call: Call, error: BaseException) -> Outcome:
     """The call raised."""
     outcome = Outcome()
+    is_async = call.actor is not None and call.actor.is_async
+    if is_async and (call.cancelled_by is not None or _is_asyncio_cancel(error)) and not isinstance(error, SystemExit):
+        return cancelled(core, call)
     if isinstance(error, SystemExit) and call.actor is not None and not call.is_constructor:
         outcome.left = exit_reason(error)
         return outcome
@@ -115,6 +120,19 @@ def raised(core: LocalCore, call: Call, error: BaseException) -> Outcome:
     return outcome
 
 
+def cancelled(core: LocalCore, call: Call) -> Outcome:
+    """The call ends as its caller wished."""
+    outcome = Outcome()
+    outcome.error = cancelled_value(core, call)
+    return outcome
+
+
+def cancelled_value(core: LocalCore, call: Call) -> LocalValue:
+    """Make what the caller of a cancelled call gets."""
+    fields = {"task_id": core.scheduler.task_hex(call.number), "name": call.name, "by": call.cancelled_by or "its own code"}
+    return core.objects.failed("cancelled", fields)
+
+
 def user_frames(frames: TracebackType | None) -> TracebackType | None:
     """Give the part of a traceback that begins with the user's code: for `pdb.pm()` after `ray.get` has raised."""
     while frames is not None and is_runtime_frame(frames.tb_frame.f_code.co_filename):
@@ -125,6 +143,11 @@ def user_frames(frames: TracebackType | None) -> TracebackType | None:
 def _is_debugger_quit(error: BaseException) -> bool:
     debugger = sys.modules.get("bdb")
     return debugger is not None and isinstance(error, debugger.BdbQuit)
+
+
+def _is_asyncio_cancel(error: BaseException) -> bool:
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and isinstance(error, asyncio.CancelledError)
 
 
 def in_event_loop() -> bool:

@@ -70,6 +70,8 @@ class Producer:
             stream = self._stream
             if not self._core.scheduler.is_current(self._call, self._run):
                 return False
+            if self._call.cancelled_by is not None:
+                return False
             if not (stream.gathers or stream.has_reader or self._core.objects.is_end_referred(self._call.number)):
                 return False
             return True if self.count < stream.made or stream.has_credit() else None

@@ -119,7 +119,9 @@ class _GroupLoop:
         self._size = size
         self._running = running
         self._end = end
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], _native.PendingCall] = {}
+        self._unwanted: set[_native.PendingCall] = set()
+        """Calls that were cancelled and have not ended. Compat: whatever comes of them, their callers get the cancellation."""
         self._is_ending = False
         loop.add_reader(core.work_fd(group), self._take)
 
@@ -129,8 +131,13 @@ class _GroupLoop:
         calls, reason = _native.take_calls(self._core, self._group, self._size - len(self._tasks))
         for call in calls:
             task = self._loop.create_task(self._run(call))
-            self._tasks.add(task)
+            self._tasks[task] = call
             task.add_done_callback(self._end_of_call)
+        cancelled = self._core.take_cancelled(self._group)
+        if cancelled:
+            for task, call in [(task, call) for task, call in self._tasks.items() if call.key in cancelled]:
+                self._unwanted.add(call)
+                task.cancel()
         if reason is not None and not self._is_ending:
             self._is_ending = True
             self._loop.remove_reader(self._core.work_fd(self._group))
@@ -143,7 +150,10 @@ class _GroupLoop:
 
     def _end_of_call(self, task: asyncio.Task[None]) -> None:
         was_full = len(self._tasks) >= self._size
-        self._tasks.discard(task)
+        call = self._tasks.pop(task)
+        self._unwanted.discard(call)
+        if task.cancelled():
+            call.finish_cancelled(None)  # it had not begun
         if self._is_ending:
             self._end_if_idle()
         elif was_full:
@@ -161,15 +171,22 @@ class _GroupLoop:
         except BaseException as error:  # the boundary of the user's call: its error is its result
             if session.core is not self._core:
                 leave_forked_child(error)
+            from asyncio import CancelledError
+
             if not isinstance(error, SystemExit):
-                call.fail(error)
+                if call in self._unwanted or isinstance(error, CancelledError):
+                    call.finish_cancelled(error)
+                else:
+                    call.fail(error)
                 return
             self._core.leave_actor(exit_reason(error))
             self._end.begin()
         else:
             if session.core is not self._core:
                 leave_forked_child(None)
-            if call.is_stream:
+            if self._unwanted and call in self._unwanted:
+                call.finish_cancelled(None)
+            elif call.is_stream:
                 call.finish_stream()
             else:
                 call.finish(result)

@@ -10,6 +10,7 @@ import atexit
 import faulthandler
 import io
 import os
+import signal
 import sys
 
 from ray import _native
@@ -17,7 +18,7 @@ from ray._core import session
 from ray._core.cluster.accelerators import Shown
 from ray._core.config import env as setting
 from ray._core.config.job import apply_logging, logging_of
-from ray._core.errors import encode_exception
+from ray._core.errors import cancelled_text, encode_exception
 from ray._core.serialization import loads_payload
 from ray._core.worker import payloads
 from ray._core.worker.executors import run_loops, run_threads
@@ -101,6 +102,7 @@ def main(link_fd: int, slot: int, board_fd: int, config: dict[str, Any], env: st
     sys.stderr = _NamedStream(2, core)
     sys.breakpointhook = _breakpoint
     faulthandler.enable(2, all_threads=False)
+    signal.signal(_native.interrupt_signal(), _native.interrupt_if_cancelled)
     while True:
         reason = _native.run_calls(core)
         if reason != "constructed":
@@ -282,6 +284,27 @@ def encode_error(exception: BaseException, name: str, node: str, attempt: int) -
     if type(exception).__name__ == "BdbQuit" and not exception.args:
         exception.args = (f"pdb asked {name} for a command, and {_NO_TERMINAL}",)
     return encode_exception(exception, task_name=name, pid=os.getpid(), node=node, attempt=attempt)
+
+
+def cancelled_error(interruption: BaseException, name: str, task_id: bytes, by: str) -> BaseException:
+    """Make the error of a call that was cancelled while it ran. Compat: it shows where the call was interrupted, as errors of user code do.
+
+    Args:
+        interruption: What its code saw.
+        name: Name of the call.
+        task_id: Its id.
+        by: Who has cancelled it, in words.
+
+    Returns:
+        The error.
+    """
+    from ray._core.ids import TaskID
+    from ray.exceptions import TaskCancelledError
+
+    error = TaskCancelledError(TaskID(task_id), cancelled_text(task_id.hex(), name, by))
+    if isinstance(interruption, Exception):
+        error.__context__ = interruption  # raised by what should have ended quietly
+    return error.with_traceback(interruption.__traceback__)
 
 
 def is_retryable(payload: bytes, exception: BaseException) -> bool:

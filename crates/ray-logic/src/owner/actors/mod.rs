@@ -206,6 +206,23 @@ impl Owner {
         self.pump_group(actor, group);
     }
 
+    /// A call that is not sent leaves its actor's queue. Returns its group, in which others may go on.
+    pub(super) fn leave_actor_queue(&mut self, actor: ActorId, call: u64) -> u32 {
+        let (group, _) = self.manner(call);
+        if let Some(client) = self.actors.get_mut(&actor) {
+            client.unsent.remove(group, call);
+        }
+        group
+    }
+
+    /// The process that the calls in flight were sent to, if it is the one where the actor still is.
+    pub(super) fn actor_process(&self, actor: ActorId) -> Option<ProcId> {
+        match self.actors.get(&actor)?.place {
+            Whereabouts::At(proc_id) => Some(proc_id),
+            _ => None,
+        }
+    }
+
     /// A method call's group, and whether others may overtake it.
     fn manner(&self, call: u64) -> (u32, bool) {
         match self.tasks[&call].template.kind {
@@ -226,7 +243,7 @@ impl Owner {
     }
 
     /// Send what can be sent of one group, in order.
-    fn pump_group(&mut self, actor: ActorId, group: u32) {
+    pub(super) fn pump_group(&mut self, actor: ActorId, group: u32) {
         loop {
             let Some(client) = self.actors.get(&actor) else { return };
             let Some(call) = client.unsent.front(group) else { return };

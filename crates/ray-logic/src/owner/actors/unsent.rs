@@ -60,6 +60,16 @@ impl Unsent {
         self.aside.remove(&call)
     }
 
+    /// The call is not to be sent.
+    pub(in crate::owner) fn remove(&mut self, group: u32, call: u64) {
+        let queue = self.queue(group);
+        if let Some(at) = queue.iter().position(|other| *other == call) {
+            queue.remove(at);
+        } else {
+            self.aside.remove(&call);
+        }
+    }
+
     pub(in crate::owner) fn take_all_aside(&mut self) -> BTreeSet<u64> {
         std::mem::take(&mut self.aside)
     }

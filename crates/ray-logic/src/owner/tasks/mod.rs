@@ -1,4 +1,9 @@
-//! Calls we made: from submission through their arguments to exactly one end.
+//! Calls we made: from submission through their arguments to exactly one end. `cancel` is that end before its time.
+
+mod cancel;
+
+pub use cancel::CancelError;
+pub(super) use cancel::Cancels;
 
 use super::backlog::{cost, inline_bytes};
 use super::objects::{Object, State};
@@ -286,12 +291,13 @@ impl Owner {
         self.take_in(from, call, 0, &reply.results);
         reply.retained.iter().for_each(|id| self.grant(from, *id, 1));
         let known = match self.tasks.get(&call).map(|task| task.place) {
-            Some(Place::Lease(_)) => self.lease_replied(now, from, call, reply.leaving),
+            Some(Place::Lease(_)) => self.lease_replied(now, from, &reply),
             Some(Place::ActorFlight(seq)) => self.actor_replied(call, seq),
             _ => false,
         };
         match reply.outcome {
             _ if !known => reply.results.into_iter().for_each(|payload| self.discard(payload)),
+            Outcome::Cancelled { .. } if reply.results.is_empty() => self.fail_cancelled(call),
             Outcome::Raised { retryable: true } if self.may_retry(call) => {
                 reply.results.into_iter().for_each(|payload| self.discard(payload));
                 self.retry(now, call);
@@ -335,6 +341,7 @@ impl Owner {
         let Some(task) = self.tasks.remove(&call) else { return };
         self.count_ended(&task);
         self.forget_postponed(call);
+        self.cancels.forget(call);
         let held: Vec<ObjectId> = task.held_refs().collect();
         if task.template.stream.is_some() {
             let (items, perishable) = self.items_of(call);
@@ -370,7 +377,9 @@ impl Owner {
         }
     }
 
+    /// Whatever stopped a call that was being cancelled: it is cancelled.
     pub(super) fn fail(&mut self, call: u64, error: Value) {
+        let error = if self.cancels.is_asked(call) { self.cancelled_error(call) } else { error };
         self.finish(call, vec![Payload { value: error.clone(), refs: vec![] }]);
         self.give_up_lost(call, &error);
     }

@@ -1,5 +1,7 @@
 //! How a call or a constructor starts and ends in a worker, and how the driver's script ends.
 
+mod cancels;
+
 use crate::env::Env;
 use crate::frame::{Ending, Frame, Handle, Role};
 use crate::oracle::token;
@@ -215,7 +217,7 @@ impl Process {
         self.containable(env, frame, &frame.path, 3)
     }
 
-    fn reply(&mut self, env: &mut Env, mut frame: Frame, from: ProcId, task: u64, ending: Ending) {
+    pub fn reply(&mut self, env: &mut Env, mut frame: Frame, from: ProcId, task: u64, ending: Ending) {
         let running = self.exec.finish(from, task).expect("the call runs");
         for payload in &ending.results {
             self.publish(env, from, payload);
