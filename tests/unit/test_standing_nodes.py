@@ -340,7 +340,7 @@ def test_init_connects_to_the_running_cluster(engine: Engine) -> None:
         config = _native.Core.connected
         assert (config["door"], config["namespace"], config["weight"], config["log_to_driver"]) == (head.door, "space", 7, False)
         assert json.loads(config["job_env"]) == {"env_vars": {"A": "1"}}
-        assert config["settings"] == {}
+        assert list(config["settings"]) == ["session_dir"]
         assert "pytest" in config["entrypoint"]
         assert context.address_info["address"] == context.address_info["gcs_address"] == head.head
         assert (context["node_id"], context["node_ip_address"], context["session_dir"]) == (head.node_id, "127.0.0.1", head.session_dir)
@@ -389,7 +389,8 @@ def test_init_refuses_what_only_a_new_node_could_heed(arguments: dict[str, Any])
 def test_job_settings_may_be_given_when_connecting() -> None:
     start()
     ray.init(_system_config={"pending_calls_bytes": 1000, "job_weight": 1})
-    assert (_native.Core.connected["settings"], _native.Core.connected["weight"]) == ({"pending_calls_bytes": "1000"}, 1)
+    assert _native.Core.connected["settings"]["pending_calls_bytes"] == "1000"
+    assert _native.Core.connected["weight"] == 1
 
 
 @pytest.mark.parametrize(("weight", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("1", TypeError), (True, TypeError)])
