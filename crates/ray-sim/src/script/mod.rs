@@ -420,7 +420,7 @@ impl Process {
     pub fn ask_for_records(&mut self, env: &mut Env) {
         let token = self.next_token;
         self.next_token += 1;
-        let (node, _) = env.node_ids[token as usize % env.node_ids.len()];
+        let node = env.node_ids.get(token as usize % env.node_ids.len().max(1)).map_or(ray_proto::NodeIndex::HEAD, |(node, _)| *node);
         env.oracle.questions.insert((self.id, token), node);
         env.note(self.id, || format!("asks {node:?} for its records"));
         self.to_node(env, ToNode::Ask { token, subject: Subject::Records { node, slot: 0 } });
