@@ -114,7 +114,7 @@ pub(crate) fn current(py: Python<'_>) -> Option<Running> {
         return Some(running);
     }
     let call = ASYNC_CALL.get(py)?.bind(py).call_method1("get", (py.None(),)).ok()?;
-    let call = call.cast::<crate::pending_call::PendingCall>().ok()?;
+    let call = call.cast::<crate::execute::pending_call::PendingCall>().ok()?;
     Some(call.get().running())
 }
 

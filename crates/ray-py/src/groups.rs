@@ -1,7 +1,8 @@
 //! Placement groups, for Python.
 
 use crate::cluster::{as_f64, terms_of, Terms};
-use crate::core::{wait_at, Core};
+use crate::core::Core;
+use crate::waits::wait_at;
 use crate::{context, errors};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;

@@ -7,7 +7,6 @@
 use pyo3::prelude::*;
 
 mod buffer;
-mod cancel;
 mod cluster;
 mod context;
 mod core;
@@ -16,25 +15,21 @@ mod errors;
 mod execute;
 mod fork;
 mod futures;
-mod gifts;
 mod groups;
 mod local;
 mod object_ref;
-mod pending_call;
-mod produce;
 mod report;
 mod result_stream;
 mod room;
 mod storage;
 mod template;
 mod values;
+mod waits;
 
 #[pymodule]
 mod _native {
     #[pymodule_export]
     use crate::buffer::PinnedBuffer;
-    #[pymodule_export]
-    use crate::cancel::{interrupt_if_cancelled, interrupt_signal};
     #[pymodule_export]
     use crate::cluster::{start_node, stop_node};
     #[pymodule_export]
@@ -44,6 +39,10 @@ mod _native {
     #[pymodule_export]
     use crate::errors::stay_if_interpreter_exits;
     #[pymodule_export]
+    use crate::execute::cancel::{interrupt_if_cancelled, interrupt_signal};
+    #[pymodule_export]
+    use crate::execute::pending_call::PendingCall;
+    #[pymodule_export]
     use crate::execute::{run_calls, take_calls};
     #[pymodule_export]
     use crate::futures::CompletionQueue;
@@ -51,8 +50,6 @@ mod _native {
     use crate::local::{LocalObjects, LocalValue};
     #[pymodule_export]
     use crate::object_ref::{ref_from_bytes, ObjectRef};
-    #[pymodule_export]
-    use crate::pending_call::PendingCall;
     #[pymodule_export]
     use crate::report::ask_about;
     #[pymodule_export]

@@ -1,8 +1,8 @@
 //! `ResultStream`: the reader's end of a call that gives its results one after another. `ray.ObjectRefGenerator` wraps it.
 
-use crate::core::{block, deadline};
 use crate::errors;
 use crate::object_ref::ObjectRef;
+use crate::waits::{block, deadline};
 use pyo3::exceptions::PyStopIteration;
 use pyo3::prelude::*;
 use ray_worker::{Library, Next};

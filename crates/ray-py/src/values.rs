@@ -254,7 +254,7 @@ pub(crate) fn decode<'py>(py: Python<'py>, library: &Arc<Library>, id: ObjectId,
         match view_of(py, library, id, pin.range)? {
             Ok(view) => return decode_view(py, &home, &view, Some(pin)),
             // Its owner makes it again, or says that nobody can: the pin keeps our place in the line.
-            Err(_lost) => value = crate::core::wait_for_value(py, library, id)?,
+            Err(_lost) => value = crate::waits::wait_for_value(py, library, id)?,
         }
     }
 }
@@ -269,7 +269,7 @@ fn view_of(py: Python<'_>, library: &Library, id: ObjectId, range: ShmRange) -> 
         return Ok(Ok(view));
     }
     let (token, gate) = library.pull(id, range).map_err(raise)?;
-    crate::core::wait_at(py, library, &gate)?;
+    crate::waits::wait_at(py, library, &gate)?;
     match library.copied(token, id, range) {
         Err(Failure::Lost(text)) => Ok(Err(text)),
         other => other.map(Ok).map_err(raise),

@@ -116,10 +116,7 @@ impl Process {
         if let Some((id, range)) = frame.unread.front().copied() {
             if self.is_remote(range) {
                 self.read_remote(env, &mut frame, id, range);
-            } else if range.extent.is_stored() {
-                env.oracle.check_range(self.id, id, range);
-                frame.unread.pop_front();
-            } else if self.allocator(range.extent).owns(range.extent) || self.opened.contains(&range.extent) {
+            } else if range.extent.is_stored() || self.allocator(range.extent).owns(range.extent) || self.opened.contains(&range.extent) {
                 env.oracle.check_range(self.id, id, range);
                 frame.unread.pop_front();
             } else {

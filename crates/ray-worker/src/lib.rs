@@ -9,6 +9,7 @@ mod event_loop;
 mod exec;
 mod fork;
 mod gate;
+mod groups;
 mod library;
 mod records;
 mod report;

@@ -15,9 +15,8 @@ use crossbeam_queue::SegQueue;
 use ray_logic::exec::Exec;
 use ray_logic::extents::Extents;
 use ray_logic::owner::{ActorOptions, CallArgs, Command, Limits, Owner, SubmitError, Template, WaitId};
-use ray_proto::groups::GroupSpec;
 use ray_proto::msg::{FromNode, Peer, ToNode, WorkerLine};
-use ray_proto::{ActorId, Blob, ClassId, ExtentId, GroupId, ObjectId, Payload, ProcId, Resources, ShmRange, Strategy, TemplateId, Value, UNIT};
+use ray_proto::{ActorId, Blob, ClassId, ExtentId, ObjectId, Payload, ProcId, Resources, ShmRange, Strategy, TemplateId, Value, UNIT};
 use ray_shm::board::Board;
 use ray_shm::events::Ring;
 use ray_shm::link::{Flushed, Reader, Writer};
@@ -214,6 +213,15 @@ pub(crate) enum Answer {
     Here(Box<FromNode>, Option<OwnedFd>),
 }
 
+/// Limits with one for the bytes of pending calls: a share of the node's memory, if nothing else is said.
+fn bounded(limits: Limits, total: &Resources) -> Limits {
+    let share = match (total.get("memory") / UNIT) as u64 {
+        0 => PENDING_BYTES,
+        memory => memory / PENDING_SHARE,
+    };
+    Limits { pending_bytes: if limits.pending_bytes == 0 { share } else { limits.pending_bytes }, ..limits }
+}
+
 impl Library {
     /// Take over a connected, welcomed link to the daemon and let the engine thread begin.
     pub fn start(reserved: Reserved, node: Reader, welcome: FromNode, config: Config) -> Result<Arc<Library>, Failure> {
@@ -221,15 +229,8 @@ impl Library {
         let Reserved { poll, relief, soon, now, thread } = reserved;
         let desk = Arc::new(spill::Desk::default());
         let interrupts = Arc::new(cancel::Interrupts::default());
-        let mut limits = config.limits;
-        if limits.pending_bytes == 0 {
-            limits.pending_bytes = match (total.get("memory") / UNIT) as u64 {
-                0 => PENDING_BYTES,
-                memory => memory / PENDING_SHARE,
-            };
-        }
         let core = Core {
-            owner: Owner::new(proc_id, total.clone(), limits),
+            owner: Owner::new(proc_id, total.clone(), bounded(config.limits, &total)),
             exec: Exec::default(),
             duties: VecDeque::new(),
             desks: vec![Desk::default()],
@@ -551,48 +552,6 @@ impl Library {
             }
             Ok(call)
         })
-    }
-
-    // ---- placement groups
-
-    pub fn new_group_id(&self) -> GroupId {
-        self.with(|core| core.owner.new_group_id())
-    }
-
-    /// Create a group without a name: nothing is asked.
-    pub fn create_group(&self, spec: Box<GroupSpec>) -> GroupId {
-        self.with(|core| {
-            let group = core.owner.new_group_id();
-            core.owner.create_group(0, group, spec);
-            group
-        })
-    }
-
-    /// Create one with a name; the answer says whether it was free.
-    pub fn create_named_group(&self, group: GroupId, spec: Box<GroupSpec>) -> Result<(u64, Arc<Gate>), Failure> {
-        self.check()?;
-        let gate = Arc::new(Gate::default());
-        let token = self.with(|core| {
-            let token = core.token();
-            core.answers.insert(token, Answer::Waiting(gate.clone()));
-            core.owner.create_group(token, group, spec);
-            core.flush_all();
-            token
-        });
-        Ok((token, gate))
-    }
-
-    pub fn forget_group(&self, group: GroupId) {
-        self.with(|core| core.owner.forget_group(group));
-    }
-
-    pub fn remove_group(&self, group: GroupId) {
-        self.with(|core| core.owner.remove_group(group));
-    }
-
-    /// An object that becomes ready with the group.
-    pub fn await_group(&self, group: GroupId, payload: Payload) -> ObjectId {
-        self.with(|core| core.owner.await_group(group, payload))
     }
 
     // ---- actors

@@ -11,6 +11,7 @@ use ray_proto::groups::{GroupLife, GroupPlaces, Within};
 use ray_proto::msg::FromNode;
 use ray_proto::report::Fact;
 use ray_proto::{hex, ClassId, GroupId, NodeIndex, ProcId, Resources};
+use std::collections::btree_map::Entry;
 use std::collections::BTreeMap;
 
 /// Groups by id; None: the head was asked.
@@ -19,8 +20,8 @@ pub(super) type Known = BTreeMap<GroupId, Option<Box<GroupPlaces>>>;
 impl Node {
     /// A class of a process of ours names it.
     pub(super) fn know_group(&mut self, group: GroupId) {
-        if !self.known_groups.contains_key(&group) {
-            self.known_groups.insert(group, None);
+        if let Entry::Vacant(place) = self.known_groups.entry(group) {
+            place.insert(None);
             self.say_to_head(NodeMessage::GroupWanted { group });
         }
     }

@@ -1,11 +1,16 @@
 //! Running calls: from bytes to the user's function and back. The loop is native, so that no frame of the runtime stands in a user's traceback.
 
-use crate::cancel::{cancelled_by, finish_cancelled, interruptible, is_unwanted};
+pub(crate) mod cancel;
+mod gifts;
+pub(crate) mod pending_call;
+mod produce;
+
 use crate::context::{self, Running, ThisActor};
 use crate::core::Core;
-use crate::gifts::Gifts;
-use crate::pending_call::{take_all, PendingCall};
-use crate::produce::{drive, Producer};
+use crate::execute::cancel::{cancelled_by, finish_cancelled, interruptible, is_unwanted};
+use crate::execute::gifts::Gifts;
+use crate::execute::pending_call::{take_all, PendingCall};
+use crate::execute::produce::{drive, Producer};
 use crate::values;
 use pyo3::exceptions::{PySystemExit, PyValueError};
 use pyo3::intern;

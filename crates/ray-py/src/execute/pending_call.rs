@@ -1,11 +1,11 @@
 //! `PendingCall`: a call that Python runs at its own pace (coroutines of async actors).
 
-use crate::cancel::finish_cancelled;
 use crate::context::Running;
 use crate::core::Core;
+use crate::execute::cancel::finish_cancelled;
+use crate::execute::produce::Producer;
 use crate::execute::{finish_broken_stream, finish_stream, finish_with_error, finish_with_value, Resolver};
 use crate::futures::CompletionQueue;
-use crate::produce::Producer;
 use crate::values;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;

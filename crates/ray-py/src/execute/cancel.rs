@@ -4,10 +4,11 @@
 //! call was cancelled: what comes before the user's code or after it raises nothing.
 
 use crate::context::{self, Window};
-use crate::core::{current, wait_at, Core};
+use crate::core::{current, Core};
 use crate::errors;
 use crate::execute::encode_error;
 use crate::object_ref::{Home, ObjectRef};
+use crate::waits::wait_at;
 use pyo3::exceptions::{PyKeyboardInterrupt, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
