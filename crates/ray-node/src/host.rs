@@ -12,8 +12,7 @@ const LAST_WORDS_BYTES: u64 = 2_000;
 
 /// Milliseconds since the epoch at the time 0 of the monotonic clock.
 pub(crate) fn epoch_ms() -> u64 {
-    let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-    wall.saturating_sub(ray_shm::now_us() / 1000)
+    (ray_shm::epoch_offset_us() / 1000).max(0) as u64
 }
 
 /// A line of the daemon's own: on its stderr, which is a file that whoever started it reads.

@@ -431,6 +431,7 @@ impl Library {
         core.extents = Extents::default();
         core.disk = Extents::default();
         core.trash.clear();
+        core.recorder = None;
         drop(core);
         self.ended.open();
         self.with_wakers(|wakers| wakers.arm_relief(1));

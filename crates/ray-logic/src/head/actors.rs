@@ -153,7 +153,7 @@ impl Head {
     }
 
     /// A process that can't be the owner of anything any more, as far as is known here.
-    fn is_gone(&self, proc_id: ProcId) -> bool {
+    pub(super) fn is_gone(&self, proc_id: ProcId) -> bool {
         let is_detached = || self.actors.values().any(|actor| actor.life == Life::Alive(proc_id));
         let job_over = self.state.jobs.get(&proc_id.job()).is_none_or(|info| info.ended_ms > 0) && !is_detached();
         !self.members.contains_key(&proc_id.node()) || job_over || self.gone.contains(&proc_id)

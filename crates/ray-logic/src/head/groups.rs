@@ -5,6 +5,7 @@
 //! 2. A group that is not placed is in line for it.
 //! 3. Of what nodes were asked to set aside and have not answered yet, the sum per node is known (`promised`).
 
+use super::awaited::Awaited;
 use super::bundles::Phase;
 use super::{Change, Head};
 use crate::Time;
@@ -17,6 +18,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Groups that are no more and are kept for those who ask.
 const REMEMBERED: usize = 1_000;
+
+/// Why a group that a user removes is gone.
+pub(super) const REMOVED: &str = "remove_placement_group was called";
 
 #[derive(Debug)]
 pub(super) struct Group {
@@ -47,6 +51,9 @@ pub(super) struct Groups {
     pub(super) line: VecDeque<GroupId>,
     /// What nodes were asked to set aside and have not answered.
     pub(super) promised: BTreeMap<NodeIndex, Resources>,
+    pub(super) awaited: BTreeMap<GroupId, Awaited>,
+    /// The highest number of a group of each creator.
+    pub(super) latest: BTreeMap<ProcId, u64>,
     removed: BTreeMap<GroupId, GroupInfo>,
     removed_order: VecDeque<GroupId>,
 }
@@ -95,6 +102,8 @@ impl Head {
         if existing.is_some() || self.groups.living.contains_key(&id) || self.groups.removed.contains_key(&id) {
             return;
         }
+        let Awaited { mut watchers, interested, actors, removed } = self.group_came(id);
+        watchers.insert(from);
         if !spec.name.is_empty() {
             self.groups.names.insert(key, id);
         }
@@ -108,9 +117,9 @@ impl Head {
             since: self.now,
             latency_us: 0,
             refused: BTreeMap::new(),
-            watchers: BTreeSet::from([from]),
-            interested: BTreeSet::new(),
-            actors: BTreeSet::new(),
+            watchers,
+            interested: interested.clone(),
+            actors,
         };
         self.groups.living.insert(id, group);
         self.groups.line.push_back(id);
@@ -122,9 +131,20 @@ impl Head {
                 self.tell(from, FromNode::Notice { text });
             }
         }
+        let places = self.places_of(id);
+        for node in interested {
+            self.send(node, NodeMessage::GroupPlaced { group: id, places: Box::new(places.clone()) });
+        }
+        if removed {
+            self.group_remove(id, REMOVED);
+        }
     }
 
     pub(super) fn group_watch(&mut self, from: ProcId, id: GroupId) {
+        if let Some(awaited) = self.awaited_group(id) {
+            awaited.watchers.insert(from);
+            return self.tell(from, FromNode::GroupIs { group: id, life: GroupLife::Pending {} });
+        }
         let life = match self.groups.living.get_mut(&id) {
             Some(group) => {
                 group.watchers.insert(from);
@@ -145,6 +165,11 @@ impl Head {
 
     /// A node has calls for the group.
     pub(super) fn group_wanted(&mut self, from: NodeIndex, id: GroupId) {
+        if let Some(awaited) = self.awaited_group(id) {
+            // Told when it is there.
+            awaited.interested.insert(from);
+            return;
+        }
         if let Some(group) = self.groups.living.get_mut(&id) {
             group.interested.insert(from);
         }
@@ -180,6 +205,9 @@ impl Head {
 
     /// It ends, and what runs in it with it.
     pub(super) fn group_remove(&mut self, id: GroupId, why: &str) {
+        if let Some(awaited) = self.awaited_group(id) {
+            awaited.removed = true;
+        }
         if !self.groups.living.contains_key(&id) {
             return;
         }
@@ -252,16 +280,24 @@ impl Head {
         self.groups.living.values_mut().for_each(|group| {
             group.watchers.remove(&proc_id);
         });
+        self.groups.awaited.values_mut().for_each(|group| {
+            group.watchers.remove(&proc_id);
+        });
+        self.creators_of_groups_gone(|creator| creator == proc_id);
     }
 
     // ---- actors that live in groups
 
     pub(super) fn note_actor_of_group(&mut self, id: ActorId, strategy: &Strategy, lives: bool) {
         let Strategy::Group { group, .. } = strategy else { return };
-        if let Some(group) = self.groups.living.get_mut(group) {
+        let actors = match self.groups.living.get_mut(group) {
+            Some(group) => Some(&mut group.actors),
+            None => self.awaited_group(*group).map(|group| &mut group.actors),
+        };
+        if let Some(actors) = actors {
             match lives {
-                true => group.actors.insert(id),
-                false => group.actors.remove(&id),
+                true => actors.insert(id),
+                false => actors.remove(&id),
             };
         }
     }
@@ -298,6 +334,9 @@ impl Head {
 
     /// Why something of these shapes can't go to its group now; `true`: nor ever.
     pub(super) fn why_not_in_group(&self, (group, bundle): (GroupId, i32), shapes: [&Resources; 2]) -> Option<(String, bool)> {
+        if self.group_may_come(group) {
+            return Some(("its placement group's creator has not said yet what it is".into(), false));
+        }
         let Some(found) = self.groups.living.get(&group) else { return Some((self.why_removed(group), true)) };
         if !found.homes(bundle, shapes).is_empty() {
             return None;
@@ -311,7 +350,7 @@ impl Head {
     }
 
     pub(super) fn group_is_gone(&self, group: GroupId) -> bool {
-        !self.groups.living.contains_key(&group)
+        !self.groups.living.contains_key(&group) && !self.group_may_come(group)
     }
 
     pub(super) fn group_leftovers(&self) -> Vec<String> {

@@ -35,5 +35,6 @@ impl Head {
         let drivers = self.state.jobs.values().filter(|info| info.ended_ms == 0 && info.driver.node() == index).map(|info| info.driver);
         let gone: std::collections::BTreeSet<ProcId> = drivers.chain(owners).collect();
         gone.into_iter().for_each(|proc_id| self.process_gone(now, proc_id));
+        self.creators_of_groups_gone(|creator| creator.node() == index);
     }
 }

@@ -12,6 +12,7 @@
 //! `places` which node gets them, `groups` placement groups, `bundles` which nodes get theirs, `names` names and keys.
 
 mod actors;
+mod awaited;
 mod bundles;
 mod groups;
 mod jobs;
@@ -188,7 +189,7 @@ impl Head {
             ToNode::NameFind { token, name, namespace } => self.name_find(from, token, &(namespace, name)),
             ToNode::NameList { token, all, namespace } => self.name_list(from, token, all, &namespace),
             ToNode::GroupCreate { token, group, spec } => self.group_create(from, token, group, spec),
-            ToNode::GroupRemove { group } => self.group_remove(group, "remove_placement_group was called"),
+            ToNode::GroupRemove { group } => self.group_remove(group, groups::REMOVED),
             ToNode::GroupWatch { group } => self.group_watch(from, group),
             ToNode::GroupsQuery { token, group, name } => self.groups_asked(from, token, group, name),
             ToNode::Kv { token, step } => self.kv(from, token, step),

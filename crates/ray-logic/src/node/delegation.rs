@@ -184,8 +184,10 @@ impl Node {
                 return;
             }
         }
-        self.wants.get_mut(&(owner, class)).expect("looked up above").told_infeasible = true;
-        let code = if hopeless || self.config.infeasible_is_error { "unschedulable" } else { "" };
+        // An error is for the calls that wait now; later ones get their own. A warning is said once.
+        let is_error = hopeless || self.config.infeasible_is_error;
+        self.wants.get_mut(&(owner, class)).expect("looked up above").told_infeasible = !is_error;
+        let code = if is_error { "unschedulable" } else { "" };
         self.send(owner, FromNode::Infeasible { class, text, code: code.into() });
     }
 

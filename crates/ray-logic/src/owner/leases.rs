@@ -26,6 +26,8 @@ pub(super) struct Class {
     in_flight: usize,
     granted: u64,
     wanted: u32,
+    /// The node has said that it can never be; not asked again since.
+    refused: bool,
     /// How many of these the nodes can run at once at best.
     pub(super) slots: u32,
     /// It asks for no CPU: how many workers it gets is decided here (ramp.rs).
@@ -38,7 +40,7 @@ impl Class {
     pub(super) fn new(shape: Resources, env: String, strategy: Strategy, slots: u32, ceiling: u32) -> Self {
         let is_light = is_light(&shape);
         let (queue, leases) = (VecDeque::new(), Vec::new());
-        Class { shape, env, strategy, queue, leases, in_flight: 0, granted: 0, wanted: 0, slots, is_light, ceiling }
+        Class { shape, env, strategy, queue, leases, in_flight: 0, granted: 0, wanted: 0, refused: false, slots, is_light, ceiling }
     }
 
     /// The most workers it may have now.
@@ -223,9 +225,11 @@ impl Owner {
         let extra = u32::from(!record.queue.is_empty() && !record.is_light);
         let room = record.most().saturating_sub(unblocked).max(extra);
         let want = if idle { 0 } else { waiting.min(room) };
-        if want != record.wanted {
+        let anew = record.refused && !record.queue.is_empty();
+        if want != record.wanted || anew {
             let granted = record.granted;
-            self.class(class).wanted = want;
+            let record = self.class(class);
+            (record.wanted, record.refused) = (want, false);
             self.out.push(Command::Node(ToNode::LeaseWant { class, granted, want }));
         }
     }
@@ -463,7 +467,9 @@ impl Owner {
         if code.is_empty() {
             return self.out.push(Command::Notice(text));
         }
-        let calls = std::mem::take(&mut self.class(class).queue);
+        let record = self.class(class);
+        record.refused = true;
+        let calls = std::mem::take(&mut record.queue);
         for call in calls {
             let error = self.call_error(call, code, &text);
             self.fail(call, error);

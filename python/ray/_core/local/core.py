@@ -48,7 +48,7 @@ class LocalCore:
         self._kept: dict[bytes, bytes] = {}
         self._groups = LocalGroups(resources, self.labels)
         self._started_ms = time.time_ns() // 1_000_000
-        self.scheduler = Scheduler(self, resources.get("CPU", 0.0))
+        self.scheduler = Scheduler(self, resources.get("CPU", 0.0), self._started_ms * 1000 - time.monotonic_ns() // 1000)
         self.objects = LocalObjects(self.scheduler.keeper.note_unneeded, self.scheduler.unwatch)
         self.objects.install()
 

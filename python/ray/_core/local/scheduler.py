@@ -84,8 +84,9 @@ def _cpus_of(call: Call) -> float:
 class Scheduler:
     """The calls, actors and waits of a session."""
 
-    def __init__(self, core: LocalCore, cpus: float) -> None:
+    def __init__(self, core: LocalCore, cpus: float, epoch_offset_us: int) -> None:
         self.core = core
+        self._epoch_offset_us = epoch_offset_us
         self.cpus = cpus
         self.lock = threading.Condition()
         self.pending: dict[Key, Call] = {}
@@ -170,7 +171,7 @@ class Scheduler:
     def _claim(self, call: Call) -> None:
         """The caller runs this call."""
         call.state = RUNNING
-        call.began_us = time.time_ns() // 1000
+        call.began_us = self._wall_us()
         call.thread = threading.get_ident()
         call.run += 1
         actor = call.actor
@@ -267,10 +268,14 @@ class Scheduler:
                 self._store(call, outcome)
                 self.settle(call)
 
+    def _wall_us(self) -> int:
+        """Microseconds since 1970, by the date at the start of the session: a clock that is set meanwhile tears no records apart."""
+        return self._epoch_offset_us + time.monotonic_ns() // 1000
+
     def _record(self, call: Call, failed: bool) -> None:
         """Note a run for the timeline."""
         if call.site.__dict__.get("fields", {}).get("record", True):  # a payload that can't be read says nothing
-            ended = time.time_ns() // 1000
+            ended = self._wall_us()
             task_id = self.core.objects.task_id(call.number)
             where = {"by": 1, "pid": os.getpid(), "task_id": task_id, "attempt": call.attempt, "name": call.name}
             self.records.append({"fact": "ran", "times": [call.began_us, call.began_us, ended, ended], "failed": failed, **where})

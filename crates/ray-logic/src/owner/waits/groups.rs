@@ -81,7 +81,8 @@ impl Owner {
         };
         let due: Vec<ObjectId> = self.groups.promises.iter().filter(|(_, (of, _))| *of == group).map(|(id, _)| *id).collect();
         for id in due {
-            let (_, payload) = self.groups.promises.remove(&id).expect("listed");
+            // Not there any more: its last reference was in the value of one before it.
+            let Some((_, payload)) = self.groups.promises.remove(&id) else { continue };
             match &over {
                 None => self.set_ready(id, payload),
                 Some(text) => {
