@@ -83,10 +83,11 @@ def test_cancel_running_method_can_be_noticed(tally):
 
 def test_cancel_running_method_leaves_the_actor_whole(tally, gate):
     """A method that does not look runs to its end, what it returns is thrown away, and the actor goes on."""
-    actor = Plain.remote()
+    actor = Plain.options(max_concurrency=2).remote()
     ref = actor.pass_through.remote(gate)
     wait_for(lambda: gate.arrivals.count() == 1)
     ray.cancel(ref)
+    ray.get(actor.note.remote(tally, "behind"), timeout=15)  # what was said before it is known there, too
     gate.open()
     assert_cancelled(ref)
     assert ray.get(actor.note.remote(tally, "next"), timeout=15) == "next"
