@@ -418,7 +418,7 @@ impl Process {
         self.width = if env.rng.permille(env.options.threaded) { 3 } else { 1 };
         self.exec.set_groups(crate::script::GROUPS as usize);
         self.home = Some(Home { actor, next_seq: BTreeMap::new(), state: Vec::new() });
-        let covered = crate::calls::constructor_refs(actor, &spec);
+        let covered = ray_logic::exec::constructor_refs(&spec);
         match self.owner.cover(actor.owner, &covered) {
             Some(token) => self.to_construct = Some((token, actor, Box::new(spec))),
             None => self.start_constructor(env, actor, spec),

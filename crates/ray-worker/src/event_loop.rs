@@ -317,7 +317,7 @@ impl Engine {
             }
             FromNode::ActorStart { actor, incarnation, gpu_ids, spec } => {
                 let work = Box::new(ActorWork { actor, incarnation, gpu_ids, spec });
-                self.in_core(|core, _| match core.owner.cover(work.actor.owner, &crate::exec::constructor_refs(&work)) {
+                self.in_core(|core, _| match core.owner.cover(work.actor.owner, &ray_logic::exec::constructor_refs(&work.spec)) {
                     Some(token) => core.to_construct = Some((token, work)),
                     None => core.duties.push_back(Duty::Construct(work)),
                 });

@@ -2,7 +2,7 @@
 
 use crate::library::{Core, Library};
 use crate::records::Marks;
-use ray_logic::exec::Queued;
+use ray_logic::exec::{constructor_refs, Queued};
 use ray_proto::groups::Within;
 use ray_proto::msg::{ActorSpec, Call, Outcome, ToNode};
 use ray_proto::{ActorId, Blob, ObjectId, Payload, ProcId, Resources, Value};
@@ -151,7 +151,7 @@ impl Library {
 
     /// The constructor returned: from now on the actor takes calls.
     pub fn actor_is_up(&self, work: &ActorWork) {
-        let covered = constructor_refs(work);
+        let covered = constructor_refs(&work.spec);
         self.with(|core| {
             core.constructing = false;
             core.owner.finish_creation(&covered, ToNode::ActorUp { actor: work.actor });
@@ -188,14 +188,6 @@ impl Library {
             self.wait_for_work(0, seen);
         }
     }
-}
-
-/// References in a constructor's arguments, which its creator keeps while it runs.
-pub(crate) fn constructor_refs(work: &ActorWork) -> Vec<ObjectId> {
-    let args = &work.spec.args;
-    let body = (!args.body_id.is_nil()).then_some(args.body_id);
-    let deps = args.deps.iter().flat_map(|(id, payload)| std::iter::once(*id).chain(payload.refs.iter().copied()));
-    body.into_iter().chain(args.nested.iter().copied()).chain(deps).collect()
 }
 
 impl Core {

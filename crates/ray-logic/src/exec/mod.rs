@@ -13,7 +13,7 @@ pub use cancel::{Cancelling, Found};
 pub use streams::{Outgoing, Permit};
 
 use crate::Time;
-use ray_proto::msg::Call;
+use ray_proto::msg::{ActorSpec, Args, Call};
 use ray_proto::{ObjectId, ProcId, TemplateId, Value};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -213,7 +213,17 @@ impl Exec {
 
 /// Every reference that the caller keeps alive while the call runs, one entry per mention.
 pub fn covered_refs(call: &Call) -> Vec<ObjectId> {
-    let args = &call.args;
+    mentioned(&call.args)
+}
+
+/// The same of a constructor, which its creator keeps until the actor is up: in its arguments, and in what a detached actor takes over.
+pub fn constructor_refs(spec: &ActorSpec) -> Vec<ObjectId> {
+    let mut ids = mentioned(&spec.args);
+    ids.extend(spec.given.iter().flat_map(|(_, payload)| payload.refs.iter().copied()));
+    ids
+}
+
+fn mentioned(args: &Args) -> Vec<ObjectId> {
     let mut ids = Vec::with_capacity(args.nested.len() + args.deps.len());
     if !args.body_id.is_nil() {
         ids.push(args.body_id);

@@ -8,18 +8,11 @@ use crate::oracle::token;
 use crate::process::Process;
 use crate::script::inline_value;
 use crate::streams::Producing;
-use ray_logic::exec::covered_refs;
+use ray_logic::exec::constructor_refs;
 use ray_proto::msg::{ActorSpec, Args, Call, Outcome, ToNode};
 use ray_proto::value::system_error;
 use ray_proto::{ActorId, ObjectId, Payload, ProcId, Value};
 use std::collections::BTreeMap;
-
-/// What its creator keeps for a constructor.
-pub fn constructor_refs(actor: ActorId, spec: &ActorSpec) -> Vec<ObjectId> {
-    let args = spec.args.clone();
-    let call = Call { task: actor.call(), template: Default::default(), attempt: 0, num_returns: 0, actor_seq: None, gpu_ids: vec![], args, stream: None };
-    covered_refs(&call)
-}
 
 impl Process {
     /// Start the next call that came in.
@@ -88,7 +81,7 @@ impl Process {
     }
 
     pub fn start_constructor(&mut self, env: &mut Env, actor: ActorId, mut spec: ActorSpec) {
-        let covered = constructor_refs(actor, &spec);
+        let covered = constructor_refs(&spec);
         let info = env.oracle.calls[&(actor.owner, actor.call())].clone();
         let steps = env.rng.below(4) as u32;
         let mut frame = Frame::new(Role::Constructor { actor, covered }, info.path, info.depth, false, steps);
