@@ -5,7 +5,7 @@ use crate::records::Marks;
 use ray_logic::exec::{constructor_refs, Queued};
 use ray_proto::groups::Within;
 use ray_proto::msg::{ActorSpec, Call, Outcome, ToNode};
-use ray_proto::{ActorId, Blob, ObjectId, Payload, ProcId, Resources, Value};
+use ray_proto::{ActorId, Blob, Payload, ProcId, Resources, Value};
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
