@@ -250,3 +250,32 @@ fn death_of_a_node_in_every_phase_leaves_the_group_pending_and_nothing_reserved(
         assert_eq!(two.lives().last(), Some(&last));
     }
 }
+
+#[test]
+fn group_that_is_watched_before_its_creation_has_come_is_pending_and_then_there() {
+    let mut two = Two::new(2.0);
+    let group = GroupId { owner: two.driver, number: 1 };
+    two.ask(ToNode::GroupWatch { group });
+    assert_eq!(two.lives(), [GroupLife::Pending {}]);
+    two.create(1, spec(Packing::Pack {}, &[1.0]));
+    assert_eq!(two.lives(), [GroupLife::Created {}]);
+}
+
+#[test]
+fn group_that_is_removed_before_its_creation_has_come_holds_nothing() {
+    let mut two = Two::new(2.0);
+    let group = GroupId { owner: two.driver, number: 1 };
+    two.ask(ToNode::GroupRemove { group });
+    two.create(1, spec(Packing::Pack {}, &[1.0]));
+    assert!(matches!(two.lives().last(), Some(GroupLife::Removed { .. })));
+    assert_eq!(two.free(), [2, 2]);
+}
+
+#[test]
+fn group_before_the_latest_of_its_creator_was_removed_or_never_is() {
+    let mut two = Two::new(2.0);
+    two.create(2, spec(Packing::Pack {}, &[1.0]));
+    two.lives();
+    two.ask(ToNode::GroupWatch { group: GroupId { owner: two.driver, number: 1 } });
+    assert!(matches!(&two.lives()[..], [GroupLife::Removed { .. }]));
+}

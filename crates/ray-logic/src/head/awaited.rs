@@ -1,9 +1,7 @@
 //! Groups that others speak of before their creator's own word has come: it travels another way, and may be later.
 
 use super::Head;
-use ray_proto::cluster::NodeMessage;
-use ray_proto::groups::{GroupLife, GroupPlaces};
-use ray_proto::msg::FromNode;
+use ray_proto::groups::GroupLife;
 use ray_proto::{hex, ActorId, GroupId, NodeIndex, ProcId};
 use std::collections::BTreeSet;
 
@@ -43,14 +41,7 @@ impl Head {
             let awaited = self.groups.awaited.remove(&id).expect("listed");
             let text = format!("placement group {} was never created: the process that was to create it is gone", hex(&id.bytes()));
             self.actors_of_group_end(awaited.actors, &text);
-            let life = GroupLife::Removed { text };
-            for watcher in awaited.watchers {
-                self.tell(watcher, FromNode::GroupIs { group: id, life: life.clone() });
-            }
-            for node in awaited.interested {
-                let places = GroupPlaces { life: life.clone(), nodes: vec![], bundles: vec![], why: String::new() };
-                self.send(node, NodeMessage::GroupPlaced { group: id, places: Box::new(places) });
-            }
+            self.tell_removed(id, &GroupLife::Removed { text }, awaited.watchers, awaited.interested);
         }
     }
 }

@@ -227,13 +227,7 @@ impl Head {
             self.send(node, NodeMessage::DropBundles { group: id, bundles, reason: text.clone() });
         }
         let life = GroupLife::Removed { text };
-        for watcher in group.watchers {
-            self.tell(watcher, FromNode::GroupIs { group: id, life: life.clone() });
-        }
-        for node in group.interested {
-            let places = GroupPlaces { life: life.clone(), nodes: vec![], bundles: vec![], why: String::new() };
-            self.send(node, NodeMessage::GroupPlaced { group: id, places: Box::new(places) });
-        }
+        self.tell_removed(id, &life, group.watchers, group.interested);
         let info = GroupInfo {
             group: id,
             spec: *group.spec,
@@ -246,6 +240,17 @@ impl Head {
         };
         self.remember_removed(info);
         self.place_groups();
+    }
+
+    /// Everybody who cares for the group hears that there will be none.
+    pub(super) fn tell_removed(&mut self, id: GroupId, life: &GroupLife, watchers: BTreeSet<ProcId>, interested: BTreeSet<NodeIndex>) {
+        for watcher in watchers {
+            self.tell(watcher, FromNode::GroupIs { group: id, life: life.clone() });
+        }
+        for node in interested {
+            let places = GroupPlaces { life: life.clone(), nodes: vec![], bundles: vec![], why: String::new() };
+            self.send(node, NodeMessage::GroupPlaced { group: id, places: Box::new(places) });
+        }
     }
 
     fn remember_removed(&mut self, info: GroupInfo) {
