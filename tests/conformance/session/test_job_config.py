@@ -64,7 +64,7 @@ def test_job_config_keeps_what_it_was_given():
 
 def test_job_config_refuses_an_unknown_lifetime():
     """There are two lifetimes."""
-    with pytest.raises(ValueError, match="default_actor_lifetime"):
+    with pytest.raises(ValueError, match="actor.lifetime"):
         JobConfig(default_actor_lifetime="eternal")
 
 
