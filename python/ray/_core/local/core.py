@@ -46,7 +46,7 @@ class LocalCore:
         self._driver_call = next(self._numbers)
         self._names: dict[tuple[str, str], LocalActor] = {}
         self._kept: dict[bytes, bytes] = {}
-        self._groups = LocalGroups(resources, self.labels)
+        self._groups = LocalGroups(resources, {**self.labels, "ray.io/node-id": self.node_id.hex()})
         self._started_ms = time.time_ns() // 1_000_000
         self.scheduler = Scheduler(self, resources.get("CPU", 0.0), self._started_ms * 1000 - time.monotonic_ns() // 1000)
         self.objects = LocalObjects(self.scheduler.keeper.note_unneeded, self.scheduler.unwatch)
