@@ -9,25 +9,15 @@ import pytest
 import ray
 from ray.exceptions import ObjectLostError
 from support import init, is_alive, wait_for
+from support.parts import PART_BYTES, STORE_BYTES, is_part, part
 from support.scripts import run_script
 
 np = pytest.importorskip("numpy")
 pytest.importorskip("fsspec")
 
-MIB = 1024 * 1024
-STORE_BYTES = 80 * MIB
-PART_BYTES = 10 * MIB
 COUNT = 12
 
 pytestmark = [pytest.mark.usefixtures("no_runtime"), pytest.mark.limit(60)]
-
-
-def part(i):
-    return np.full(PART_BYTES, i, np.uint8)
-
-
-def is_part(array, i):
-    return array.nbytes == PART_BYTES and array[0] == array[PART_BYTES // 2] == array[-1] == i
 
 
 def config(*uris):

@@ -10,24 +10,14 @@ import pytest
 import ray
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError, WorkerCrashedError
 from support import init, is_alive, of_role, wait_for
+from support.parts import MIB, PART_BYTES, STORE_BYTES, is_part, part
 from support.scripts import run_script, start_script
 
 np = pytest.importorskip("numpy")
 
-MIB = 1024 * 1024
-STORE_BYTES = 80 * MIB
-PART_BYTES = 10 * MIB
 COUNT = 24
 
 pytestmark = [pytest.mark.usefixtures("no_runtime"), pytest.mark.limit(20)]
-
-
-def part(i):
-    return np.full(PART_BYTES, i, np.uint8)
-
-
-def is_part(array, i):
-    return array.nbytes == PART_BYTES and array.min() == array.max() == i
 
 
 def fill(refs, count=COUNT):

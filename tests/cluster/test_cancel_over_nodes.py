@@ -9,6 +9,7 @@ import pytest
 import ray
 from ray.exceptions import TaskCancelledError, WorkerCrashedError
 from support import is_alive, wait_for
+from support.cancelling import assert_cancelled
 from support.clusters import here, near, on, wait_until_dead, wait_until_free
 
 pytestmark = pytest.mark.limit(40)
@@ -72,17 +73,12 @@ def pid_of(tally, word="x"):
     return wait_for(found, 20)[0]
 
 
-def assert_cancelled(ref):
-    with pytest.raises(TaskCancelledError):
-        ray.get(ref, timeout=20)
-
-
 def test_cancel_running_task_of_another_node(n2, tally):
     """It is interrupted there, and its worker takes the next task."""
     ref = on(sleeper, n2).remote(tally)
     pid_of(tally)
     ray.cancel(ref)
-    assert_cancelled(ref)
+    assert_cancelled(ref, 20)
     wait_for(lambda: "x:KeyboardInterrupt" in tally.words(), 15)
     assert ray.get(on(identity, n2).remote(3), timeout=20) == 3
 
@@ -92,7 +88,7 @@ def test_cancel_by_force_on_another_node(n2, tally):
     ref = on(sleeper, n2, max_retries=5).remote(tally)
     pid = pid_of(tally)
     ray.cancel(ref, force=True)
-    assert_cancelled(ref)
+    assert_cancelled(ref, 20)
     wait_for(lambda: not is_alive(pid), 15)
     assert ray.get(on(identity, n2).remote(3), timeout=20) == 3
     assert len(tally.words()) == 1
@@ -104,9 +100,9 @@ def test_cancel_queued_task_for_another_node(n2, tally):
     pid_of(tally, "holder")
     ref = on(sleeper, n2, num_cpus=1).remote(tally, "queued")
     ray.cancel(ref)
-    assert_cancelled(ref)
+    assert_cancelled(ref, 20)
     ray.cancel(holder)
-    assert_cancelled(holder)
+    assert_cancelled(holder, 20)
     assert ray.get(on(identity, n2, num_cpus=1).remote(4), timeout=20) == 4
     assert not any(word.startswith("queued") for word in tally.words())
 
@@ -116,7 +112,7 @@ def test_cancel_reaches_children_on_a_third_node(n2, n3, tally):
     ref = on(parent, n2).remote(tally, n3.tag)
     pid_of(tally, "child")
     ray.cancel(ref)
-    assert_cancelled(ref)
+    assert_cancelled(ref, 20)
     wait_for(lambda: "child:KeyboardInterrupt" in tally.words(), 15)
 
 
@@ -125,7 +121,7 @@ def test_cancel_by_force_reaches_children_on_a_third_node(n2, n3, tally):
     ref = on(parent, n2).remote(tally, n3.tag)
     pid = pid_of(tally, "child")
     ray.cancel(ref, force=True)
-    assert_cancelled(ref)
+    assert_cancelled(ref, 20)
     wait_for(lambda: not is_alive(pid), 15)
 
 
@@ -134,7 +130,7 @@ def test_cancel_by_a_borrower_on_another_node(n2, tally):
     ref = sleeper.remote(tally)
     pid_of(tally)
     assert ray.get(on(canceller, n2).remote([ref]), timeout=20) == n2.id
-    assert_cancelled(ref)
+    assert_cancelled(ref, 20)
 
 
 def test_cancel_by_force_of_a_method_by_a_borrower_is_refused(n2, tally):
@@ -145,7 +141,7 @@ def test_cancel_by_force_of_a_method_by_a_borrower_is_refused(n2, tally):
     with pytest.raises(ValueError, match="force"):
         ray.get(on(canceller, n2).remote([ref], force=True), timeout=20)
     ray.cancel(ref)
-    assert_cancelled(ref)
+    assert_cancelled(ref, 20)
 
 
 def test_cancel_coroutine_of_another_node(n2, tally):
@@ -154,7 +150,7 @@ def test_cancel_coroutine_of_another_node(n2, tally):
     ref = actor.sleep.remote(tally)
     wait_for(lambda: "x" in tally.words(), 20)
     ray.cancel(ref)
-    assert_cancelled(ref)
+    assert_cancelled(ref, 20)
     wait_for(lambda: "x:CancelledError" in tally.words(), 15)
     assert ray.get(actor.ok.remote(), timeout=20) == n2.id
 
@@ -211,7 +207,7 @@ def test_cancel_a_reconstruction(nodes, n2, tally):
     wait_until_dead(n2)
     wait_for(lambda: tally.count() == 2, 20)
     ray.cancel(ref)
-    assert_cancelled(ref)
+    assert_cancelled(ref, 20)
     assert tally.count() == 2
 
 
@@ -226,6 +222,6 @@ def test_cancelled_calls_leave_nothing_behind(n2, tally):
     for ref in (waits, takes, *refs):
         ray.cancel(ref)
     for ref in (waits, takes, *refs):
-        assert_cancelled(ref)
+        assert_cancelled(ref, 20)
     del large, refs, waits, takes, ref
     wait_until_free()

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 import ray
-from ray.exceptions import TaskCancelledError
 from support import wait_for
+from support.cancelling import assert_cancelled
 
 pytestmark = pytest.mark.runtime(local_mode=True, num_cpus=2)
 
@@ -22,11 +22,6 @@ def hold(gate):
     return "held"
 
 
-def assert_cancelled(ref):
-    with pytest.raises(TaskCancelledError):
-        ray.get(ref, timeout=10)
-
-
 def test_cancel_queued_task_never_runs(tally, gate):
     """Behind tasks that hold every CPU a cancelled one never starts, nor what depends on it."""
 
@@ -39,9 +34,9 @@ def test_cancel_queued_task_never_runs(tally, gate):
     ref = never.remote()
     dependent = identity.remote(ref)
     ray.cancel(ref)
-    assert_cancelled(ref)
+    assert_cancelled(ref, 10)
     gate.open()
-    assert_cancelled(dependent)
+    assert_cancelled(dependent, 10)
     assert ray.get(holders) == ["held", "held"]
     assert tally.words() == []
 
@@ -66,7 +61,7 @@ def test_cancel_coroutine_of_an_actor(tally):
     ref = actor.sleep.remote()
     wait_for(lambda: "x" in tally.words())
     ray.cancel(ref)
-    assert_cancelled(ref)
+    assert_cancelled(ref, 10)
     assert "cancelled" in tally.words()
     assert ray.get(actor.ok.remote()) == "ok"
 
@@ -99,10 +94,10 @@ def test_cancel_by_force_throws_the_result_away(tally, gate):
     ref = hold.remote()
     wait_for(lambda: gate.arrivals.count() == 1)
     ray.cancel(ref, force=True)
-    assert_cancelled(ref)
+    assert_cancelled(ref, 10)
     gate.open()
     wait_for(lambda: "done" in tally.words())
-    assert_cancelled(ref)
+    assert_cancelled(ref, 10)
 
 
 def test_cancel_reaches_children_that_wait(tally, gate):
@@ -125,7 +120,7 @@ def test_cancel_reaches_children_that_wait(tally, gate):
     wait_for(lambda: "submitted" in tally.words())
     ray.cancel(ref)
     (child,) = ray.get(ref, timeout=10)
-    assert_cancelled(child)
+    assert_cancelled(child, 10)
     gate.open()
     assert ray.get(holder) == "held"
     assert tally.words() == ["submitted"]
@@ -168,4 +163,4 @@ def test_cancel_generator_stops_at_its_next_yield(tally):
     wait_for(lambda: "closed" in tally.words())
     *items, last = list(generator)
     assert ray.get(items) == list(range(1, 1 + len(items)))
-    assert_cancelled(last)
+    assert_cancelled(last, 10)

@@ -121,6 +121,11 @@ wire_enum! {
 impl Strategy {
     pub const DEFAULT: Strategy = Strategy::Default {};
 
+    /// The place is in a placement group.
+    pub fn is_group(&self) -> bool {
+        matches!(self, Strategy::Group { .. })
+    }
+
     /// Equal strategies have equal keys.
     pub fn key(&self) -> Vec<u8> {
         let mut out = Vec::new();

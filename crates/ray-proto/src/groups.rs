@@ -92,6 +92,13 @@ impl Within {
     }
 }
 
+impl GroupPlaces {
+    /// Of a group that is no more.
+    pub fn removed(text: String) -> Self {
+        GroupPlaces { life: GroupLife::Removed { text }, nodes: vec![], bundles: vec![], why: String::new() }
+    }
+}
+
 impl Packing {
     /// As users write it.
     pub fn name(&self) -> &'static str {

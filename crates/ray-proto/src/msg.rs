@@ -156,7 +156,7 @@ impl Evidence {
 impl ActorSpec {
     /// Its place is in a placement group.
     pub fn is_in_group(&self) -> bool {
-        matches!(self.strategy, Strategy::Group { .. })
+        self.strategy.is_group()
     }
 }
 

@@ -248,9 +248,7 @@ def start(arguments: dict[str, Any], private: dict[str, Any]) -> session.Session
     printer = _start_printer(engine) if arguments["log_to_driver"] is not False and not arguments["local_mode"] else None
     _install_hooks()
     job.apply_logging(own.py_logging_config)
-    started = session.Session(engine, RayContext(info), printer, info["session_dir"], arguments)
-    started.storage = storage
-    return started
+    return session.Session(engine, RayContext(info), printer, info["session_dir"], arguments, storage)
 
 
 def _start_node(arguments: dict[str, Any], private: dict[str, Any], own: JobConfig) -> tuple[Core, dict[str, Any], str]:

@@ -60,13 +60,13 @@ if TYPE_CHECKING:
 class Session:
     """What a driver started."""
 
-    def __init__(self, engine: Core, context: RayContext, printer: LogPrinter | None, session_dir: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, engine: Core, context: RayContext, printer: LogPrinter | None, session_dir: str, settings: Mapping[str, Any], storage: str = "") -> None:
         self.core = engine
         self.context = context
         self.printer = printer
         self.session_dir = session_dir
         self.settings = settings
-        self.storage = ""
+        self.storage = storage
         """Where this session's nodes spill objects to besides their disks, if it started them."""
 
     def end(self, exiting: bool) -> None:

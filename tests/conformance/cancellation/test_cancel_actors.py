@@ -6,8 +6,8 @@ import time
 import pytest
 
 import ray
-from ray.exceptions import TaskCancelledError
 from support import wait_for
+from support.cancelling import assert_cancelled
 
 pytestmark = [pytest.mark.runtime(num_cpus=4), pytest.mark.limit(30)]
 
@@ -63,11 +63,6 @@ class Async:
 
     async def ok(self):
         return "ok"
-
-
-def assert_cancelled(ref):
-    with pytest.raises(TaskCancelledError):
-        ray.get(ref, timeout=15)
 
 
 def test_cancel_running_method_can_be_noticed(tally):

@@ -1,26 +1,18 @@
 """`ray.cancel` over processes: children of a cancelled call, references that others hold, puts."""
 
-import time
-
 import numpy as np
 import pytest
 
 import ray
-from ray.exceptions import TaskCancelledError
 from support import wait_for
+from support.cancelling import assert_cancelled, doze
 
 pytestmark = [pytest.mark.runtime(num_cpus=4), pytest.mark.limit(30)]
 
 
 @ray.remote
 def sleeper(tally, word):
-    tally.add(word)
-    try:
-        while True:
-            time.sleep(0.01)
-    except BaseException as error:
-        tally.add(f"{word}:{type(error).__name__}")
-        raise
+    doze(tally, word)
 
 
 @ray.remote
@@ -35,11 +27,6 @@ def parent(tally, depth):
 def canceller(box, **options):
     ray.cancel(box[0], **options)
     return "asked"
-
-
-def assert_cancelled(ref):
-    with pytest.raises(TaskCancelledError):
-        ray.get(ref, timeout=15)
 
 
 def test_cancel_reaches_children_and_their_children(tally):

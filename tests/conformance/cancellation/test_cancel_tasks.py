@@ -9,19 +9,9 @@ import pytest
 import ray
 from ray.exceptions import RayError, TaskCancelledError, WorkerCrashedError
 from support import is_alive, wait_for
+from support.cancelling import assert_cancelled, doze
 
 pytestmark = [pytest.mark.runtime(num_cpus=2, resources={"one": 1}), pytest.mark.limit(30)]
-
-
-def doze(tally, word):
-    """Sleep in short steps until interrupted, and leave a word about what was raised."""
-    tally.add(word)
-    try:
-        while True:
-            time.sleep(0.01)
-    except BaseException as error:
-        tally.add(f"{word}:{type(error).__name__}")
-        raise
 
 
 @ray.remote
@@ -36,11 +26,6 @@ def identity(value):
 
 def started(tally, word="x"):
     wait_for(lambda: word in tally.words())
-
-
-def assert_cancelled(ref, timeout=15):
-    with pytest.raises(TaskCancelledError):
-        ray.get(ref, timeout=timeout)
 
 
 def test_cancel_running_task_raises_keyboard_interrupt_in_it(tally):

@@ -4,23 +4,13 @@ import pytest
 
 import ray
 from support import wait_for
+from support.parts import PART_BYTES, STORE_BYTES, is_part, part
 
 np = pytest.importorskip("numpy")
 
-MIB = 1024 * 1024
-STORE_BYTES = 80 * MIB
-PART_BYTES = 10 * MIB
 COUNT = 24  # three times the store
 
 pytestmark = [pytest.mark.runtime(num_cpus=2, object_store_memory=STORE_BYTES), pytest.mark.limit(30)]
-
-
-def part(i):
-    return np.full(PART_BYTES, i, np.uint8)
-
-
-def is_part(array, i):
-    return array.nbytes == PART_BYTES and array.min() == array.max() == i
 
 
 @ray.remote

@@ -1,7 +1,6 @@
 //! Groups that others speak of before their creator's own word has come: it travels another way, and may be later.
 
 use super::Head;
-use ray_proto::groups::GroupLife;
 use ray_proto::{hex, ActorId, GroupId, NodeIndex, ProcId};
 use std::collections::BTreeSet;
 
@@ -41,7 +40,7 @@ impl Head {
             let awaited = self.groups.awaited.remove(&id).expect("listed");
             let text = format!("placement group {} was never created: the process that was to create it is gone", hex(&id.bytes()));
             self.actors_of_group_end(awaited.actors, &text);
-            self.tell_removed(id, &GroupLife::Removed { text }, awaited.watchers, awaited.interested);
+            self.tell_removed(id, &text, awaited.watchers, awaited.interested);
         }
     }
 }

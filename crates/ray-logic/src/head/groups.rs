@@ -179,7 +179,7 @@ impl Head {
 
     fn places_of(&self, id: GroupId) -> GroupPlaces {
         let Some(group) = self.groups.living.get(&id) else {
-            return GroupPlaces { life: GroupLife::Removed { text: self.why_removed(id) }, nodes: vec![], bundles: vec![], why: String::new() };
+            return GroupPlaces::removed(self.why_removed(id));
         };
         let (life, fixed) = (group.life(), group.fixed());
         let nodes = (0..group.nodes.len() as u32).map(|bundle| fixed.get(&bundle).copied()).collect();
@@ -226,12 +226,11 @@ impl Head {
         for (node, bundles) in by_node {
             self.send(node, NodeMessage::DropBundles { group: id, bundles, reason: text.clone() });
         }
-        let life = GroupLife::Removed { text };
-        self.tell_removed(id, &life, group.watchers, group.interested);
+        self.tell_removed(id, &text, group.watchers, group.interested);
         let info = GroupInfo {
             group: id,
             spec: *group.spec,
-            life,
+            life: GroupLife::Removed { text },
             nodes: group.nodes,
             why: String::new(),
             infeasible: false,
@@ -243,13 +242,12 @@ impl Head {
     }
 
     /// Everybody who cares for the group hears that there will be none.
-    pub(super) fn tell_removed(&mut self, id: GroupId, life: &GroupLife, watchers: BTreeSet<ProcId>, interested: BTreeSet<NodeIndex>) {
+    pub(super) fn tell_removed(&mut self, id: GroupId, text: &str, watchers: BTreeSet<ProcId>, interested: BTreeSet<NodeIndex>) {
         for watcher in watchers {
-            self.tell(watcher, FromNode::GroupIs { group: id, life: life.clone() });
+            self.tell(watcher, FromNode::GroupIs { group: id, life: GroupLife::Removed { text: text.into() } });
         }
         for node in interested {
-            let places = GroupPlaces { life: life.clone(), nodes: vec![], bundles: vec![], why: String::new() };
-            self.send(node, NodeMessage::GroupPlaced { group: id, places: Box::new(places) });
+            self.send(node, NodeMessage::GroupPlaced { group: id, places: Box::new(GroupPlaces::removed(text.into())) });
         }
     }
 

@@ -141,7 +141,7 @@ impl Node {
 
     fn try_place(&mut self, id: ActorId, idle: &mut usize) -> bool {
         let Some(spec) = self.hosted.get(&id).map(|hosted| &hosted.spec) else { return true };
-        let Some(pool) = self.pool_for(&spec.strategy, [&spec.to_place, &spec.held], None) else { return false };
+        let Some(pool) = self.pool_for(&spec.strategy, &[&spec.to_place, &spec.held], None) else { return false };
         let Some(worker) = self.idle_worker(&spec.env, id.owner.job(), None) else { return false };
         let spec = spec.clone();
         let Some(devices) = self.devices_in(pool).assign(&spec.held) else { return false };
@@ -164,7 +164,7 @@ impl Node {
         let mut counts = BTreeMap::new();
         for id in &self.to_place {
             let Some(spec) = self.hosted.get(id).map(|hosted| &hosted.spec) else { continue };
-            if self.pool_for(&spec.strategy, [&spec.to_place; 2], None).is_some() {
+            if self.pool_for(&spec.strategy, &[&spec.to_place], None).is_some() {
                 let count = counts.entry((id.owner.job(), spec.env.clone())).or_insert(0);
                 *count = (*count + 1usize).min(64);
             }
@@ -175,7 +175,7 @@ impl Node {
     /// Actors wait for whole processes; calls must not starve them of what they hold.
     pub(super) fn reserve_for_actors(&self, room: &mut Room) {
         for spec in self.to_place.iter().filter_map(|id| self.hosted.get(id)).map(|hosted| &hosted.spec) {
-            if let Some(pool) = self.pool_for(&spec.strategy, [&spec.held; 2], Some(&*room)) {
+            if let Some(pool) = self.pool_for(&spec.strategy, &[&spec.held], Some(&*room)) {
                 self.promise(room, pool, &spec.held);
             }
         }

@@ -62,7 +62,7 @@ impl Node {
     }
 
     /// Where something of these shapes can have its resources from now. `room`: what is left of it all, if not everything.
-    pub(super) fn pool_for(&self, strategy: &Strategy, shapes: [&Resources; 2], room: Option<&Room>) -> Option<Pool> {
+    pub(super) fn pool_for(&self, strategy: &Strategy, shapes: &[&Resources], room: Option<&Room>) -> Option<Pool> {
         let fits = |free: &Resources| shapes.iter().all(|shape| shape.fits_in(free));
         let Strategy::Group { group, bundle, .. } = strategy else {
             return fits(room.map_or(&self.available, |room| &room.node)).then_some(None);

@@ -50,7 +50,7 @@ impl Node {
     fn ask_delegate(&mut self, owner: ProcId, class: ClassId, node: NodeIndex, count: u32) {
         let want = self.wants.get_mut(&(owner, class)).expect("planned");
         let (shape, env) = (want.shape().clone(), want.env().to_owned());
-        let strategy = if Within::of(want.strategy()).is_some() { want.strategy().clone() } else { Strategy::DEFAULT };
+        let strategy = if want.strategy().is_group() { want.strategy().clone() } else { Strategy::DEFAULT };
         let delegate = want.delegates.entry(node).or_default();
         if delegate.asked == count {
             return;
@@ -89,7 +89,7 @@ impl Node {
         let Some(view) = self.peers.views.get(&node) else { return 0 };
         let mut free = view.available.clone();
         // What others of ours were promised there and have not got yet.
-        for (_, other) in self.wants.iter().filter(|(key, want)| **key != (owner, class) && Within::of(want.strategy()).is_none()) {
+        for (_, other) in self.wants.iter().filter(|(key, want)| **key != (owner, class) && !want.strategy().is_group()) {
             let promised = other.delegates.get(&node).map_or(0, |delegate| delegate.asked);
             (0..promised.min(MOST)).for_each(|_| free.subtract(other.shape()));
         }
@@ -218,7 +218,7 @@ impl Node {
         for ((owner, class), want) in &self.wants {
             let each = want.delegates.values().map(|delegate| delegate.asked);
             // A class of a group asks each node for all that is missing.
-            let asked: u32 = if Within::of(want.strategy()).is_some() { each.max().unwrap_or(0) } else { each.sum() };
+            let asked: u32 = if want.strategy().is_group() { each.max().unwrap_or(0) } else { each.sum() };
             assert!(asked <= want.wanted(), "{owner:?} {class:?} wants {}, and {asked} are asked of others", want.wanted());
             assert!(owner.node() == self.config.index || want.delegates.is_empty(), "a stranger's want is delegated");
         }

@@ -62,8 +62,7 @@ impl Node {
         for (owner, class) in waiting {
             let want = &self.wants[&(owner, class)];
             let (need, due) = (weight_of(want.shape()), want.waiting_since() + TURN);
-            let in_group = matches!(want.strategy(), ray_proto::Strategy::Group { .. });
-            if need == 0 || in_group || want.shape().fits_in(&self.available) || !want.shape().fits_in(&self.config.total) {
+            if need == 0 || want.strategy().is_group() || want.shape().fits_in(&self.available) || !want.shape().fits_in(&self.config.total) {
                 continue;
             }
             let Some((lease, job)) = self.lease_to_take(owner.job(), &shares) else { continue };

@@ -118,7 +118,7 @@ impl Node {
             available.add(bundle.free());
         }
         let asked = |of: &Resources| Resources(shape.0.keys().map(|name| (name.clone(), of.get(name))).collect());
-        let fits = self.pool_for(&ray_proto::Strategy::Group { group: within.group, bundle: within.bundle, capture: false }, [shape, shape], None).is_some();
+        let fits = self.pool_for(&ray_proto::Strategy::Group { group: within.group, bundle: within.bundle, capture: false }, &[shape], None).is_some();
         let (total, available) = (asked(&total), asked(&available));
         facts.push(Fact::Room { fits, total, available, idle_workers: self.idle_workers() as u32, starting_workers: 0, trouble: String::new() });
         let uses = |proc_id: &ProcId| {

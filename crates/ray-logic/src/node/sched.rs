@@ -58,7 +58,7 @@ impl Want {
 
     /// What this node is to give: the rest is asked of others. A class of a group asks everybody for what is missing.
     pub(super) fn local(&self) -> u32 {
-        if matches!(self.strategy, Strategy::Group { .. }) {
+        if self.strategy.is_group() {
             return self.want;
         }
         self.want - self.delegates.values().map(super::delegation::Delegate::asked).sum::<u32>()
@@ -188,7 +188,7 @@ impl Node {
             }
             loop {
                 let want = &self.wants[&(owner, class)];
-                let Some(pool) = self.pool_for(&want.strategy, [&want.shape; 2], Some(&room)).filter(|_| want.local() > 0) else { break };
+                let Some(pool) = self.pool_for(&want.strategy, &[&want.shape], Some(&room)).filter(|_| want.local() > 0) else { break };
                 let (shape, key) = (want.shape.clone(), (owner.job(), want.env.clone()));
                 if missing.get(&key).copied().unwrap_or(0) == 0 && self.idle_worker(&key.1, key.0, Some(owner)).is_some() {
                     if !self.grant(now, owner, class, pool) {
@@ -204,7 +204,7 @@ impl Node {
                 // Count every further lease that fits: each needs a worker of its own.
                 let (mut left, strategy) = (want.local() as usize, want.strategy.clone());
                 while left > 0 && missing.get(&key).copied().unwrap_or(0) < MAX_STARTING {
-                    let Some(pool) = self.pool_for(&strategy, [&shape; 2], Some(&room)) else { break };
+                    let Some(pool) = self.pool_for(&strategy, &[&shape], Some(&room)) else { break };
                     self.promise(&mut room, pool, &shape);
                     *missing.entry(key.clone()).or_insert(0) += 1;
                     left -= 1;

@@ -239,7 +239,7 @@ impl Owner {
         let record = self.class(class);
         record.granted += 1;
         // Of a placement group with several nodes each is asked for what is missing: the first to give is enough.
-        let is_surplus = record.wanted == 0 && record.queue.is_empty() && Within::of(&record.strategy).is_some();
+        let is_surplus = record.wanted == 0 && record.queue.is_empty() && record.strategy.is_group();
         record.wanted = record.wanted.saturating_sub(1);
         if is_surplus {
             return self.out.push(Command::Node(ToNode::LeaseReturn { lease: id, leaving: false }));
