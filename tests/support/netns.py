@@ -155,12 +155,14 @@ class Hosts:
 
     def heal_all(self, host: Host | None = None) -> None:
         """Undo every cut, refusal and breaking, of one host or of all."""
-        for one in self._hosts if host is None else [host]:
-            self._heal(self._pairs(one))
+        self._heal([pair for one in (self._hosts if host is None else [host]) for pair in self._pairs(one)])
 
     def _heal(self, pairs: list[tuple[Host, Host]]) -> None:
-        for broken in (self._cuts, self._refused, self._breaking):
-            self._change(broken.discard, pairs)
+        def mend(pair: frozenset[str]) -> None:
+            for broken in (self._cuts, self._refused, self._breaking):
+                broken.discard(pair)
+
+        self._change(mend, pairs)
 
     def refuse(self, one: Host, other: Host) -> None:
         """Answer every packet between two with a reset: connections break, new ones are refused. Undone by `heal`."""

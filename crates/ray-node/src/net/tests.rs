@@ -508,6 +508,26 @@ fn a_receiver_that_names_a_position_that_never_was_ends_the_session() {
     drop(liar.join().unwrap());
 }
 
+/// Packets of it may have been lost: what is only repeated by the kernel comes too late for a node that must be heard within four seconds.
+#[test]
+fn a_handshake_that_is_not_answered_is_begun_anew_well_before_a_node_would_fence_itself() {
+    let mut host = Host::new(0);
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    silent.set_nonblocking(true).unwrap();
+    host.net.know(NodeIndex(3), &silent.local_addr().unwrap().to_string()).unwrap();
+    host.say(3, 1);
+    let mut callers = Vec::new();
+    let mut since = 0;
+    host.until("a second attempt", |_| {
+        callers.extend(silent.accept().ok());
+        if callers.len() == 1 && since == 0 {
+            since = now_us();
+        }
+        (callers.len() == 2).then_some(())
+    });
+    assert!(now_us() - since < 3_000_000 && host.net.has_unsent(NodeIndex(3)));
+}
+
 #[test]
 fn a_receiver_that_is_stopped_is_not_cut_off_and_keeps_its_connection() {
     let (mut a, mut b) = pair();
