@@ -240,6 +240,35 @@ def node_death() -> None:
     nodes.close()
 
 
+def reconstruction() -> None:
+    """A node is killed that holds a thousand results of 200 KB, and nobody else does: how long until the driver has them all again, made anew elsewhere."""
+    nodes = Nodes(2)
+    nodes.warm()
+    ray = nodes.ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    @ray.remote(max_retries=5)
+    def medium(seed: int) -> Any:
+        return np.full(MEDIUM, seed % 251, np.uint8)
+
+    victim = nodes.ids[0]
+    there = medium.options(scheduling_strategy=NodeAffinitySchedulingStrategy(victim, soft=True))
+    refs = [there.remote(seed) for seed in range(1000)]
+    ready, _ = ray.wait(refs, num_returns=len(refs), fetch_local=False, timeout=DEADLINE_S)
+    assert len(ready) == len(refs)
+
+    killed = time.perf_counter()
+    nodes.cluster.remove_node(nodes.handles[0], allow_graceful=False)
+    wait(lambda: victim not in nodes.alive())
+    known = time.perf_counter()
+    for seed, ref in enumerate(refs):
+        assert ray.get(ref, timeout=DEADLINE_S)[-1] == seed % 251
+    there_again = time.perf_counter()
+    harness.emit("cluster_reconstruct_1000_objects", there_again - known, "s", better="lower")
+    harness.emit("cluster_1000_objects_back_after_node_kill", there_again - killed, "s", better="lower")
+    nodes.close()
+
+
 def worker_death() -> None:
     """From the kill of a worker on another node to the error at the caller."""
     nodes = Nodes(1)
@@ -274,6 +303,7 @@ if __name__ == "__main__":
             "remote_actors": remote_actors,
             "transfers": transfers,
             "node_death": node_death,
+            "reconstruction": reconstruction,
             "worker_death": worker_death,
         }
     )

@@ -33,7 +33,7 @@ SECTIONS = {
     "spilling": ["spill"],
     "graphs": ["chain", "tree", "wait", "fan_out", "streaming"],
     "lifecycle": ["actor_creation", "actors_1000", "placement_groups", "task_retry", "actor_restart", "actor_death", "cancel"],
-    "cluster": ["joining", "remote_tasks", "remote_actors", "transfers", "node_death", "worker_death"],
+    "cluster": ["joining", "remote_tasks", "remote_actors", "transfers", "node_death", "reconstruction", "worker_death"],
     "queued": ["queue_100k", "queue_1m", "queued_task_memory", "object_ref_memory"],
     "peers": ["executor", "pool"],
 }

@@ -76,6 +76,8 @@ TARGETS = {
     "cluster_actor_back_after_node_kill": Target(factor=1),
     "cluster_task_done_after_node_kill": Target(factor=1),
     "cluster_lost_object_ready_after_node_kill": Target(factor=1),
+    "cluster_reconstruct_1000_objects": Target(factor=1),
+    "cluster_1000_objects_back_after_node_kill": Target(factor=1),
     "cluster_worker_death_to_error": Target(factor=1),
     "queue_100k": Target(2.5),
     "queue_100k_memory": Target(60),

@@ -216,6 +216,7 @@ class Core:
         bundles: list[dict[str, float]],
         selectors: list[list[tuple[str, list[str], bool]]],
         strategy: str,
+        domain: str,
         name: str,
         namespace: str,
         detached: bool,

@@ -18,6 +18,7 @@ TRAFFIC = """
 import json, os, sys, time
 import numpy as np
 import ray
+import ray.util.state
 from support.gates import Tally
 
 ray.init(address="auto", log_to_driver=False)
@@ -60,7 +61,11 @@ while not os.path.exists(stop):
     sums.append((seed, on(total, "h3").remote(on(numbers, "h2").remote(seed))))
     seed += 1
     ray.wait(notes[-10:], num_returns=10, timeout=0.05)
-words = ray.get(notes, timeout=30)
+ready, missing = ray.wait(notes, num_returns=len(notes), timeout=30)
+if missing:
+    alive = [node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]]
+    sys.exit(f"{len(missing)} of {len(notes)} tasks have not finished; alive: {alive}; the first: {ray.util.state.explain(missing[0])}")
+words = ray.get(notes)
 assert sorted(words) == sorted(tally.words()), "tasks were lost or doubled"
 for host, refs in calls.items():
     assert ray.get(refs, timeout=20) == list(range(2, len(refs) + 2)), "calls were lost, doubled or overtook each other"
@@ -81,7 +86,7 @@ def traffic(three, tmp_path):
         def finish():
             stop.touch()
             done = script.finish(50)
-            assert done.rc == 0 and "all right" in done.stdout, done
+            assert done.rc == 0 and "all right" in done.stdout, f"{done.stdout}\n{done.stderr}"
             assert int(re.search(r"all right (\d+)", done.stdout)[1]) > 50
 
         yield finish

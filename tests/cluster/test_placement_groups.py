@@ -73,6 +73,20 @@ def test_strict_spread_puts_each_bundle_on_a_node_of_its_own(make, nodes, n2):
     assert sorted(found) == sorted([nodes.head_id, n2.id])
 
 
+def test_topology_strategy_keeps_all_bundles_in_one_rack(make, nodes):
+    """Neither rack holds four bundles with the head's, and the head is in no rack."""
+    by_rack = {
+        rack: [nodes.add(f"{rack}{n}", labels={"rack": rack}, num_cpus=cpus) for n, cpus in enumerate(sizes)]
+        for rack, sizes in {"a": [1, 1], "b": [1, 2]}.items()
+    }
+    found = places(make([{"CPU": 1}] * 3, topology_strategy={"rack": "STRICT_PACK"}))
+    assert sorted(set(found)) == sorted(node.id for node in by_rack["b"])
+    spread = make([{"CPU": 1}] * 2, topology_strategy={"rack": "STRICT_PACK", "ray.io/node-id": "STRICT_SPREAD"})
+    assert sorted(places(spread)) == sorted(node.id for node in by_rack["a"])
+    waiting = make([{"CPU": 1}] * 4, topology_strategy={"rack": "STRICT_PACK"})
+    assert not waiting.wait(0.3) and "'rack'" in placement_group_table(waiting)["why"].replace('"', "'")
+
+
 def test_strict_pack_puts_all_bundles_on_one_node(make, nodes):
     large = nodes.add("large", num_cpus=3)
     assert places(make([{"CPU": 1}] * 3, strategy="STRICT_PACK")) == [large.id] * 3

@@ -26,7 +26,31 @@ impl<'a> Puzzle<'a> {
     }
 
     /// A node for every bundle without one.
-    pub fn solve(mut self) -> Option<Plan> {
+    pub fn solve(self) -> Option<Plan> {
+        if self.spec.domain.is_empty() {
+            return self.pack();
+        }
+        let plans = self.domains().into_iter().filter_map(|nodes| self.within(&nodes).pack());
+        plans.min_by_key(|plan| plan.iter().map(|(_, node)| node).collect::<BTreeSet<_>>().len())
+    }
+
+    /// The nodes of each value of the label: one of them has them all. What is placed already has chosen.
+    fn domains(&self) -> Vec<BTreeSet<NodeIndex>> {
+        let mut by_value: BTreeMap<&str, BTreeSet<NodeIndex>> = BTreeMap::new();
+        for (index, info) in self.members {
+            if let Some(value) = info.labels.get(&self.spec.domain) {
+                by_value.entry(value).or_default().insert(*index);
+            }
+        }
+        by_value.into_values().filter(|nodes| self.fixed.values().all(|home| nodes.contains(home))).collect()
+    }
+
+    fn within(&self, nodes: &BTreeSet<NodeIndex>) -> Puzzle<'a> {
+        let free = self.free.iter().filter(|(node, _)| nodes.contains(node)).map(|(node, room)| (*node, room.clone())).collect();
+        Puzzle { spec: self.spec, members: self.members, free, fixed: self.fixed }
+    }
+
+    fn pack(mut self) -> Option<Plan> {
         let open = self.open_bundles();
         match self.spec.packing {
             Packing::StrictPack {} => self.on_one_node(&open),
@@ -187,6 +211,9 @@ fn never(spec: &GroupSpec, members: &Members, wanted: &Resources) -> String {
             return format!("its bundle {bundle} fits on no node: {}", text.lines().next().unwrap_or_default());
         }
     }
+    if !spec.domain.is_empty() {
+        return format!("its bundles go to nodes with one and the same value of the label {:?}, and no such nodes have room for all ({wanted})", spec.domain);
+    }
     match spec.packing {
         Packing::StrictPack {} => match explain(wanted, &Strategy::DEFAULT, members) {
             Some(text) => format!("STRICT_PACK puts all its bundles on one node: {}", text.lines().next().unwrap_or_default()),
@@ -226,6 +253,7 @@ mod tests {
             bundles: cpus.iter().map(|n| Resources::from_f64([("CPU", *n)])).collect(),
             selectors: vec![],
             packing,
+            domain: String::new(),
             name: String::new(),
             namespace: String::new(),
             detached: false,
@@ -270,6 +298,33 @@ mod tests {
         assert_eq!(solve(&group, &[2.0, 2.0], &[]), Some(vec![1, 0]));
         group.selectors = vec![term("0"), term("0")];
         assert_eq!(solve(&group, &[2.0, 2.0], &[]), None);
+    }
+
+    /// Nodes 0 and 1 stand in one rack, 2 and 3 in another; node 4 in none.
+    fn racks(cpus: &[f64]) -> Members {
+        let mut nodes = members(cpus);
+        nodes.values_mut().filter(|info| info.index.0 < 4).for_each(|info| drop(info.labels.insert("rack".into(), (info.index.0 / 2).to_string())));
+        nodes
+    }
+
+    #[test]
+    fn bundles_of_one_domain_share_the_value_of_its_label() {
+        let mut group = spec(Packing::StrictSpread {}, &[1.0, 1.0]);
+        group.domain = "rack".into();
+        let on = |group: &GroupSpec, cpus: &[f64], fixed: &[(u32, u16)]| {
+            let (nodes, fixed) = (racks(cpus), fixed.iter().map(|(bundle, node)| (*bundle, NodeIndex(*node))).collect());
+            let mut plan = Puzzle::new(group, &nodes, free(&nodes), &fixed).solve()?;
+            plan.sort_unstable();
+            Some(plan.into_iter().map(|(_, node)| node.0).collect::<Vec<u16>>())
+        };
+        assert_eq!(on(&group, &[1.0, 0.0, 1.0, 1.0, 9.0], &[]), Some(vec![2, 3]));
+        assert_eq!(on(&group, &[1.0, 0.0, 0.0, 1.0, 9.0], &[]), None);
+        assert_eq!(on(&group, &[1.0, 1.0, 1.0, 1.0, 9.0], &[(0, 3)]), Some(vec![2]));
+        // Of two racks the one where fewer nodes do.
+        group.packing = Packing::Pack {};
+        assert_eq!(on(&group, &[1.0, 1.0, 1.0, 2.0, 9.0], &[]), Some(vec![3, 3]));
+        let (text, never) = why_not(&group, &racks(&[1.0, 0.0, 0.0, 1.0, 9.0]), &Free::new(), &BTreeMap::new());
+        assert!(never && text.contains("\"rack\""), "{text}");
     }
 
     #[test]

@@ -56,6 +56,7 @@ fn spec(packing: Packing, cpus: &[f64]) -> Box<GroupSpec> {
         bundles: cpus.iter().map(|n| Resources::from_f64([("CPU", *n)])).collect(),
         selectors: vec![],
         packing,
+        domain: String::new(),
         name: String::new(),
         namespace: String::new(),
         detached: false,

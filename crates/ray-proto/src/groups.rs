@@ -37,6 +37,8 @@ wire_struct! {
         /// Conditions on the node of each bundle; empty: none for any.
         pub selectors: Vec<Vec<LabelTerm>>,
         pub packing: Packing,
+        /// A label of which all its nodes have the same value, whatever it is, such as a rack; empty for none.
+        pub domain: String,
         /// Empty for none.
         pub name: String,
         pub namespace: String,

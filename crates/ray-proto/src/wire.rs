@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 /// Bumped with every change of a message's layout.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum WireError {

@@ -513,7 +513,7 @@ impl Core {
     }
 
     /// Create a placement group. Returns its id; None: there is one of that name already.
-    #[pyo3(signature = (*, bundles, selectors, strategy, name, namespace, detached, soft_node))]
+    #[pyo3(signature = (*, bundles, selectors, strategy, domain, name, namespace, detached, soft_node))]
     #[allow(clippy::too_many_arguments)] // A group's description, by keyword.
     fn create_group<'py>(
         &self,
@@ -521,13 +521,14 @@ impl Core {
         bundles: Vec<HashMap<String, f64>>,
         selectors: Vec<cluster::Terms>,
         strategy: &str,
+        domain: String,
         name: String,
         namespace: String,
         detached: bool,
         soft_node: &[u8],
     ) -> PyResult<Option<Bound<'py, PyBytes>>> {
         self.library.check().map_err(|failure| self.failure(py, failure))?;
-        let spec = groups::spec_of(&bundles, selectors, strategy, detached, soft_node)?;
+        let spec = groups::spec_of(&bundles, selectors, strategy, domain, detached, soft_node)?;
         let group = groups::create(py, self, GroupSpec { name, namespace, ..spec })?;
         Ok(group.map(|group| PyBytes::new(py, &group.bytes())))
     }

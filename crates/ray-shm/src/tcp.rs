@@ -112,13 +112,20 @@ pub struct Health {
     pub repeats: bool,
     /// Since the other kernel last acknowledged anything, a probe of a full receiver included.
     pub silent_us: u64,
+    /// There and back, smoothed.
+    pub round_trip_us: u64,
 }
 
 pub fn health(line: &OwnedFd) -> Result<Health, Errno> {
     // SAFETY: SIOCOUTQ (which has the number of TIOCOUTQ) writes one int, which is the getter's output.
     let queued = unsafe { ioctl(line, Getter::<{ libc::TIOCOUTQ as _ }, libc::c_int>::new())? };
     let info = tcp_info(line)?;
-    Ok(Health { queued: queued.max(0) as u32, repeats: info.tcpi_retransmits > 0, silent_us: u64::from(info.tcpi_last_ack_recv) * 1_000 })
+    Ok(Health {
+        queued: queued.max(0) as u32,
+        repeats: info.tcpi_retransmits > 0,
+        silent_us: u64::from(info.tcpi_last_ack_recv) * 1_000,
+        round_trip_us: info.tcpi_rtt.into(),
+    })
 }
 
 fn tcp_info(line: &OwnedFd) -> Result<libc::tcp_info, Errno> {

@@ -4,7 +4,7 @@ use crate::env::{daemon, Event, Fault, Packet};
 use crate::net::Route;
 use crate::options::{NodePlan, Options};
 use crate::sabotage::Bug;
-use crate::script::groups::bays;
+use crate::script::groups::{bays, RACK};
 use crate::world::World;
 use ray_logic::head::{Head, HeadConfig, MemoryLog};
 use ray_logic::node::{MemoryRules, Node, NodeCommand, NodeConfig, SpillConfig};
@@ -97,7 +97,7 @@ fn info(number: usize, total: Resources) -> NodeInfo {
         host: format!("host{number}"),
         pid: 1,
         total,
-        labels: BTreeMap::new(),
+        labels: [(RACK.to_owned(), (number % 2).to_string())].into(),
         python: "3".into(),
         started_ms: 0,
         death: String::new(),

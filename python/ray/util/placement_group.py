@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from ray._core import session
-from ray._core.calls.groups import check_bundles, check_lifetime, check_name, check_selectors, check_soft_node, check_strategy
+from ray._core.calls.groups import check_bundles, check_lifetime, check_name, check_selectors, check_soft_node, check_strategy, check_topology
 from ray._core.calls.strategies import selected
 from ray._core.ids import PlacementGroupID
 from ray.exceptions import RaySystemError, TaskUnschedulableError
@@ -137,22 +137,21 @@ def placement_group(
         lifetime: "detached": it outlives the job; else it ends with the job, or with the detached actor that created it.
         _soft_target_node_id: Of "STRICT_PACK": the node to try first, by its id in hex.
         bundle_label_selector: For each bundle, what the labels of its node must be, as in the option `label_selector`.
-        topology_strategy: Not available yet.
+        topology_strategy: Strategies by label, in place of `strategy`: `{"rack": "STRICT_PACK"}` puts all bundles on nodes with one and the same value of the
+            label "rack". One such label can be given; "ray.io/node-id" says how the bundles lie to each other within it, as `strategy` does.
 
     Returns:
         A handle.
 
     Raises:
-        ValueError: Bad bundles, strategy, lifetime or selectors.
+        ValueError: Bad bundles, strategies, lifetime or selectors.
         RaySystemError: The name is taken.
-        NotImplementedError: `topology_strategy` is given.
 
     Example:
         >>> group = placement_group([{"CPU": 1}] * 4, strategy="STRICT_SPREAD")
     """
+    strategy, domain = check_topology(strategy, topology_strategy)
     strategy = check_strategy(strategy or "PACK", _soft_target_node_id)
-    if topology_strategy:
-        raise NotImplementedError("topology_strategy is not available yet\nhint: bundle_label_selector puts bundles on nodes with certain labels")
     shapes = check_bundles(bundles)
     selectors = check_selectors(bundle_label_selector, len(shapes))
     detached, soft_node, name = check_lifetime(lifetime), check_soft_node(_soft_target_node_id), check_name(name)
@@ -161,6 +160,7 @@ def placement_group(
         bundles=shapes,
         selectors=[selected("bundle_label_selector", one) for one in selectors],
         strategy=strategy,
+        domain=domain,
         name=name,
         namespace=core.context()["namespace"] if name else "",
         detached=detached,

@@ -244,6 +244,38 @@ def test_bad_bundles_are_refused_at_once(bundles):
         placement_group(bundles)
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_topology_strategy_of_nodes_is_the_strategy(make, strategy):
+    group = make([{"CPU": 1}], topology_strategy={"ray.io/node-id": strategy})
+    assert group.wait(20)
+    assert placement_group_table(group)["strategy"] == strategy
+
+
+def test_topology_label_that_no_node_has_waits(make):
+    group = make([{"CPU": 1}], topology_strategy={"rack": "STRICT_PACK"})
+    assert group.wait(0.5) is False
+    assert placement_group_table(group)["stats"]["scheduling_state"] == "INFEASIBLE"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"topology_strategy": "rack"},
+        {"topology_strategy": [("rack", "STRICT_PACK")]},
+        {"topology_strategy": {"": "STRICT_PACK"}},
+        {"topology_strategy": {5: "STRICT_PACK"}},
+        {"topology_strategy": {"rack": "strict_pack"}},
+        {"topology_strategy": {"rack": "SPREAD"}},
+        {"topology_strategy": {"rack": "STRICT_PACK", "host": "STRICT_PACK"}},
+        {"topology_strategy": {"rack": "STRICT_PACK"}, "strategy": "PACK"},
+    ],
+    ids=str,
+)
+def test_bad_topology_strategies_are_refused_at_once(options):
+    with pytest.raises(ValueError, match=r"topology.strategy"):
+        placement_group([{"CPU": 1}], **options)
+
+
 def test_taken_name_is_refused(make):
     make([{"CPU": 1}], name="taken")
     with pytest.raises(RaySystemError, match="taken"):

@@ -65,6 +65,7 @@ impl Group {
         self.spec.bundles.put(&mut out);
         self.spec.selectors.put(&mut out);
         self.spec.packing.put(&mut out);
+        self.spec.domain.put(&mut out);
         self.nodes.put(&mut out);
         out
     }

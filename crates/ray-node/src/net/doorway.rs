@@ -121,7 +121,8 @@ impl Net {
             Kind::Session { from, .. } if !self.dead.contains(&from) => {
                 let peer = self.peers.entry(from).or_insert_with(|| Peer::new(from));
                 let Ok(line) = line.renumber(poll, IN | u32::from(from.0)) else { return };
-                let due = peer.inbound.open(&self.me.at(poll, now), line, &mut self.events, from);
+                let me = self.me.at(poll, now);
+                let due = peer.hear(&me, &mut self.events, |inbound, events| inbound.open(&me, line, events, from));
                 self.due = self.due.min(due);
             }
             Kind::Bulk { from, .. } if !self.dead.contains(&from) => {

@@ -149,6 +149,12 @@ impl Peer {
     fn new(index: NodeIndex) -> Self {
         Peer { outbound: Outbound::new(index, OUT | u32::from(index.0)), inbound: Inbound::default() }
     }
+
+    /// Something has come in from it. When to `tick`.
+    fn hear(&mut self, me: &Identity<'_>, events: &mut Vec<NetEvent>, ready: impl FnOnce(&mut Inbound, &mut Vec<NetEvent>) -> u64) -> u64 {
+        let due = ready(&mut self.inbound, events);
+        due.min(self.outbound.heard(me, events))
+    }
 }
 
 pub struct Net {
@@ -268,7 +274,7 @@ impl Net {
             Place::Door => return self.let_in(poll, now),
             Place::Caller(number) => return self.hear(poll, now, number),
             Place::Out(index) => self.peers.get_mut(&index).map(|peer| peer.outbound.ready(&me, event, &mut self.events)),
-            Place::In(index) => self.peers.get_mut(&index).map(|peer| peer.inbound.ready(&me, event, &mut self.events, index)),
+            Place::In(index) => self.peers.get_mut(&index).map(|peer| peer.hear(&me, &mut self.events, |inbound, events| inbound.ready(&me, event, events, index))),
         };
         self.due = self.due.min(due.unwrap_or(u64::MAX));
     }

@@ -20,16 +20,21 @@ use std::net::SocketAddr;
 const FRAME_MAX: usize = 1 << 30;
 /// Queued bytes that don't wait for the end of the daemon's turn.
 const EAGER: u64 = 64 * 1024;
-/// The kernel repeats its first packet after a second; so do we, with a fresh one.
+/// The kernel repeats its first packet after a second: a fresh attempt at the latest then.
 const CONNECT_US: u64 = 1_000_000;
+/// Where the way is known to be short that is too rarely for a network which comes and goes. It may have become long: after so many attempts they take twice as long.
+const CONNECT_MIN_US: u64 = 200_000;
+const PATIENT_AFTER: u32 = 8;
 /// The kernel repeats a lost packet after 0.2, 0.6 and 1.4 s, and then not before 3 s: a fresh start is earlier, and a node fences itself after four seconds.
 const HANDSHAKE_US: u64 = 1_500_000;
-/// The first attempt after a break is made at once.
+/// From attempt to attempt. The first after a break is made at once.
 const BACK_OFF_US: u64 = 20_000;
-const BACK_OFF_MAX_US: u64 = 500_000;
+const BACK_OFF_MAX_US: u64 = 200_000;
 /// A connection on which packets were repeated and nothing has come back for this is given up: the kernel would repeat itself ever more rarely, and miss the
 /// moment when the network is back.
 const SILENT_US: u64 = 1_000_000;
+/// Less will do while the node itself is heard: the way is open now, and may not be for long.
+const STALLED_US: u64 = 300_000;
 /// A receiver that is full and answers probes is stopped. Probes become rare, and a node fences itself after four seconds.
 const STOPPED_SILENT_US: u64 = 3_500_000;
 
@@ -89,8 +94,11 @@ pub(super) struct Outbound {
     address: Option<SocketAddr>,
     backlog: Backlog,
     state: State,
-    /// Attempts since the receiver last handled something.
+    /// Attempts since the receiver last handled something, and when the last began.
     failures: u32,
+    tried_at: u64,
+    /// Of the last connection, as its end found it.
+    round_trip_us: u64,
     /// Of a position that has come in only in part.
     word: Vec<u8>,
     /// When the receiver last handled something, or when there was last nothing to handle.
@@ -109,6 +117,8 @@ impl Outbound {
             backlog: Backlog::default(),
             state: State::Idle,
             failures: 0,
+            tried_at: 0,
+            round_trip_us: CONNECT_US,
             word: Vec::new(),
             progress_at: 0,
             eager_at: EAGER,
@@ -195,12 +205,13 @@ impl Outbound {
 
     fn connect(&mut self, me: &Identity<'_>, events: &mut Vec<NetEvent>) {
         let (Some(address), Some(_)) = (self.address, me.index) else { return };
+        self.tried_at = me.now;
         let started = tcp::connect(address).and_then(|fd| Line::new(me.poll, fd, self.number));
         match started {
             Ok(mut line) => {
                 line.watch(me.poll, true);
                 self.word.clear();
-                self.state = State::Connecting { line, deadline: me.now + CONNECT_US };
+                self.state = State::Connecting { line, deadline: me.now + self.patience() };
             }
             Err(error) => self.broke(me.now, error.into(), events),
         }
@@ -281,9 +292,17 @@ impl Outbound {
         Ok(())
     }
 
+    fn patience(&self) -> u64 {
+        let known_us = (4 * self.round_trip_us).clamp(CONNECT_MIN_US, CONNECT_US);
+        (known_us << (self.failures / PATIENT_AFTER).min(4)).min(CONNECT_US)
+    }
+
     fn broke(&mut self, now: u64, why: Break, events: &mut Vec<NetEvent>) {
         let to = self.to;
-        self.state = State::Waiting { until: now + self.next_delay() };
+        if let State::Live { line, .. } = &self.state {
+            self.round_trip_us = tcp::health(line.fd()).map_or(CONNECT_US, |health| health.round_trip_us);
+        }
+        self.state = State::Waiting { until: now.max(self.tried_at + self.next_delay()) };
         match why {
             // Whoever has the port now, it is not the node any more.
             Break::Refused | Break::Failed(Failure::NotOurs | Failure::Protocol(_) | Failure::Cluster { .. } | Failure::Token | Failure::OtherNode) => {
@@ -307,6 +326,26 @@ impl Outbound {
         }
     }
 
+    /// The node itself was heard just now. What waits for the network to come back is tried again while it is there. When to `tick`.
+    pub(super) fn heard(&mut self, me: &Identity<'_>, events: &mut Vec<NetEvent>) -> u64 {
+        let tried_lately = me.now < self.tried_at + self.patience() / 2;
+        match &self.state {
+            State::Waiting { .. } if !tried_lately => self.connect(me, events),
+            State::Connecting { .. } if !tried_lately => {
+                self.failures += 1;
+                self.connect(me, events);
+            }
+            State::Live { line, .. } if self.has_work() && me.now >= self.progress_at + STALLED_US => {
+                let stalled = |health: Health| health.repeats && health.silent_us >= STALLED_US.max(4 * health.round_trip_us);
+                if tcp::health(line.fd()).is_ok_and(stalled) {
+                    self.broke(me.now, Break::Lost, events);
+                }
+            }
+            _ => {}
+        }
+        self.due()
+    }
+
     pub(super) fn tick(&mut self, me: &Identity<'_>, events: &mut Vec<NetEvent>) -> u64 {
         let due = self.due();
         if me.now < due {
@@ -315,7 +354,8 @@ impl Outbound {
         match &self.state {
             State::Waiting { .. } => self.connect(me, events),
             State::Live { line, .. } => match tcp::health(line.fd()) {
-                Ok(health) if !is_silent(health) => self.progress_at = me.now,
+                // Looked at again when it would be.
+                Ok(health) if !is_silent(health) => self.progress_at = me.now - if health.repeats { health.silent_us } else { 0 },
                 _ => self.broke(me.now, Break::Lost, events),
             },
             _ => self.broke(me.now, Break::Lost, events),

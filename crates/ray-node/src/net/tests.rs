@@ -567,20 +567,61 @@ fn command(line: &str) {
 #[test]
 #[ignore = "takes 15 s, and a network namespace of its own"]
 fn a_network_that_swallows_packets_for_a_while_is_found_again_at_once() {
+    in_a_network_of_its_own("a_network_that_swallows_packets_for_a_while_is_found_again_at_once", drop_packets_for_a_while);
+}
+
+/// What the cables of three machines do to two of them when they are pulled in turn, for 0.4 s each.
+#[test]
+#[ignore = "takes 30 s, and a network namespace of its own"]
+fn a_network_that_comes_and_goes_is_used_while_it_is_there() {
+    in_a_network_of_its_own("a_network_that_comes_and_goes_is_used_while_it_is_there", drop_packets_again_and_again);
+}
+
+fn in_a_network_of_its_own(name: &str, test: fn()) {
     let devices = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
     if devices.matches(':').count() == 1 {
-        return drop_packets_for_a_while();
+        command("ip link set lo up");
+        return test();
     }
     if !succeeds("unshare -rn iptables -L INPUT") {
         return println!("skipped: this user makes no network namespace, or there is no iptables");
     }
     let myself = std::env::current_exe().unwrap();
-    let name = "net::tests::a_network_that_swallows_packets_for_a_while_is_found_again_at_once";
-    command(&format!("unshare -rn {} --exact {name} --ignored --nocapture", myself.display()));
+    command(&format!("unshare -rn {} --exact net::tests::{name} --ignored --nocapture", myself.display()));
+}
+
+fn drop_packets_again_and_again() {
+    let (mut a, mut b) = pair();
+    let (mut sent, mut echoed, mut echoed_at, mut longest) = (0, 0, 0, 0);
+    let started = now_us();
+    let mut is_cut = false;
+    while now_us() < started + 30_000_000 {
+        let now = now_us();
+        // The period is no multiple of any time after which something is tried again.
+        let cut = matches!((now - started) % 1_470_000, 0..430_000 | 530_000..900_000) && now > started + 1_000_000;
+        if std::mem::replace(&mut is_cut, cut) != cut {
+            command(if cut { "iptables -A INPUT -p tcp -j DROP" } else { "iptables -F INPUT" });
+        }
+        if now > started + sent * 100_000 {
+            a.say(1, sent);
+            sent += 1;
+        }
+        a.turn(1_000);
+        b.turn(1_000);
+        b.heard().into_iter().for_each(|seq| b.say(0, seq));
+        let before = echoed;
+        check(&mut a, &mut echoed);
+        if echoed > before {
+            longest = longest.max(if echoed_at > 0 { now_us() - echoed_at } else { 0 });
+            echoed_at = now_us();
+        }
+    }
+    command("iptables -F INPUT");
+    println!("the longest time without an echo was {} ms", longest / 1000);
+    assert!(echoed > 100 && longest < 3_000_000, "a node that hears nothing for four seconds ends");
 }
 
 fn drop_packets_for_a_while() {
-    command("ip link set lo up");
     let (mut a, mut b) = pair();
     a.say(1, 0);
     let mut next = 0;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ray._core.calls.strategies import check_label_selector
+from ray._core.launch import NODE_ID_LABEL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +24,36 @@ def check_strategy(strategy: Any, soft_node: str | None) -> str:
     if soft_node and strategy != "STRICT_PACK":
         raise ValueError(f"_soft_target_node_id goes with STRICT_PACK only, got {strategy}")
     return str(strategy)
+
+
+def check_topology(strategy: Any, topology: Any) -> tuple[Any, str]:
+    """Take the option `topology_strategy` apart.
+
+    Returns:
+        The strategy for nodes, None if nothing is said of it, and the label of which all nodes must have the same value, "" for none.
+
+    Raises:
+        ValueError: It is no dict from labels to strategies, or says what is not possible.
+    """
+    if topology is None:
+        return strategy, ""
+    if not isinstance(topology, dict):
+        raise ValueError(f"topology_strategy must be a dict such as {{'rack': 'STRICT_PACK'}}, got {type(topology).__name__}: {topology!r}")
+    if topology and strategy is not None:
+        raise ValueError(f"strategy and topology_strategy can't both be given\nhint: topology_strategy={{{NODE_ID_LABEL!r}: {strategy!r}, ...}} says the same")
+    for label, one in topology.items():
+        if not label or not isinstance(label, str):
+            raise ValueError(f"topology_strategy must map labels to strategies, got the label {label!r}")
+        if one not in STRATEGIES:
+            raise ValueError(f"topology_strategy[{label!r}] must be one of {', '.join(STRATEGIES)}, got {one!r}")
+        if label != NODE_ID_LABEL and one != "STRICT_PACK":
+            raise ValueError(f"topology_strategy[{label!r}] can be STRICT_PACK only, got {one!r}: the others are for {NODE_ID_LABEL}")
+    domains = [label for label in topology if label != NODE_ID_LABEL]
+    if len(domains) > 1:
+        raise ValueError(f"topology_strategy takes one label besides {NODE_ID_LABEL}, got {', '.join(domains)}")
+    for label in domains:
+        check_label_selector("topology_strategy", {label: "any"})
+    return topology.get(NODE_ID_LABEL, strategy), "".join(domains)
 
 
 def check_lifetime(lifetime: Any) -> bool:

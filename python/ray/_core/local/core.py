@@ -317,6 +317,7 @@ class LocalCore:
         bundles: list[dict[str, float]],
         selectors: list[list[tuple[str, list[str], bool]]],
         strategy: str,
+        domain: str,
         name: str,
         namespace: str,
         detached: bool,
@@ -326,7 +327,7 @@ class LocalCore:
         self.scheduler.check()
         with self.scheduler.lock:
             described = {"name": name, "namespace": namespace, "strategy": strategy, "detached": detached, "bundles": bundles}
-            return self._groups.create(self.objects.job_id(), selectors, described)
+            return self._groups.create(self.objects.job_id(), selectors, domain, described)
 
     def remove_group(self, group: bytes) -> None:
         """As `Core.remove_group`."""

@@ -22,21 +22,23 @@ class LocalGroups:
         self._numbers = itertools.count(1)
         self._known: dict[bytes, dict[str, Any]] = {}
 
-    def create(self, job_id: bytes, selectors: list[Any], described: dict[str, Any]) -> bytes | None:
+    def create(self, job_id: bytes, selectors: list[Any], domain: str, described: dict[str, Any]) -> bytes | None:
         """Create a group. None: the name is taken."""
         if described["name"] and self.find(None, (described["namespace"], described["name"])):
             return None
         group = next(self._numbers).to_bytes(_ID_BYTES, "big") + job_id
-        why = self._why_not(described, selectors)
+        why = self._why_not(described, selectors, domain)
         state = {"state": "PENDING" if why else "CREATED", "why": why, "infeasible": bool(why)}
         nodes = [None if why else 0] * len(described["bundles"])
         self._known[group] = {"id": group, **described, **state, "nodes": nodes, "latency_us": 0, "attempts": 0 if why else 1}
         return group
 
-    def _why_not(self, described: dict[str, Any], selectors: list[Any]) -> str:
+    def _why_not(self, described: dict[str, Any], selectors: list[Any], domain: str) -> str:
         bundles = described["bundles"]
         if described["strategy"] == "STRICT_SPREAD" and len(bundles) > 1:
             return f"STRICT_SPREAD needs {len(bundles)} different nodes, and local mode has one"
+        if domain and domain not in self._labels:
+            return f"its bundles go to nodes with one value of the label {domain!r}, which the node does not have"
         wanted: dict[str, float] = {}
         for bundle in bundles:
             for name, amount in bundle.items():
