@@ -407,3 +407,21 @@ fn result_of_a_method_is_lost_when_its_actor_is_out_of_scope() {
     stage.node_dies(1);
     assert!(stage.error(stage.ret(call, 1)).contains("last handle of the actor"));
 }
+
+/// Its arguments are the new attempt's until that is answered.
+#[test]
+fn reply_of_a_process_that_the_actor_has_left_is_too_late() {
+    let mut stage = Stage::new();
+    let (before, after) = (proc_on(1, 5), proc_on(2, 6));
+    let actor = actor(&mut stage, before);
+    let template = stage.template(CallKind::Method { actor, max_pending: -1, group: 0, unordered: false }, 1, 2, false);
+    let call = stage.submit_to(&template, &[], &[]);
+    let changed = |state| FromNode::ActorChanged { actor, state };
+    stage.owner.on_node(0, changed(ActorState::Restarting { cause: Value::inline(b"\x03code=actor_unavailable") }));
+    stage.owner.on_node(0, changed(ActorState::Alive { proc_id: after, incarnation: 1 }));
+    assert_eq!(stage.sent_to(after).len(), 1);
+    stage.reply(before, call, vec![plain(Value::inline(b"\0old"))]);
+    assert!(stage.is_pending(stage.ret(call, 1)));
+    stage.reply(after, call, vec![plain(Value::inline(b"\0new"))]);
+    assert_eq!(stage.owner.value(stage.ret(call, 1)), Some(&Value::inline(b"\0new")));
+}

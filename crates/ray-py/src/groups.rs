@@ -14,7 +14,14 @@ use ray_worker::Library;
 use std::collections::HashMap;
 
 /// A description without a name.
-pub(crate) fn spec_of(bundles: &[HashMap<String, f64>], selectors: Vec<Terms>, strategy: &str, domain: String, detached: bool, soft_node: &[u8]) -> PyResult<GroupSpec> {
+pub(crate) fn spec_of(
+    bundles: &[HashMap<String, f64>],
+    selectors: Vec<Terms>,
+    strategy: &str,
+    domain: String,
+    detached: bool,
+    soft_node: &[u8],
+) -> PyResult<GroupSpec> {
     let packing = Packing::from_name(strategy).ok_or_else(|| PyValueError::new_err(format!("{strategy:?} is no strategy of placement groups")))?;
     let shape = |bundle: &HashMap<String, f64>| Resources::from_f64(bundle.iter().map(|(name, amount)| (name.as_str(), *amount)));
     Ok(GroupSpec {

@@ -115,11 +115,14 @@ impl Process {
                 assert_eq!(id.index(), reader.read + 1, "items of call {} come in order", reader.call);
                 frame.readers[at].read += 1;
                 env.note(self.id, || format!("reads {id:?}"));
-                env.oracle.made.insert(id, Made { path: reader.path, pure: true, ready: true });
+                let value = self.owner.value(id).cloned();
+                env.oracle.made.insert(id, Made { path: reader.path, pure: true, ready: value.is_some() });
                 env.oracle.handle_made(self.id, id);
                 frame.handles.push(Handle { id, view: None });
-                let value = self.owner.value(id).cloned().expect("an item is ready");
-                self.read(env, frame, id, &value);
+                match value {
+                    Some(value) => self.read(env, frame, id, &value),
+                    None => assert!(!env.oracle.lost_nodes.is_empty(), "an item that was not lost with a node is ready"),
+                }
             }
             Next::Over => {
                 let reader = frame.readers.swap_remove(at);

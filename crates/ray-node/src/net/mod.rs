@@ -274,7 +274,9 @@ impl Net {
             Place::Door => return self.let_in(poll, now),
             Place::Caller(number) => return self.hear(poll, now, number),
             Place::Out(index) => self.peers.get_mut(&index).map(|peer| peer.outbound.ready(&me, event, &mut self.events)),
-            Place::In(index) => self.peers.get_mut(&index).map(|peer| peer.hear(&me, &mut self.events, |inbound, events| inbound.ready(&me, event, events, index))),
+            Place::In(index) => {
+                self.peers.get_mut(&index).map(|peer| peer.hear(&me, &mut self.events, |inbound, events| inbound.ready(&me, event, events, index)))
+            }
         };
         self.due = self.due.min(due.unwrap_or(u64::MAX));
     }

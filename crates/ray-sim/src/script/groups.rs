@@ -108,12 +108,14 @@ impl Env {
 }
 
 impl World {
-    /// Its time is over. If its creator is gone, somebody else removes it.
+    /// Its time is over. Its creator removes it, and a driver does, too: the creator's word may be lost with its node.
     pub fn group_ends(&mut self, group: GroupId) {
-        let by = if self.procs.contains_key(&group.owner) { Some(group.owner) } else { self.drivers.first().copied() };
-        let Some(process) = by.and_then(|by| self.procs.get(&by)) else { return };
         self.env.end_group(group);
-        process.to_node(&mut self.env, ToNode::GroupRemove { group });
+        for by in [Some(group.owner), self.drivers.first().copied()].into_iter().flatten() {
+            if let Some(process) = self.procs.get(&by) {
+                process.to_node(&mut self.env, ToNode::GroupRemove { group });
+            }
+        }
     }
 
     /// At the end of the program every group goes.

@@ -280,11 +280,12 @@ impl Owner {
         self.send(at, Peer::Call { call: message }, urgent);
     }
 
-    /// A reply of an actor. Returns whether the call was in flight.
-    pub(super) fn actor_replied(&mut self, call: u64, seq: u64) -> bool {
+    /// A reply of an actor. Returns whether the call was in flight there: what a process said that the actor has left may come late, and by then another one
+    /// has the call and what belongs to it.
+    pub(super) fn actor_replied(&mut self, from: ProcId, call: u64, seq: u64) -> bool {
         let CallKind::Method { actor, .. } = self.tasks[&call].template.kind else { return false };
-        let Some(client) = self.actors.get_mut(&actor) else { return false };
-        client.in_flight.remove(&seq).is_some()
+        let client = self.actors.get_mut(&actor).filter(|client| matches!(client.place, Whereabouts::At(here) if here == from));
+        client.is_some_and(|client| client.in_flight.remove(&seq).is_some())
     }
 
     pub(super) fn actor_changed(&mut self, actor: ActorId, state: ActorState) {

@@ -292,7 +292,7 @@ impl Owner {
         reply.retained.iter().for_each(|id| self.grant(from, *id, 1));
         let known = match self.tasks.get(&call).map(|task| task.place) {
             Some(Place::Lease(_)) => self.lease_replied(now, from, &reply),
-            Some(Place::ActorFlight(seq)) => self.actor_replied(call, seq),
+            Some(Place::ActorFlight(seq)) => self.actor_replied(from, call, seq),
             _ => false,
         };
         match reply.outcome {
