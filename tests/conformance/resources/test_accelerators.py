@@ -65,11 +65,17 @@ def test_accelerator_fractions_share_a_device():
     assert first == second
 
 
-@pytest.mark.parametrize(("resource", "amount"), [("TPU", 0.5), ("TPU", 3), ("neuron_cores", 0.5), ("NPU", 1.5), ("HPU", 0.5), ("RBLN", 1.5)])
+@pytest.mark.parametrize(("resource", "amount"), [("TPU", 0.5), ("TPU", 3), ("neuron_cores", 0.5), ("HPU", 0.5), ("RBLN", 1.5)])
 def test_accelerator_amount_that_no_call_can_get_is_refused(resource, amount):
     """Most devices can't be shared, and chips come in certain numbers."""
     with pytest.raises(ValueError, match=resource):
         ray.remote(seen).options(resources={resource: amount})
+
+
+def test_accelerator_that_is_shared_comes_whole_above_one():
+    """A half of one device is fine; one and a half can't be told to a library."""
+    with pytest.raises(ValueError, match="NPU"):
+        ray.remote(seen).options(resources={"NPU": 1.5})
 
 
 def test_accelerator_chips_are_told_how_they_are_arranged():
