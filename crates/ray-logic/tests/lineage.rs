@@ -2,8 +2,8 @@
 
 mod stage;
 
-use ray_logic::owner::{CallArgs, CallKind, Command, Limits};
-use ray_proto::msg::{ActorState, FromNode, Peer};
+use ray_logic::owner::{ActorOptions, CallArgs, CallKind, Command, Limits};
+use ray_proto::msg::{ActorState, FromNode, Peer, ToNode};
 use ray_proto::{ActorId, ExtentId, NodeIndex, ObjectId, Payload, ProcId, ShmRange, Value};
 
 use stage::*;
@@ -424,4 +424,29 @@ fn reply_of_a_process_that_the_actor_has_left_is_too_late() {
     assert!(stage.is_pending(stage.ret(call, 1)));
     stage.reply(after, call, vec![plain(Value::inline(b"\0new"))]);
     assert_eq!(stage.owner.value(stage.ret(call, 1)), Some(&Value::inline(b"\0new")));
+}
+
+/// A detached actor waits for what its arguments mention. When an argument is lost, only it knows what it will mention when it is back.
+#[test]
+fn creation_that_waits_for_what_a_lost_argument_mentioned_looks_again() {
+    let mut stage = Stage::new();
+    let mentioned = stage.submit(3, &[]);
+    let inner = stage.ret(mentioned, 1);
+    let maker = stage.submit(3, &[]);
+    let argument = Payload { value: on(1, 0), refs: vec![inner] };
+    stage.runs(1, maker, vec![argument]);
+    let actor = stage.owner.new_actor_id();
+    let args = CallArgs { body: Value::inline(b"\0"), body_id: ObjectId::NIL, deps: vec![stage.ret(maker, 1)], nested: vec![] };
+    stage.owner.create_actor(0, actor, ActorOptions { detached: true, ..actor_options() }, args);
+    stage.drop_all(&[inner]);
+    let given = |stage: &mut Stage| {
+        stage.taken().into_iter().find_map(|command| match command {
+            Command::Node(ToNode::ActorCreate { spec, .. }) => Some(spec.given),
+            _ => None,
+        })
+    };
+    assert_eq!(given(&mut stage), None, "the inner value has not come");
+    stage.node_dies(1);
+    stage.runs(2, maker, vec![plain(on(2, 0))]);
+    assert_eq!(given(&mut stage), Some(vec![]), "this time it mentions nothing");
 }

@@ -263,6 +263,8 @@ impl Owner {
         list.extend(more.refs.into_iter().map(Count::Hold));
         // Readers whom nothing counts: a lost container had kept it for them.
         more.fetchers.into_iter().for_each(|(to, request)| self.answer_lost(to, id, request));
+        // So it is with the creation of a detached actor, which waits for what its arguments mention: it looks again for what they mention when they are back.
+        more.dependents.into_iter().for_each(|call| self.dependency_ready(call, id));
         if more.copied {
             self.out.push(Command::Node(ToNode::CopyDone { id }));
         }
