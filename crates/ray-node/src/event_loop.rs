@@ -253,7 +253,7 @@ impl Daemon {
             if bad || filled == Filled::Closed {
                 return self.link_closed(now, id);
             }
-            if filled == Filled::Empty || idle {
+            if filled != Filled::Data || idle {
                 return;
             }
         }

@@ -121,7 +121,10 @@ impl Writer {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filled {
+    /// There may be more.
     Data,
+    /// That was all: it left room in the buffer. What comes from now on is reported by the poll set.
+    Last,
     Empty,
     Closed,
 }
@@ -169,7 +172,10 @@ impl Reader {
                     self.fds.push_back(None);
                 }
                 self.end += read.bytes;
-                Filled::Data
+                match self.end < self.buffer.len() && self.fds.len() == before {
+                    true => Filled::Last,
+                    false => Filled::Data,
+                }
             }
             Err(Errno::AGAIN | Errno::INTR) => Filled::Empty,
             Err(_) => Filled::Closed,
@@ -251,7 +257,7 @@ mod tests {
         writer.queue(&big);
         loop {
             let flushed = writer.flush();
-            while reader.fill() == Filled::Data {}
+            while matches!(reader.fill(), Filled::Data | Filled::Last) {}
             if flushed == Flushed::All {
                 break;
             }

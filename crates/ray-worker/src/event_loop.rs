@@ -222,7 +222,7 @@ impl Engine {
             }
             match filled {
                 Filled::Data => {}
-                Filled::Empty => return Ok(()),
+                Filled::Last | Filled::Empty => return Ok(()),
                 Filled::Closed => return Err(Fate(DAEMON_GONE.into())),
             }
         }
@@ -245,7 +245,7 @@ impl Engine {
             if broken {
                 self.close_direct(peer);
             }
-            if broken || filled == Filled::Empty || idle {
+            if broken || filled != Filled::Data || idle {
                 return;
             }
         }

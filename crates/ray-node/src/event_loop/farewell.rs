@@ -67,7 +67,7 @@ impl Daemon {
             while let Ok(Some(_)) = conn.reader.next_frame() {}
             match filled {
                 Filled::Data => {}
-                Filled::Empty => return,
+                Filled::Last | Filled::Empty => return,
                 Filled::Closed => return self.poll.remove(conn.reader.fd()),
             }
         }

@@ -182,7 +182,7 @@ fn read_answer(line: OwnedFd, deadline: u64) -> Result<Result<Joining, String>, 
             Err(len) => return Ok(Err(format!("a frame of {len} bytes"))),
         }
         match reader.fill() {
-            Filled::Data => {}
+            Filled::Data | Filled::Last => {}
             Filled::Empty => wait(&line, false, deadline)?,
             Filled::Closed => return Err(Errno::CONNRESET),
         }

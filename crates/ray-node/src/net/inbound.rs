@@ -87,8 +87,9 @@ impl Open {
     /// False: the connection is closed. Err: these are no frames.
     fn read(&mut self, handled: &mut u64, events: &mut Vec<NetEvent>, from: NodeIndex) -> Result<bool, String> {
         for _ in 0..READS {
-            match self.reader.fill() {
-                Filled::Data => {}
+            let filled = self.reader.fill();
+            match filled {
+                Filled::Data | Filled::Last => {}
                 Filled::Empty => return Ok(true),
                 Filled::Closed => return Ok(false),
             }
@@ -98,6 +99,9 @@ impl Open {
                 let message = decode::<NodeMessage>(bytes).map_err(|error| error.to_string())?;
                 *handled += 4 + bytes.len() as u64;
                 events.push(NetEvent::Message { from, message });
+            }
+            if filled == Filled::Last {
+                break;
             }
         }
         Ok(true)
