@@ -97,6 +97,7 @@ SUBJECTS: list[tuple[str, str, dict[str, str]]] = [
             "cluster_broadcast_100mb_to_3": "100 MB to three",
             "cluster_node_death_detect": "a dead node noticed",
             "cluster_lost_object_ready_after_node_kill": "a lost object is back",
+            "cluster_reconstruct_1000_objects": "1,000 lost objects made again",
         },
     ),
 ]

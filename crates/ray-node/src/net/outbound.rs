@@ -159,6 +159,11 @@ impl Outbound {
         self.backlog.base() < self.backlog.end()
     }
 
+    /// Since when something written waits to be handled. What was queued in this turn of the loop is not written yet.
+    fn waits_since(&self) -> Option<u64> {
+        (self.has_work() && self.progress_at > 0).then_some(self.progress_at)
+    }
+
     /// Write what is queued, connecting first if need be. When to `tick`.
     pub(super) fn flush(&mut self, me: &Identity<'_>, events: &mut Vec<NetEvent>) -> u64 {
         if matches!(self.state, State::Idle) && self.has_work() {
@@ -335,7 +340,7 @@ impl Outbound {
                 self.failures += 1;
                 self.connect(me, events);
             }
-            State::Live { line, .. } if self.has_work() && me.now >= self.progress_at + STALLED_US => {
+            State::Live { line, .. } if self.waits_since().is_some_and(|since| me.now >= since + STALLED_US) => {
                 let stalled = |health: Health| health.repeats && health.silent_us >= STALLED_US.max(4 * health.round_trip_us);
                 if tcp::health(line.fd()).is_ok_and(stalled) {
                     self.broke(me.now, Break::Lost, events);
@@ -368,8 +373,8 @@ impl Outbound {
         match &self.state {
             State::Waiting { until } => *until,
             State::Connecting { deadline, .. } | State::Shaking { deadline, .. } | State::Opening { deadline, .. } => *deadline,
-            State::Live { .. } if self.has_work() => self.progress_at + SILENT_US,
-            State::Live { .. } | State::Idle | State::Over => u64::MAX,
+            State::Live { .. } => self.waits_since().map_or(u64::MAX, |since| since + SILENT_US),
+            State::Idle | State::Over => u64::MAX,
         }
     }
 
