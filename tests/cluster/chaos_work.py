@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import ray
+from ray.util.state import explain
 from support.gates import Tally
 
 GET_S = 90.0
@@ -30,6 +31,15 @@ class WrongResult(Exception):
 def check(right: bool, what: str) -> None:
     if not right:
         raise WrongResult(what)
+
+
+def get(refs: list[Any]) -> list[Any]:
+    """The values. What does not come in time is told with what it waits for."""
+    try:
+        return ray.get(refs, timeout=GET_S)
+    except ray.exceptions.GetTimeoutError as late:
+        _, missing = ray.wait(refs, num_returns=len(refs), timeout=0)
+        raise WrongResult(f"{late}; {len(missing)} have not come; the first: " + "".join(str(explain(ref)) for ref in missing[:1])) from late
 
 
 # --- shuffle ----------------------------------------------------------------------------------------------------------------
@@ -54,7 +64,7 @@ def shuffle(seed: int) -> Callable[[int], int]:
     def one_round(number: int) -> int:
         seeds = [seed + number * MAPS + i for i in range(MAPS)]
         split_up = [split.remote(one) for one in seeds]
-        merged = ray.get([merge.remote(*[parts[r] for parts in split_up]) for r in range(REDUCES)], timeout=GET_S)
+        merged = get([merge.remote(*[parts[r] for parts in split_up]) for r in range(REDUCES)])
         everything = np.concatenate([keys(one) for one in seeds])
         for part, got in enumerate(merged):
             check(np.array_equal(got, np.sort(everything[everything % REDUCES == part])), f"shuffle {number}, part {part}")
@@ -105,7 +115,7 @@ def actors(seed: int, folder: Path) -> Callable[[int], int]:
     def one_round(number: int) -> int:
         for i in range(ACTORS):
             sizes = random.integers(0, 20_000, CALLS)
-            answers = ray.get([members[i].add.remote(b"x" * int(size)) for size in sizes], timeout=GET_S)
+            answers = get([members[i].add.remote(b"x" * int(size)) for size in sizes])
             for (incarnation, value, length), size in zip(answers, sizes, strict=True):
                 expected = last[i][1] + 1 if incarnation == last[i][0] else 1
                 check((value, length) == (expected, size), f"round {number}: member {i} counted {value}, not {expected}, in {incarnation} after {last[i]}")
@@ -135,7 +145,7 @@ def chain(seed: int) -> Callable[[int], int]:
         for i in range(STEPS):
             ref = step.remote(ref, i)
             right = advance(right, i)
-        check(np.array_equal(ray.get(ref, timeout=GET_S), right), f"chain {number}")
+        check(np.array_equal(get([ref])[0], right), f"chain {number}")
         return STEPS
 
     return one_round

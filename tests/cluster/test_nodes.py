@@ -11,7 +11,8 @@ from ray.cluster_utils import Cluster
 from ray.exceptions import ActorUnschedulableError, TaskUnschedulableError
 from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 from ray.util.scheduling_strategies import DoesNotExist, Exists, In, NodeAffinitySchedulingStrategy, NodeLabelSchedulingStrategy, NotIn
-from support import wait_for
+from ray.util.state import explain
+from support import Gate, wait_for
 from support.processes import is_alive, tree_pids
 
 pytestmark = pytest.mark.limit(40)
@@ -122,6 +123,45 @@ def test_soft_labels_choose_where_there_is_a_choice(cluster, other):
     assert ray.get(where.options(scheduling_strategy=wish).remote()) == other.node_id
     vain = NodeLabelSchedulingStrategy({}, soft={"zone": In("nowhere")})
     assert ray.get(where.options(scheduling_strategy=vain).remote()) in (cluster.head_node.node_id, other.node_id)
+
+
+def test_fallbacks_are_tried_in_their_order(cluster, other):
+    """The first set of labels with room, and a later one rather than none."""
+    first, second = cluster.head_node.node_id, other.node_id
+
+    wish = {"label_selector": {"zone": "b"}, "fallback_strategy": [{"label_selector": {"zone": "a"}}]}
+    holders = [Where.options(num_cpus=1, **wish).remote() for _ in range(3)]
+    assert ray.get([holder.node.remote() for holder in holders]) == [second, second, first]
+    del holders
+    wait_for(lambda: ray.available_resources()["CPU"] == 3, 10.0, "room on both nodes again")
+
+    def chosen(selector, *fallbacks):
+        options = {"label_selector": selector, "fallback_strategy": [{"label_selector": one} for one in fallbacks]}
+        actor = Where.options(**options).remote()
+        return {ray.get(where.options(**options).remote()), ray.get(actor.node.remote())}
+
+    assert chosen({"zone": "b"}, {"zone": "a"}) == {second}
+    assert chosen({"zone": "x"}, {"zone": "b"}) == {second}
+    assert chosen({"zone": "x"}, {"disk": "none"}, {"zone": "a"}) == {first}
+    assert chosen({"zone": "x"}, {}) <= {first, second}
+    never = where.options(label_selector={"zone": "x"}, fallback_strategy=[{"label_selector": {"zone": "y"}}]).remote()
+    assert "2 without label zone=x, or label zone=y" in wait_for(lambda: (found := explain(never).text) and "zone" in found and found, 5.0)
+
+
+def test_what_runs_elsewhere_is_explained(cluster, other, tmp_path):
+    """The worker is on another node, which is asked."""
+    gate = Gate(tmp_path / "gate")
+
+    @ray.remote
+    def hold(gate):
+        gate.pass_through()
+
+    held = hold.options(label_selector={"zone": "b"}).remote(gate)
+    wait_for(gate.pids, 10.0, "the task is running")
+    text = explain(held).text
+    gate.open()
+    assert ray.get(held) is None
+    assert "runs hold" in text and "not known" not in text, text
 
 
 def test_spread_uses_every_node(cluster, other):

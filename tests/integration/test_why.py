@@ -129,6 +129,18 @@ def test_argument_that_is_late_is_followed(gate):
     ray.get(last)
 
 
+def test_long_line_of_calls_is_told_by_its_ends(gate):
+    """Of a hundred steps, each of which waits for the one before, only what holds up the first is of interest."""
+    step = pass_through.remote(gate)
+    for _ in range(100):
+        step = identity.remote(step)
+    (pid,) = arrived(gate)
+    text = explain(step).text
+    assert "a line of 99 calls" in text and f"(pid {pid}) holds {{CPU: 1}} runs pass_through" in text and text.count("\n") < 12, text
+    gate.open()
+    ray.get(step)
+
+
 def test_actor_whose_constructor_lacks_an_argument_says_so(gate):
     """An actor that is not created yet, and a call to it, are traced to the missing argument."""
     actor = Worker.remote(pass_through.remote(gate))

@@ -39,16 +39,27 @@ class NodeId:
         ({"scheduling_strategy": NodeAffinitySchedulingStrategy(NodeId(), True)}, ("node", bytes.fromhex(NODE), True)),
         (
             {"scheduling_strategy": NodeLabelSchedulingStrategy({"a": In("x", "y"), "b": NotIn("z")}, soft={"c": Exists(), "d": DoesNotExist()})},
-            ("labels", [("a", ["x", "y"], False), ("b", ["z"], True)], [("c", [], False), ("d", [], True)]),
+            (
+                "labels",
+                [
+                    [("a", ["x", "y"], False), ("b", ["z"], True), ("c", [], False), ("d", [], True)],
+                    [("a", ["x", "y"], False), ("b", ["z"], True)],
+                ],
+            ),
         ),
-        ({"scheduling_strategy": NodeLabelSchedulingStrategy({}, soft={"c": Exists()})}, ("labels", [], [("c", [], False)])),
-        ({"label_selector": {"a": "x"}}, ("labels", [("a", ["x"], False)], [])),
-        ({"label_selector": {"a": "!x"}}, ("labels", [("a", ["x"], True)], [])),
-        ({"label_selector": {"a": "in(x, y)"}}, ("labels", [("a", ["x", "y"], False)], [])),
-        ({"label_selector": {"a": "!in(x,y)"}}, ("labels", [("a", ["x", "y"], True)], [])),
-        ({"label_selector": {"a": ""}}, ("labels", [("a", [""], False)], [])),
-        ({"label_selector": {"ray.io/node-id": NODE}}, ("labels", [("ray.io/node-id", [NODE], False)], [])),
-        ({"label_selector": {"a": "x"}, "scheduling_strategy": "SPREAD"}, ("labels", [("a", ["x"], False)], [])),
+        ({"scheduling_strategy": NodeLabelSchedulingStrategy({}, soft={"c": Exists()})}, ("labels", [[("c", [], False)], []])),
+        ({"label_selector": {"a": "x"}}, ("labels", [[("a", ["x"], False)]])),
+        ({"label_selector": {"a": "!x"}}, ("labels", [[("a", ["x"], True)]])),
+        ({"label_selector": {"a": "in(x, y)"}}, ("labels", [[("a", ["x", "y"], False)]])),
+        ({"label_selector": {"a": "!in(x,y)"}}, ("labels", [[("a", ["x", "y"], True)]])),
+        (
+            {"label_selector": {"a": "x"}, "fallback_strategy": [{"label_selector": {"b": "y"}}, {"label_selector": None}]},
+            ("labels", [[("a", ["x"], False)], [("b", ["y"], False)], []]),
+        ),
+        ({"fallback_strategy": [{"label_selector": {"b": "y"}}]}, ("default",)),
+        ({"label_selector": {"a": ""}}, ("labels", [[("a", [""], False)]])),
+        ({"label_selector": {"ray.io/node-id": NODE}}, ("labels", [[("ray.io/node-id", [NODE], False)]])),
+        ({"label_selector": {"a": "x"}, "scheduling_strategy": "SPREAD"}, ("labels", [[("a", ["x"], False)]])),
     ],
 )
 def test_options_become_what_the_engine_is_told(options: dict, told: tuple) -> None:

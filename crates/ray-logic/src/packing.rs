@@ -206,7 +206,7 @@ pub fn why_not(spec: &GroupSpec, members: &Members, free: &Free, fixed: &BTreeMa
 fn never(spec: &GroupSpec, members: &Members, wanted: &Resources) -> String {
     for (bundle, shape) in spec.bundles.iter().enumerate() {
         let hard = spec.selectors.get(bundle).cloned().unwrap_or_default();
-        let strategy = if hard.is_empty() { Strategy::DEFAULT } else { Strategy::Labels { hard, soft: vec![] } };
+        let strategy = if hard.is_empty() { Strategy::DEFAULT } else { Strategy::Labels { any: vec![hard] } };
         if let Some(text) = explain(shape, &strategy, members) {
             return format!("its bundle {bundle} fits on no node: {}", text.lines().next().unwrap_or_default());
         }

@@ -2,7 +2,7 @@
 
 use ray_proto::cluster::{LabelTerm, NodeInfo};
 use ray_proto::{hex, NodeIndex, Resources, Strategy, UNIT};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Living nodes, by index.
 pub type Members = BTreeMap<NodeIndex, NodeInfo>;
@@ -15,19 +15,26 @@ const PACKED_PERMILLE: i64 = 500;
 pub struct Choice {
     /// Nodes that may take it, whether their resources would do or not.
     pub allowed: Vec<NodeIndex>,
-    /// Those of them to try before all others.
-    pub preferred: Vec<NodeIndex>,
+    /// Those of them to try before all others, group by group.
+    pub tiers: Vec<Vec<NodeIndex>>,
     /// In turn, instead of one after another.
     pub spread: bool,
     /// It names a node that is not there: nothing that comes will change that.
     pub hopeless: bool,
 }
 
+impl Choice {
+    /// The lower, the sooner a node is tried.
+    pub fn tier(&self, node: NodeIndex) -> usize {
+        self.tiers.iter().position(|tier| tier.contains(&node)).unwrap_or(self.tiers.len())
+    }
+}
+
 pub fn choose(strategy: &Strategy, shape: &Resources, members: &Members) -> Choice {
     let all = || members.keys().copied().collect::<Vec<_>>();
     match strategy {
         Strategy::Default {} => Choice { allowed: all(), ..Choice::default() },
-        Strategy::Near { node } => Choice { allowed: all(), preferred: vec![*node], ..Choice::default() },
+        Strategy::Near { node } => Choice { allowed: all(), tiers: vec![vec![*node]], ..Choice::default() },
         Strategy::Spread {} => Choice { allowed: all(), spread: true, ..Choice::default() },
         Strategy::Node { node_id, soft } => match members.values().find(|info| info.node_id == *node_id) {
             // Compat: a soft one stays with its node as long as that could ever do it.
@@ -37,11 +44,11 @@ pub fn choose(strategy: &Strategy, shape: &Resources, members: &Members) -> Choi
         },
         // Only the group's bundles take it: head/groups.rs, node/groups.rs.
         Strategy::Group { .. } => Choice::default(),
-        Strategy::Labels { hard, soft } => {
-            let meet = |terms: &[LabelTerm]| members.values().filter(|info| terms.iter().all(|term| info.meets(term))).map(|info| info.index).collect();
-            let allowed: Vec<NodeIndex> = meet(hard);
-            let preferred: Vec<NodeIndex> = if soft.is_empty() { vec![] } else { meet(soft) };
-            Choice { preferred: preferred.into_iter().filter(|index| allowed.contains(index)).collect(), allowed, ..Choice::default() }
+        Strategy::Labels { any } => {
+            let meet = |terms: &Vec<LabelTerm>| members.values().filter(|info| terms.iter().all(|term| info.meets(term))).map(|info| info.index).collect();
+            let tiers: Vec<Vec<NodeIndex>> = any.iter().map(meet).collect();
+            let allowed: BTreeSet<NodeIndex> = tiers.iter().flatten().copied().collect();
+            Choice { allowed: allowed.into_iter().collect(), tiers, ..Choice::default() }
         }
     }
 }
@@ -90,7 +97,10 @@ fn lacking(name: &str, need: i64, allowed: &[NodeIndex], members: &Members) -> O
 
 fn unlike_text(strategy: &Strategy) -> String {
     match strategy {
-        Strategy::Labels { hard, .. } => format!("without {}", hard.iter().map(term_text).collect::<Vec<_>>().join(" and ")),
+        Strategy::Labels { any } => {
+            let all_of = |terms: &Vec<LabelTerm>| terms.iter().map(term_text).collect::<Vec<_>>().join(" and ");
+            format!("without {}", any.iter().map(all_of).collect::<Vec<_>>().join(", or "))
+        }
         _ => "not asked for".to_owned(),
     }
 }
@@ -136,8 +146,22 @@ mod tests {
         let shape = Resources::from_f64([("GPU", 8.0)]);
         assert_eq!(explain(&shape, &Strategy::DEFAULT, &nodes), None);
         let hard = vec![LabelTerm { key: "zone".into(), values: vec!["a".into()], absent: false }];
-        let text = explain(&shape, &Strategy::Labels { hard, soft: vec![] }, &nodes).expect("none can");
+        let text = explain(&shape, &Strategy::Labels { any: vec![hard] }, &nodes).expect("none can");
         assert!(text.contains("3 nodes: 2 lack GPU (need 8, best 6); 1 without label zone=a"), "{text}");
+    }
+
+    #[test]
+    fn labels_are_tried_one_set_after_another() {
+        let nodes = members(&[(1.0, 0.0, "a"), (1.0, 0.0, "b"), (1.0, 0.0, "c")]);
+        let zone = |name: &str| vec![LabelTerm { key: "zone".into(), values: vec![name.into()], absent: false }];
+        let chosen = |any: Vec<Vec<LabelTerm>>| choose(&Strategy::Labels { any }, &Resources::default(), &nodes);
+        let choice = chosen(vec![zone("b"), zone("a")]);
+        assert_eq!((choice.allowed.clone(), choice.tier(NodeIndex(1)), choice.tier(NodeIndex(0))), (vec![NodeIndex(0), NodeIndex(1)], 0, 1));
+        let choice = chosen(vec![zone("x"), vec![]]);
+        assert_eq!((choice.allowed.len(), choice.tier(NodeIndex(2))), (3, 1), "no condition: every node");
+        let impossible = Strategy::Labels { any: vec![zone("x"), zone("y")] };
+        let text = explain(&Resources::default(), &impossible, &nodes).expect("none can");
+        assert!(text.contains("3 without label zone=x, or label zone=y"), "{text}");
     }
 
     #[test]

@@ -111,8 +111,8 @@ wire_enum! {
         2 = Spread {},
         /// That node. `soft`: another one when that is dead.
         3 = Node { node_id: Blob, soft: bool },
-        /// Nodes whose labels meet every term of `hard`; those first that meet `soft`, too.
-        4 = Labels { hard: Vec<LabelTerm>, soft: Vec<LabelTerm> },
+        /// Nodes whose labels meet every term of one of these; the earlier the one, the better.
+        4 = Labels { any: Vec<Vec<LabelTerm>> },
         /// In that bundle of a placement group, or (-1) in any of its bundles. `capture`: what it starts goes to the group, too.
         5 = Group { group: GroupId, bundle: i32, capture: bool },
     }

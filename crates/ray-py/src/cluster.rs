@@ -25,7 +25,7 @@ pub(crate) fn as_f64(amounts: &Resources) -> HashMap<String, f64> {
     amounts.0.iter().map(|(name, amount)| (name.clone(), *amount as f64 / UNIT as f64)).collect()
 }
 
-/// Where a call or an actor may go, as Python says it: ("default",), ("spread",), ("node", id, soft), ("labels", hard, soft) or
+/// Where a call or an actor may go, as Python says it: ("default",), ("spread",), ("node", id, soft), ("labels", any) or
 /// ("group", id, bundle, capture).
 pub(crate) struct Where(pub Strategy);
 
@@ -41,12 +41,11 @@ impl FromPyObject<'_, '_> for Where {
     fn extract(value: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
         let parts = value.cast::<PyTuple>()?;
         let kind: String = parts.get_item(0)?.extract()?;
-        let terms = |at: usize| -> PyResult<Vec<LabelTerm>> { Ok(terms_of(parts.get_item(at)?.extract()?)) };
         Ok(Where(match kind.as_str() {
             "default" => Strategy::DEFAULT,
             "spread" => Strategy::Spread {},
             "node" => Strategy::Node { node_id: parts.get_item(1)?.extract::<Vec<u8>>()?.into(), soft: parts.get_item(2)?.extract()? },
-            "labels" => Strategy::Labels { hard: terms(1)?, soft: terms(2)? },
+            "labels" => Strategy::Labels { any: parts.get_item(1)?.extract::<Vec<Terms>>()?.into_iter().map(terms_of).collect() },
             "group" => Strategy::Group {
                 group: GroupId::from_bytes(&parts.get_item(1)?.extract::<[u8; 18]>()?),
                 bundle: parts.get_item(2)?.extract()?,

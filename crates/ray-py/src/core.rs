@@ -112,9 +112,9 @@ impl Core {
     }
 
     /// Block until `need` of `ids` are ready. False: the time is over.
-    fn block(&self, py: Python<'_>, ids: &[ObjectId], need: usize, timeout_s: Option<f64>) -> PyResult<bool> {
+    fn block(&self, py: Python<'_>, ids: &[ObjectId], need: usize, until: Option<u64>) -> PyResult<bool> {
         let start = |call| self.library.wait_start(ids, need, call).map_err(|failure| self.failure(py, failure));
-        block(py, &self.library, ids, deadline(timeout_s), start)
+        block(py, &self.library, ids, until, start)
     }
 }
 
@@ -378,11 +378,13 @@ impl Core {
 
     fn get<'py>(&self, py: Python<'py>, refs: &Bound<'py, PyAny>, timeout_s: Option<f64>) -> PyResult<Bound<'py, PyList>> {
         let ids = ids_of(&self.library, refs)?;
+        let mut until = None;
         let found = loop {
             if let Some(found) = self.library.values(&ids) {
                 break found;
             }
-            if !self.block(py, &ids, ids.len(), timeout_s)? {
+            until = until.or_else(|| deadline(timeout_s));
+            if !self.block(py, &ids, ids.len(), until)? {
                 let ready = self.library.ready_among(&ids, ids.len()).len();
                 let text = format!(
                     "get timed out after {} s: {ready} of {} objects are ready\nhint: ray.util.state.explain(ref) says what it waits for",
@@ -415,8 +417,11 @@ impl Core {
             return Err(PyValueError::new_err("ray.wait takes different ObjectRefs, got duplicates\nhint: pass list(set(refs))"));
         }
         let mut ready = self.library.ready_among(&ids, num_returns);
-        if ready.len() < num_returns {
-            self.block(py, &ids, num_returns, timeout_s)?;
+        let (mut until, mut in_time) = (None, true);
+        // Again, since one that was ready may be lost with its node before it is looked at.
+        while ready.len() < num_returns && in_time {
+            until = until.or_else(|| deadline(timeout_s));
+            in_time = self.block(py, &ids, num_returns, until)?;
             self.library.check().map_err(|failure| self.failure(py, failure))?;
             ready = self.library.ready_among(&ids, num_returns);
         }

@@ -24,6 +24,8 @@ NODE = 0
 NAMED = 6
 """Members of a list that are told one by one; the others are counted."""
 DEEPEST = 40
+SHORT_LINE = 3
+"""Calls that wait for each other in a row and are told one by one."""
 _INDEX_BYTES = 4
 
 
@@ -169,8 +171,11 @@ class _Walk:
             self._cause(depth, f"a circle: {ring}. Each waits for the next, so none of them can go on.")
             self._say(depth, "hint: don't wait inside these calls for each other: pass the reference on, or make the actor async or threaded")
             return False
-        if key in self._told or depth > DEEPEST:
+        if key in self._told:
             self._say(depth, f"{label}: see above")
+            return False
+        if depth > DEEPEST:
+            self._say(depth, "and so on: it goes deeper than is told here")
             return False
         self._told.add(key)
         self._path.append((key, member))
@@ -237,7 +242,7 @@ class _Walk:
             self._say(depth + 1, f"it was cancelled{how} {_age(fact['age_us'])} ago by {fact['by']}, and goes on until its code notices")
         for fact in kinds.get("needs_arguments", []):
             self._say(depth + 1, "it waits for its arguments:")
-            self._objects(fact["missing"], depth + 2)
+            self._arguments(fact["missing"], depth + 2)
         for fact in kinds.get("needs_worker", []):
             self._needs_worker(_owner_of(object_id), fact, depth + 1)
         for fact in kinds.get("at_worker", []):
@@ -248,6 +253,23 @@ class _Walk:
             before = f" behind {fact['ahead']} other calls of the same caller" if fact["ahead"] else ""
             self._say(depth + 1, f"it {'was sent to' if fact['sent'] else 'waits for'} its actor{before}:")
             self.actor(fact["actor"], depth + 2)
+
+    def _arguments(self, missing: list[bytes], depth: int) -> None:
+        """Of a long line of calls, each of which waits for the one before, only the first is told: what it waits for holds up the others."""
+        line = missing[:1]
+        while len(missing) == 1 and (before := self._only_argument(line[-1])) is not None and before not in line:
+            line.append(before)
+        if len(missing) > 1 or len(line) <= SHORT_LINE or line[-1] == line[0]:
+            return self._objects(missing, depth)
+        self._told.update(("object", one) for one in line[:-1])
+        self._say(depth, f"a line of {len(line) - 1} calls, each of which waits for the one before it, down to:")
+        self.object(line[-1], depth)
+
+    def _only_argument(self, object_id: bytes) -> bytes | None:
+        owner = _owner_of(object_id)
+        facts = self._ask(owner, "object", object_id) if self._reachable(owner) else None
+        missing = [one for fact in _by_kind(facts or []).get("needs_arguments", []) for one in fact["missing"]]
+        return missing[0] if len(missing) == 1 else None
 
     def _objects(self, ids: list[bytes], depth: int) -> None:
         for one in ids[:NAMED]:

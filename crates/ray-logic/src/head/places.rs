@@ -92,7 +92,6 @@ impl Head {
             spec.to_place.fits_in(&free) && spec.held.fits_in(&free)
         };
         let score = |index: &NodeIndex| {
-            let liked = choice.preferred.contains(index);
             let own = *index == id.owner.node() && !choice.spread;
             let room = has_room(index);
             let view = &self.views[index];
@@ -102,7 +101,7 @@ impl Head {
                 rank(&self.members[index].total, &view.available)
             };
             let line = self.line_at(*index);
-            (!room, !liked, if room { 0 } else { line }, !own, if choice.spread { line } else { 0 }, load, *index)
+            (!room, choice.tier(*index), if room { 0 } else { line }, !own, if choice.spread { line } else { 0 }, load, *index)
         };
         let candidates = choice.allowed.iter().filter(feasible).filter(|index| but.is_none_or(|but| **index != but && has_room(index)));
         candidates.min_by_key(|index| score(index)).copied()

@@ -5,7 +5,7 @@
 //! 2. Only wants of our own processes are delegated; a stranger's is served here or waits here.
 
 use super::Node;
-use crate::placing::{choose, explain, rank};
+use crate::placing::{choose, explain, rank, Choice};
 use ray_proto::groups::Within;
 use ray_proto::msg::{FromNode, ToNode};
 use ray_proto::{ClassId, NodeIndex, ProcId, Strategy};
@@ -74,7 +74,7 @@ impl Node {
         match (feasible.is_empty(), choice.spread) {
             (true, _) => Plan::from([(me, want.wanted())]),
             (_, true) => self.deal(owner, class, &feasible),
-            _ => self.fill(owner, class, &feasible, &choice.preferred),
+            _ => self.fill(owner, class, &feasible, &choice),
         }
     }
 
@@ -117,14 +117,14 @@ impl Node {
         plan
     }
 
-    /// One node after another: those preferred, this one, those little used, the others; what finds no room waits here, or where it can.
-    fn fill(&self, owner: ProcId, class: ClassId, feasible: &[NodeIndex], preferred: &[NodeIndex]) -> Plan {
+    /// One node after another: those to be tried before others, this one, those little used, the others; what finds no room waits here, or where it can.
+    fn fill(&self, owner: ProcId, class: ClassId, feasible: &[NodeIndex], choice: &Choice) -> Plan {
         let want = &self.wants[&(owner, class)];
         let me = self.config.index;
         let mut order = feasible.to_vec();
         order.sort_by_key(|node| {
             let load = self.peers.views.get(node).map_or(1000, |view| rank(&self.peers.members[node].total, &view.available));
-            (!preferred.contains(node), *node != me, load, *node)
+            (choice.tier(*node), *node != me, load, *node)
         });
         let (mut plan, mut left) = (Plan::new(), want.wanted());
         for node in &order {

@@ -367,6 +367,10 @@ impl Node {
             ToNode::Watch { proc_id } => self.watch(from, proc_id),
             ToNode::Freed { ids } => self.objects_freed(now, from, ids),
             ToNode::Ask { token, subject: Subject::Records { slot, .. } } => self.out.push(NodeCommand::ReadRecords { to: from, token, slot }),
+            ToNode::Ask { token, subject: subject @ Subject::Process { .. } } => {
+                let facts = self.report(&subject, &[]);
+                self.answer(from, token, facts);
+            }
             message => self.ask_head(from, message),
         }
     }
@@ -415,6 +419,7 @@ fn concerned(message: &ToNode) -> Option<NodeIndex> {
         ToNode::FreeRange { range } => Some(range.extent.node()),
         ToNode::Watch { proc_id } => Some(proc_id.node()),
         ToNode::Ask { subject: Subject::Records { node, .. }, .. } => Some(*node),
+        ToNode::Ask { subject: Subject::Process { proc_id }, .. } => Some(proc_id.node()),
         _ => None,
     }
 }

@@ -13,9 +13,17 @@ impl Node {
     /// Answers a question of a process of ours. `stopped`: processes in state T, as the shell sees it.
     pub fn asked(&mut self, now: Time, from: ProcId, token: u64, subject: &Subject, stopped: &[ProcId]) {
         self.now = now;
-        if let Subject::Records { node, .. } = subject {
-            return match self.death_of(*node) {
-                Some(_) => self.answer(from, token, vec![Fact::Unknown {}]),
+        let elsewhere = match subject {
+            Subject::Records { node, .. } => Some((*node, Fact::Unknown {})),
+            Subject::Process { proc_id } if proc_id.node() != self.config.index => {
+                let how = self.death_of(proc_id.node()).unwrap_or_default();
+                Some((proc_id.node(), Fact::Died { proc_id: *proc_id, how }))
+            }
+            _ => None,
+        };
+        if let Some((node, if_dead)) = elsewhere {
+            return match self.death_of(node) {
+                Some(_) => self.answer(from, token, vec![if_dead]),
                 None => self.request(now, from, ToNode::Ask { token, subject: subject.clone() }),
             };
         }

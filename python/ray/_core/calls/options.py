@@ -6,7 +6,7 @@ nothing is ignored silently. Checks run when decorating and at `.options()`, nev
 
 from __future__ import annotations
 
-from ray._core.calls.strategies import check_label_selector, check_placement_group, check_strategy
+from ray._core.calls.strategies import check_fallbacks, check_label_selector, check_placement_group, check_strategy
 from ray._core.cluster.accelerators import RESOURCES as DEVICES
 from ray._core.cluster.accelerators import check_amount
 from ray._core.environment import check_runtime_env
@@ -156,12 +156,6 @@ def _later(unset: tuple[Any, ...]) -> Check:
     return check
 
 
-def _fallback(name: str, value: Any) -> None:
-    if value and not all(isinstance(item, dict) for item in value):
-        raise ValueError(f"each item of {name} must be a dict, got {value!r}")
-    _later((None, []))(name, value)
-
-
 def _no_store_memory(name: str, _value: Any) -> None:
     raise ValueError(f"{name} can't be set for tasks")
 
@@ -184,7 +178,7 @@ _SHARED: dict[str, Option] = {
     "_labels": Option((dict, _NONE), None, _later((None, {}))),
     "accelerator_type": Option(_STR),
     "enable_task_events": Option((bool,), True),
-    "fallback_strategy": Option((list, _NONE), None, _fallback),
+    "fallback_strategy": Option((list, _NONE), None, check_fallbacks),
     "label_selector": Option((dict, _NONE), None, check_label_selector),
     "memory": Option(_NUMBER, None, _count(0)),
     "name": Option(_STR),

@@ -1,7 +1,8 @@
 """Where calls and actors may go: the strategy classes (`ray.util.scheduling_strategies`), label selectors, and what the engine is told.
 
-The engine's form is a tuple: ("default",), ("spread",), ("node", node id as bytes, soft), ("group", id as bytes, bundle, capture) or ("labels", hard, soft), where hard and soft are lists of
-conditions (label, values, absent). A condition holds if the node's label is one of the values, or is there at all if there are none; `absent` turns it round.
+The engine's form is a tuple: ("default",), ("spread",), ("node", node id as bytes, soft), ("group", id as bytes, bundle, capture) or ("labels", any), where `any` is a list
+of lists of conditions (label, values, absent): all of one of them must hold, the earlier the better. A condition holds if the node's label is one of the values, or is there at all
+if there are none; `absent` turns it round.
 """
 
 from __future__ import annotations
@@ -190,10 +191,10 @@ class NodeLabelSchedulingStrategy(_ByFields):
         self.hard = hard
         self.soft = soft
 
-    def conditions(self) -> tuple[list[Condition], list[Condition]]:
+    def conditions(self) -> list[list[Condition]]:
         """What the engine is told."""
         hard, soft = ([value.condition(key) for key, value in (part or {}).items()] for part in (self.hard, self.soft))
-        return hard, soft
+        return [hard + soft, hard] if soft else [hard]
 
 
 def _check_conditions(name: str, conditions: Any) -> None:
@@ -245,6 +246,22 @@ def check_label_selector(name: str, value: Any) -> None:
         ValueError: It does not say which labels and values.
     """
     selected(name, value)
+
+
+def check_fallbacks(name: str, value: Any) -> None:
+    """Check the option `fallback_strategy`.
+
+    Raises:
+        ValueError: Its items are no dicts that say which labels.
+    """
+    for at, item in enumerate(value or []):
+        if not isinstance(item, dict) or not item:
+            raise ValueError(f'{name}[{at}] must be a dict such as {{"label_selector": {{"zone": "a"}}}}, got {item!r}')
+        if unknown := [key for key in item if key != "label_selector"]:
+            raise ValueError(f'{name}[{at}] can only have "label_selector", got {", ".join(map(repr, unknown))}')
+        if not isinstance(item["label_selector"], (dict, type(None))):
+            raise ValueError(f'{name}[{at}]["label_selector"] must be a dict, got {item["label_selector"]!r}')
+        selected(f'{name}[{at}]["label_selector"]', item["label_selector"])
 
 
 def selected(name: str, selector: Mapping[str, str] | None) -> list[Condition]:
@@ -307,11 +324,12 @@ def strategy_of(options: Mapping[str, Any], context: Callable[[], Mapping[str, A
         captures = bool(context()["captures_children"] if capture is None else capture)
         return "group", place.placement_group.id.binary(), place.placement_group_bundle_index, captures
     if conditions:
-        return "labels", conditions, []
+        fallbacks = options.get("fallback_strategy") or []
+        return "labels", [conditions, *(selected("fallback_strategy", item["label_selector"]) for item in fallbacks)]
     if isinstance(strategy, NodeAffinitySchedulingStrategy):
         return "node", strategy.node_bytes(), bool(strategy.soft)
     if isinstance(strategy, NodeLabelSchedulingStrategy):
-        return ("labels", *strategy.conditions())
+        return "labels", strategy.conditions()
     return ("spread",) if strategy == "SPREAD" else DEFAULT
 
 
