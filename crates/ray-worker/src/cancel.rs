@@ -159,7 +159,7 @@ impl Core {
                     }
                     false => {
                         let group = self.running_group(from, task).unwrap_or(0);
-                        self.desks[group].arrived += 1;
+                        self.arrived[group] += 1;
                         self.feed(from, task);
                     }
                 }

@@ -282,10 +282,9 @@ impl Engine {
 
     fn ring(&mut self) {
         for ring in self.rings.drain(..) {
-            if ring.sleepers > 0 {
+            if self.library.stations.of(ring.group).ring(ring.calls) {
                 self.library.note_woken();
             }
-            self.library.stations.of(ring.group).ring(ring.calls.min(ring.sleepers));
         }
     }
 
@@ -431,7 +430,7 @@ impl Core {
                 }
                 let group = self.group_of(from, template);
                 match self.exec.push(group, queued) {
-                    None => self.desks[group].arrived += 1,
+                    None => self.arrived[group] += 1,
                     Some(refused) => self.owner.give_back(vec![refused], true, ProcId::NODE),
                 }
             }

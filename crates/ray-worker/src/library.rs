@@ -8,7 +8,7 @@ use crate::records::Recorder;
 use crate::reserved::Reserved;
 use crate::role::{self, Role};
 use crate::spill;
-use crate::stations::{Desk, Stations};
+use crate::stations::Stations;
 use crate::store::Extent;
 use crate::waits::Waiter;
 use crossbeam_queue::SegQueue;
@@ -146,8 +146,8 @@ pub(crate) struct Core {
     pub owner: Owner,
     pub exec: Exec,
     pub duties: VecDeque<Duty>,
-    /// One per concurrency group, as in `Library::stations`.
-    pub desks: Vec<Desk>,
+    /// Calls that came since the bell of their group rang; one number per concurrency group, as in `Library::stations`.
+    pub arrived: Vec<u32>,
     pub node: Writer,
     pub direct: FxHashMap<ProcId, Direct>,
     /// Links with output not written yet; `ProcId::NODE` is the daemon's.
@@ -233,7 +233,7 @@ impl Library {
             owner: Owner::new(proc_id, total.clone(), bounded(config.limits, &total)),
             exec: Exec::default(),
             duties: VecDeque::new(),
-            desks: vec![Desk::default()],
+            arrived: vec![0],
             node: Writer::new(node.shared_fd()),
             direct: FxHashMap::default(),
             dirty: Vec::new(),
@@ -333,7 +333,7 @@ impl Library {
         }
         if !startable.is_empty() {
             self.note_woken();
-            startable.into_iter().for_each(|group| self.stations.of(group).ring(u32::MAX));
+            startable.into_iter().for_each(|group| _ = self.stations.of(group).ring(u32::MAX));
             self.rouse_reader();
         }
         if woken.is_empty() {

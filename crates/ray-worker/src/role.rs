@@ -151,12 +151,10 @@ impl Library {
     pub(crate) fn wait_at_bell(&self, group: usize, seen: u32) {
         let (role, bell) = (self.role(), &self.stations.of(group).bell);
         if role.serve(self, || bell.now() != seen, None).is_none() {
-            self.lock().desks[group].sleepers += 1;
             role.wait(|| {
                 bell.wait(seen);
                 Woken::Interrupted
             });
-            self.lock().desks[group].sleepers -= 1;
         }
     }
 }

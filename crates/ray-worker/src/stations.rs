@@ -18,12 +18,12 @@ pub(crate) struct Station {
 }
 
 impl Station {
-    /// `sleepers`: how many of those that wait here are woken at most.
-    pub(crate) fn ring(&self, sleepers: u32) {
-        self.bell.ring(sleepers);
+    /// Wake so many of those that wait here at most. Returns whether there are any.
+    pub(crate) fn ring(&self, most: u32) -> bool {
         if let Some(waker) = self.waker.get() {
             waker.wake();
         }
+        self.bell.ring(most)
     }
 }
 
@@ -42,19 +42,10 @@ impl Stations {
         }
     }
 
-    pub(crate) fn ring_all(&self, sleepers: u32) {
-        self.default.ring(sleepers);
-        self.others.get().into_iter().flatten().for_each(|station| station.ring(sleepers));
+    pub(crate) fn ring_all(&self, most: u32) {
+        self.default.ring(most);
+        self.others.get().into_iter().flatten().for_each(|station| _ = station.ring(most));
     }
-}
-
-/// What the engine keeps for a station.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Desk {
-    /// Executors that sleep there.
-    pub sleepers: u32,
-    /// Calls that came since the bell rang.
-    pub arrived: u32,
 }
 
 /// To be done once the engine's lock is released.
@@ -62,7 +53,6 @@ pub(crate) struct Desk {
 pub(crate) struct Ring {
     pub group: usize,
     pub calls: u32,
-    pub sleepers: u32,
 }
 
 impl Library {
@@ -70,7 +60,7 @@ impl Library {
     pub fn set_groups(&self, count: usize) {
         let mut core = self.lock();
         core.exec.set_groups(count);
-        core.desks.resize_with(count.max(1), Desk::default);
+        core.arrived.resize(count.max(1), 0);
         let others = (1..count).map(|_| Station::default()).collect();
         assert!(self.stations.others.set(others).is_ok(), "a process becomes an actor once");
     }
@@ -91,10 +81,10 @@ impl Core {
     }
 
     pub(crate) fn take_rings(&mut self, rings: &mut Vec<Ring>) {
-        for (group, desk) in self.desks.iter_mut().enumerate() {
-            let calls = std::mem::take(&mut desk.arrived);
+        for (group, arrived) in self.arrived.iter_mut().enumerate() {
+            let calls = std::mem::take(arrived);
             if calls > 0 {
-                rings.push(Ring { group, calls, sleepers: desk.sleepers });
+                rings.push(Ring { group, calls });
             }
         }
     }
