@@ -141,7 +141,8 @@ def step(array: Any, number: int) -> Any:
 def chain(seed: int) -> Callable[[int], int]:
     def one_round(number: int) -> int:
         start = np.arange(WIDTH, dtype=np.uint64) + np.uint64(seed + number)
-        ref, right = ray.put(start), start
+        first = ray.put(start)  # kept for the round: nobody can make a put again
+        ref, right = first, start
         for i in range(STEPS):
             ref = step.remote(ref, i)
             right = advance(right, i)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from ray._core import RAY_COMMIT, RAY_VERSION, host, session
 from ray._core.calls.options import check_namespace
+from ray._core.calls.strategies import NODE_ID_LABEL
 from ray._core.cluster import accelerators, connecting, door
 from ray._core.config import WORKER_SETTINGS, env, job, json_of, spilling, timeline_settings, worker_settings
 
@@ -36,7 +37,6 @@ pending; bytes that the calls of a process may keep before submitting waits, and
 
 LOCAL_HOST = "127.0.0.1"
 HEAD_RESOURCE = "node:__internal_head__"
-NODE_ID_LABEL = "ray.io/node-id"
 _PRIVATE_ARGUMENTS = ("_memory", "_system_config", "_temp_dir", "object_spilling_directory")
 _NOT_YET = {
     # argument: values that mean "not asked for"

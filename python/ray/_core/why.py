@@ -259,11 +259,12 @@ class _Walk:
         line = missing[:1]
         while len(missing) == 1 and (before := self._only_argument(line[-1])) is not None and before not in line:
             line.append(before)
-        if len(missing) > 1 or len(line) <= SHORT_LINE or line[-1] == line[0]:
-            return self._objects(missing, depth)
-        self._told.update(("object", one) for one in line[:-1])
-        self._say(depth, f"a line of {len(line) - 1} calls, each of which waits for the one before it, down to:")
-        self.object(line[-1], depth)
+        if len(line) > SHORT_LINE:
+            self._told.update(("object", one) for one in line[:-1])
+            self._say(depth, f"a line of {len(line) - 1} calls, each of which waits for the one before it, down to:")
+            self.object(line[-1], depth)
+        else:
+            self._objects(missing, depth)
 
     def _only_argument(self, object_id: bytes) -> bytes | None:
         owner = _owner_of(object_id)

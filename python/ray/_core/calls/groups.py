@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ray._core.calls.strategies import check_label_selector
-from ray._core.launch import NODE_ID_LABEL
+from ray._core.calls.strategies import NODE_ID_LABEL, check_label_selector
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     Strategy = tuple[Any, ...]
 
 DEFAULT: tuple[str, ...] = ("default",)
+NODE_ID_LABEL = "ray.io/node-id"
+"""A label that every node has."""
 _NODE_ID_BYTES = 28
 _NIL_NODE = b"\xff" * _NODE_ID_BYTES
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")

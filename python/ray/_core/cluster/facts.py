@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ray._core.calls.strategies import NODE_ID_LABEL
 from ray._core.cluster.address import LOOPBACK, split
 from ray._core.cluster.node import NAME_LABEL
-from ray._core.launch import NODE_ID_LABEL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
