@@ -16,6 +16,8 @@ mod doorway;
 mod handshake;
 mod inbound;
 mod line;
+#[cfg(test)]
+mod outage_tests;
 mod outbound;
 #[cfg(test)]
 mod tests;
