@@ -154,6 +154,7 @@ def test_buffers_outlive_everything_else():
 def test_buffers_of_torch_tensors_arrive():
     """CPU tensors: contents, types, shapes and shared storage."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
+    torch.set_num_threads(1)  # a thread of its pool would be taken for one that we leak
     tensors = {"f": torch.arange(MEGA, dtype=torch.float32), "b": torch.ones(3, 2, dtype=torch.bfloat16), "g": torch.zeros(2, requires_grad=True)}
     got = ray.get(ray.put(tensors))
     assert torch.equal(got["f"], tensors["f"])
