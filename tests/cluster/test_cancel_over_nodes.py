@@ -9,7 +9,7 @@ import pytest
 import ray
 from ray.exceptions import TaskCancelledError, WorkerCrashedError
 from support import is_alive, wait_for
-from support.cancelling import assert_cancelled
+from support.cancelling import assert_cancelled, doze
 from support.clusters import here, near, on, wait_until_dead, wait_until_free
 
 pytestmark = pytest.mark.limit(40)
@@ -19,13 +19,7 @@ pytestmark = pytest.mark.limit(40)
 def sleeper(tally, word="x"):
     import os
 
-    tally.add(f"{word}:{os.getpid()}")
-    try:
-        while True:
-            time.sleep(0.01)
-    except BaseException as error:
-        tally.add(f"{word}:{type(error).__name__}")
-        raise
+    doze(tally, word, first=f"{word}:{os.getpid()}")
 
 
 @ray.remote(num_cpus=0)

@@ -9,10 +9,13 @@ from ray.exceptions import TaskCancelledError
 from support.gates import Tally
 
 
-def doze(tally: Tally, word: str) -> None:
-    """Sleep in short steps until interrupted, and leave a word about what was raised."""
-    tally.add(word)
+def doze(tally: Tally, word: str, first: str = "") -> None:
+    """Leave a word (or `first`), sleep in short steps until interrupted, and leave one about what was raised.
+
+    Who reads the first may interrupt at once: nothing stands between it and what catches that.
+    """
     try:
+        tally.add(first or word)
         while True:
             time.sleep(0.01)
     except BaseException as error:

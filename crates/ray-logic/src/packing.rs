@@ -205,9 +205,8 @@ pub fn why_not(spec: &GroupSpec, members: &Members, free: &Free, fixed: &BTreeMa
 /// What makes it impossible, as the cluster is.
 fn never(spec: &GroupSpec, members: &Members, wanted: &Resources) -> String {
     for (bundle, shape) in spec.bundles.iter().enumerate() {
-        let hard = spec.selectors.get(bundle).cloned().unwrap_or_default();
-        let strategy = if hard.is_empty() { Strategy::DEFAULT } else { Strategy::Labels { any: vec![hard] } };
-        if let Some(text) = explain(shape, &strategy, members) {
+        let terms = spec.selectors.get(bundle).cloned().unwrap_or_default();
+        if let Some(text) = explain(shape, &Strategy::Labels { any: vec![terms] }, members) {
             return format!("its bundle {bundle} fits on no node: {}", text.lines().next().unwrap_or_default());
         }
     }
@@ -267,9 +266,12 @@ mod tests {
     }
 
     fn solve(spec: &GroupSpec, cpus: &[f64], fixed: &[(u32, u16)]) -> Option<Vec<u16>> {
-        let members = members(cpus);
+        solve_on(&members(cpus), spec, fixed)
+    }
+
+    fn solve_on(members: &Members, spec: &GroupSpec, fixed: &[(u32, u16)]) -> Option<Vec<u16>> {
         let fixed = fixed.iter().map(|(bundle, node)| (*bundle, NodeIndex(*node))).collect();
-        let mut plan = Puzzle::new(spec, &members, free(&members), &fixed).solve()?;
+        let mut plan = Puzzle::new(spec, members, free(members), &fixed).solve()?;
         plan.sort_unstable();
         Some(plan.into_iter().map(|(_, node)| node.0).collect())
     }
@@ -311,12 +313,7 @@ mod tests {
     fn bundles_of_one_domain_share_the_value_of_its_label() {
         let mut group = spec(Packing::StrictSpread {}, &[1.0, 1.0]);
         group.domain = "rack".into();
-        let on = |group: &GroupSpec, cpus: &[f64], fixed: &[(u32, u16)]| {
-            let (nodes, fixed) = (racks(cpus), fixed.iter().map(|(bundle, node)| (*bundle, NodeIndex(*node))).collect());
-            let mut plan = Puzzle::new(group, &nodes, free(&nodes), &fixed).solve()?;
-            plan.sort_unstable();
-            Some(plan.into_iter().map(|(_, node)| node.0).collect::<Vec<u16>>())
-        };
+        let on = |group: &GroupSpec, cpus: &[f64], fixed: &[(u32, u16)]| solve_on(&racks(cpus), group, fixed);
         assert_eq!(on(&group, &[1.0, 0.0, 1.0, 1.0, 9.0], &[]), Some(vec![2, 3]));
         assert_eq!(on(&group, &[1.0, 0.0, 0.0, 1.0, 9.0], &[]), None);
         assert_eq!(on(&group, &[1.0, 1.0, 1.0, 1.0, 9.0], &[(0, 3)]), Some(vec![2]));

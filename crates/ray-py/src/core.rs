@@ -410,7 +410,7 @@ impl Core {
         timeout_s: Option<f64>,
         fetch_local: bool,
     ) -> PyResult<(Bound<'py, PyList>, Bound<'py, PyList>)> {
-        // Everything is on this node, so what is ready is local.
+        // Not looked at yet: what is ready may be on another node, and is fetched when it is read.
         let _ = fetch_local;
         let ids = ids_of(&self.library, refs)?;
         if ids.iter().collect::<HashSet<_, rustc_hash::FxBuildHasher>>().len() < ids.len() {

@@ -204,14 +204,22 @@ class _Walk:
         name = f"object {object_id.hex()}"
         if not self._enter(("object", object_id), "", depth):
             return
-        owner = _owner_of(object_id)
-        facts = self._ask(owner, "object", object_id) if self._reachable(owner) else None
+        facts = self._ask_owner(object_id)
         if facts is None:
             self._say(depth, f"{name} belongs to a process that does not answer:")
-            self.process(owner, depth + 1)
+            self.process(_owner_of(object_id), depth + 1)
         else:
             self._object_facts(name, object_id, _by_kind(facts), depth)
         self._leave()
+
+    def _ask_owner(self, object_id: bytes) -> list[Fact] | None:
+        """What an object's owner knows of it; None if it does not answer."""
+        owner = _owner_of(object_id)
+        return self._ask(owner, "object", object_id) if self._reachable(owner) else None
+
+    def _missing(self, object_id: bytes) -> list[bytes]:
+        """The arguments that the call which makes an object waits for."""
+        return [one for fact in _by_kind(self._ask_owner(object_id) or []).get("needs_arguments", []) for one in fact["missing"]]
 
     def _reachable(self, proc: int) -> bool:
         """Asking the dead and the stopped would only cost time."""
@@ -257,20 +265,14 @@ class _Walk:
     def _arguments(self, missing: list[bytes], depth: int) -> None:
         """Of a long line of calls, each of which waits for the one before, only the first is told: what it waits for holds up the others."""
         line = missing[:1]
-        while len(missing) == 1 and (before := self._only_argument(line[-1])) is not None and before not in line:
-            line.append(before)
+        while len(missing) == 1 and len(before := self._missing(line[-1])) == 1 and before[0] not in line:
+            line += before
         if len(line) > SHORT_LINE:
             self._told.update(("object", one) for one in line[:-1])
             self._say(depth, f"a line of {len(line) - 1} calls, each of which waits for the one before it, down to:")
             self.object(line[-1], depth)
         else:
             self._objects(missing, depth)
-
-    def _only_argument(self, object_id: bytes) -> bytes | None:
-        owner = _owner_of(object_id)
-        facts = self._ask(owner, "object", object_id) if self._reachable(owner) else None
-        missing = [one for fact in _by_kind(facts or []).get("needs_arguments", []) for one in fact["missing"]]
-        return missing[0] if len(missing) == 1 else None
 
     def _objects(self, ids: list[bytes], depth: int) -> None:
         for one in ids[:NAMED]:
@@ -366,9 +368,7 @@ class _Walk:
 
     def _uncreated(self, handle_id: bytes, actor_id: str, depth: int) -> None:
         """Tell of an actor that the node has not heard of, or only from others: its creator knows."""
-        owner = _owner_of(handle_id)
-        facts = self._ask(owner, "object", handle_id) if self._reachable(owner) else None
-        missing = [one for fact in _by_kind(facts or []).get("needs_arguments", []) for one in fact["missing"]]
+        missing = self._missing(handle_id)
         if not missing:
             return self._cause(depth, f"the actor {actor_id} is not known: it was never created, or it ended and every handle to it is gone")
         self._say(depth, f"the actor {actor_id} has not been created; its constructor waits for its arguments:")

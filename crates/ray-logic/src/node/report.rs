@@ -14,17 +14,15 @@ impl Node {
     pub fn asked(&mut self, now: Time, from: ProcId, token: u64, subject: &Subject, stopped: &[ProcId]) {
         self.now = now;
         let elsewhere = match subject {
-            Subject::Records { node, .. } => Some((*node, Fact::Unknown {})),
-            Subject::Process { proc_id } if proc_id.node() != self.config.index => {
-                let how = self.death_of(proc_id.node()).unwrap_or_default();
-                Some((proc_id.node(), Fact::Died { proc_id: *proc_id, how }))
-            }
+            Subject::Records { node, .. } => Some(*node),
+            Subject::Process { proc_id } => Some(proc_id.node()).filter(|node| *node != self.config.index),
             _ => None,
         };
-        if let Some((node, if_dead)) = elsewhere {
-            return match self.death_of(node) {
-                Some(_) => self.answer(from, token, vec![if_dead]),
-                None => self.request(now, from, ToNode::Ask { token, subject: subject.clone() }),
+        if let Some(node) = elsewhere {
+            return match (self.death_of(node), subject) {
+                (None, _) => self.request(now, from, ToNode::Ask { token, subject: subject.clone() }),
+                (Some(how), Subject::Process { proc_id }) => self.answer(from, token, vec![Fact::Died { proc_id: *proc_id, how }]),
+                (Some(_), _) => self.answer(from, token, vec![Fact::Unknown {}]),
             };
         }
         self.settle(now);

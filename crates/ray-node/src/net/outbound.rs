@@ -84,8 +84,9 @@ impl From<Errno> for Break {
     }
 }
 
-fn is_silent(health: Health) -> bool {
-    health.repeats && health.silent_us >= SILENT_US
+/// Packets are repeated, and nothing has come back for so long.
+fn is_silent(health: Health, for_us: u64) -> bool {
+    health.repeats && health.silent_us >= for_us
 }
 
 pub(super) struct Outbound {
@@ -341,7 +342,7 @@ impl Outbound {
                 self.connect(me, events);
             }
             State::Live { line, .. } if self.waits_since().is_some_and(|since| me.now >= since + STALLED_US) => {
-                let stalled = |health: Health| health.repeats && health.silent_us >= STALLED_US.max(4 * health.round_trip_us);
+                let stalled = |health: Health| is_silent(health, STALLED_US.max(4 * health.round_trip_us));
                 if tcp::health(line.fd()).is_ok_and(stalled) {
                     self.broke(me.now, Break::Lost, events);
                 }
@@ -360,7 +361,7 @@ impl Outbound {
             State::Waiting { .. } => self.connect(me, events),
             State::Live { line, .. } => match tcp::health(line.fd()) {
                 // Looked at again when it would be.
-                Ok(health) if !is_silent(health) => self.progress_at = me.now - if health.repeats { health.silent_us } else { 0 },
+                Ok(health) if !is_silent(health, SILENT_US) => self.progress_at = me.now - if health.repeats { health.silent_us } else { 0 },
                 _ => self.broke(me.now, Break::Lost, events),
             },
             _ => self.broke(me.now, Break::Lost, events),
@@ -382,7 +383,7 @@ impl Outbound {
     pub(super) fn is_cut_off(&self) -> bool {
         let State::Live { line, .. } = &self.state else { return true };
         match tcp::health(line.fd()) {
-            Ok(health) => is_silent(health) || (health.queued > 0 && health.silent_us >= STOPPED_SILENT_US),
+            Ok(health) => is_silent(health, SILENT_US) || (health.queued > 0 && health.silent_us >= STOPPED_SILENT_US),
             Err(_) => true,
         }
     }

@@ -9,7 +9,6 @@ use crate::frame::{Frame, Handle};
 use crate::oracle::{token, Made};
 use crate::world::World;
 use ray_logic::packing::{Free, Puzzle};
-use ray_proto::cluster::NodeInfo;
 use ray_proto::groups::{GroupSpec, Packing};
 use ray_proto::msg::ToNode;
 use ray_proto::{Blob, GroupId, NodeIndex, Payload, Resources, Strategy};
@@ -133,10 +132,12 @@ impl World {
         let mut created: Vec<(GroupId, GroupSpec, Vec<NodeIndex>)> = Vec::new();
         let head = self.node(NodeIndex::HEAD).head().expect("the head");
         for (group, spec, nodes) in head.created_groups() {
+            if !spec.domain.is_empty() {
+                let racks: BTreeSet<&String> = nodes.iter().flatten().filter_map(|node| head.members().get(node)?.labels.get(RACK)).collect();
+                assert!(racks.len() <= 1, "one rack was asked for, and bundles are on {nodes:?}");
+            }
             created.push((group, spec.clone(), nodes.iter().flatten().copied().collect()));
         }
-        let rack = |info: &NodeInfo| info.labels.get(RACK).cloned();
-        let racks: BTreeMap<NodeIndex, Option<String>> = head.members().iter().map(|(index, info)| (*index, rack(info))).collect();
         let mut promised: BTreeMap<NodeIndex, Resources> = BTreeMap::new();
         for (group, spec, nodes) in created {
             assert_eq!(nodes.len(), spec.bundles.len(), "{group:?} counts as created and has bundles on {nodes:?} only");
@@ -146,8 +147,6 @@ impl World {
                 Packing::StrictSpread {} => assert_eq!(different.len(), nodes.len(), "STRICT_SPREAD on {nodes:?}"),
                 _ => {}
             }
-            let of_bundles: BTreeSet<&Option<String>> = different.iter().filter_map(|node| racks.get(node)).collect();
-            assert!(spec.domain.is_empty() || of_bundles.len() <= 1, "one rack was asked for, and bundles are on {nodes:?}");
             for (bundle, node) in nodes.iter().enumerate() {
                 promised.entry(*node).or_default().add(&spec.bundles[bundle]);
                 let Some(machine) = self.machines.get(node).filter(|machine| !machine.is_lost) else { continue };

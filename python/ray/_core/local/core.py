@@ -9,6 +9,7 @@ import platform
 import threading
 import time
 
+from ray._core.calls.strategies import NODE_ID_LABEL
 from ray._core.cluster.accelerators import RESOURCES as DEVICES
 from ray._core.errors import system_error
 from ray._core.generators import ObjectRefGenerator
@@ -46,7 +47,7 @@ class LocalCore:
         self._driver_call = next(self._numbers)
         self._names: dict[tuple[str, str], LocalActor] = {}
         self._kept: dict[bytes, bytes] = {}
-        self._groups = LocalGroups(resources, {**self.labels, "ray.io/node-id": self.node_id.hex()})
+        self._groups = LocalGroups(resources, {**self.labels, NODE_ID_LABEL: self.node_id.hex()})
         self._started_ms = time.time_ns() // 1_000_000
         self.scheduler = Scheduler(self, resources.get("CPU", 0.0), self._started_ms * 1000 - time.monotonic_ns() // 1000)
         self.objects = LocalObjects(self.scheduler.keeper.note_unneeded, self.scheduler.unwatch)
